@@ -1,0 +1,48 @@
+"""From nothing to a tuned Laser: MovieLens-100K, SmolLM2, a search over K and L on a local Ray cluster, MLflow.
+
+Prepares the data, trains the ID-based recommender, starts a Ray head on this machine, submits jobs/tune.py to it, and
+stops what it started. What an earlier run made is used again; a search that was interrupted goes on where it stood.
+"""
+
+import json
+import logging
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from laser.config.cli import run_job
+from laser.config.schema import TuneExperiment
+
+logger = logging.getLogger("demo")
+
+
+def main(config: TuneExperiment) -> Mapping[str, Any]:
+    """Run the whole path; the summary is the search's."""
+    from laser.tuning.local_cluster import local_cluster
+    from laser.tuning.sweep import latest_sweep
+
+    overrides = sys.argv[1:]
+    shared = [word for word in overrides if not word.startswith(("config=", "search.", "space."))]
+    for name in ("prepare", "pretrain"):
+        run([sys.executable, f"jobs/{name}.py", "config=configs/quickstart.yaml", *shared])
+    sweep = latest_sweep(config)
+    if sweep is not None and not sweep.complete:
+        logger.info("an earlier search was interrupted: going on with %s", sweep.path)
+        overrides.append("search.resume=true")
+    with local_cluster(Path(config.cache_dir) / "demo-cluster.json") as cluster:
+        summary = json.loads(cluster.run_job([sys.executable, "jobs/tune.py", *overrides]))
+    logger.info("compare the trials in the MLflow UI: make ui")
+    return summary
+
+
+def run(command: list[str]) -> None:
+    """Run one of the other jobs, its summary among the messages."""
+    logger.info("$ %s", shlex.join(command))
+    subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    run_job(main, TuneExperiment, Path("configs/tune/quickstart.yaml"))

@@ -1,0 +1,257 @@
+"""From YAML files and `section.key=value` to a validated configuration.
+
+One path for all: files, the command line, samples of a search and tests become one plain mapping, which is validated
+strictly. Later sources win; a changed `type` replaces its section instead of merging with it.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+
+from laser.config.errors import UserError
+
+S = TypeVar("S", bound=BaseModel)
+Mapped = dict[str, Any]
+
+OPEN_SECTIONS = ("space",)
+"""Sections whose own keys are dotted: the rest of the path is one key (`space.mformer.num_experts`)."""
+
+
+def load_config(cls: type[S], arguments: Sequence[str], default: Path | None) -> S:
+    """Compose the configuration of a job from `[config=<file.yaml>] [section.key=value ...]`.
+
+    Args:
+        cls: the schema.
+        arguments: command-line words; the last value of a key wins.
+        default: the file to start from where no `config=` is given.
+
+    Raises:
+        UserError: an argument, file or value is wrong; names it, its value and the remedy.
+    """
+    file, overrides = default, []
+    for argument in arguments:
+        key, separator, text = argument.partition("=")
+        if not separator or not key:
+            raise UserError(f"{argument}: not of the form key=value; see --help for the keys")
+        if key == "config":
+            file = Path(text)
+        else:
+            overrides.append((key, _parse_value(key, text)))
+    mapping = read_yaml(file) if file is not None else {}
+    for key, value in overrides:
+        mapping = _merge(mapping, _nested(key, value))
+    return validate(cls, mapping)
+
+
+def read_yaml(path: Path, _open: tuple[Path, ...] = ()) -> Mapped:
+    """Read a YAML file and, beneath it, the files that its `extends: [..]` names (relative to it).
+
+    Raises:
+        UserError: no such file, a syntax error or a key given twice (with file:line), or files that extend each other.
+    """
+    path = path.expanduser()
+    if path.resolve() in _open:
+        raise UserError(f"{path}: extends itself by way of {' -> '.join(p.name for p in _open)}; break the cycle")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"config: {path}: {error.strerror or error}; name an existing YAML file") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text; save it as UTF-8") from error
+    try:
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        if tree is not None:
+            _refuse_duplicate_keys(path, tree)
+        content = OmegaConf.to_container(OmegaConf.create(text), resolve=True)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UserError(f"{path}:{line}: {error.problem or 'not YAML'}; mend the syntax") from error
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path}: {_first_line(error)}; mend it") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}:1: holds {type(content).__name__}, wanted sections with keys; see configs/ for examples")
+    mapping: Mapped = {str(key): value for key, value in content.items()}
+    parents = mapping.pop("extends", [])
+    if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
+        raise UserError(f"{path}: extends: {parents!r}; wanted a list of files, such as [../data/ml-100k.yaml]")
+    merged: Mapped = {}
+    for parent in parents:
+        merged = _merge(merged, read_yaml(path.parent / parent, (*_open, path.resolve())))
+    return _merge(merged, mapping)
+
+
+def validate(cls: type[S], mapping: Mapping[str, Any]) -> S:
+    """Check a plain mapping against the schema, strictly.
+
+    Raises:
+        UserError: names the first wrong field, its value, what is wanted and, for unknown names, the likely one.
+    """
+    try:
+        text = json.dumps(_with_families(cls, _without_removed(mapping)), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"configuration: {_first_line(error)}; use finite numbers, text, lists, true, false") from error
+    try:
+        return cls.model_validate_json(text)
+    except ValidationError as error:
+        raise UserError(_explain(cls, error)) from error
+
+
+def with_overrides(config: S, overrides: Mapping[str, Any]) -> S:
+    """The same configuration with dotted keys set to native values, validated like all others."""
+    mapping = config.model_dump(mode="json")
+    for key, value in overrides.items():
+        mapping = _merge(mapping, _nested(key, value))
+    return validate(type(config), mapping)
+
+
+def flatten(config: BaseModel) -> dict[str, str | int | float | bool | None]:
+    """Dotted key → value; lists and free mappings as JSON text."""
+    flat: dict[str, str | int | float | bool | None] = {}
+
+    def visit(prefix: str, section: BaseModel) -> None:
+        for name in type(section).model_fields:
+            value = getattr(section, name)
+            if isinstance(value, BaseModel):
+                visit(f"{prefix}{name}.", value)
+            elif value is None or isinstance(value, str | int | float | bool):
+                flat[prefix + name] = value
+            else:
+                flat[prefix + name] = json.dumps(value)
+
+    visit("", config)
+    return flat
+
+
+def stage_key(name: str, *parts: Any) -> str:
+    """A name for a cached stage: the same for the same JSON-able parts, such as `bert4rec-3fa9c1d2e0`."""
+    plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
+    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    return f"{name}-{digest[:10]}"
+
+
+def setting_names(cls: type[BaseModel], key: str) -> list[str]:
+    """The settings of the section that holds a dotted key; empty where there is no such section."""
+    classes: list[type[BaseModel]] = [cls]
+    for part in key.split(".")[:-1]:
+        classes = [child for parent in classes if part in parent.model_fields for child in _sections(parent, part)]
+    return sorted({name for section in classes for name in section.model_fields})
+
+
+def _sections(cls: type[BaseModel], name: str) -> list[type[BaseModel]]:
+    """The section classes that a field may hold: one, or the members of a family."""
+    found: list[type[BaseModel]] = []
+    queue: list[Any] = [cls.model_fields[name].annotation]
+    while queue:
+        annotation = queue.pop()
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            found.append(annotation)
+        else:
+            queue.extend(getattr(annotation, "__args__", ()))
+    return found
+
+
+def _parse_value(key: str, text: str) -> Any:
+    """The native value of command-line text, by the rules of a YAML file."""
+    try:
+        container = OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=True)
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{key}: {text!r} cannot be read ({_first_line(error)}); quote it as YAML asks for") from error
+    assert isinstance(container, dict)
+    return container["value"]
+
+
+def _nested(key: str, value: Any) -> Mapped:
+    first, _, rest = key.partition(".")
+    if not rest:
+        return {first: value}
+    return {first: {rest: value} if first in OPEN_SECTIONS else _nested(rest, value)}
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any], path: str = "") -> Mapped:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        if not path and key in OPEN_SECTIONS and isinstance(old, Mapping) and isinstance(value, Mapping):
+            merged[key] = {**old, **value}  # a dotted key of a space is replaced as a whole
+        elif isinstance(old, Mapping) and isinstance(value, Mapping) and value.get("type") in (None, old.get("type")):
+            merged[key] = _merge(old, value, f"{path}{key}.")
+        else:
+            merged[key] = value
+    return merged
+
+
+def _with_families(cls: type[BaseModel], mapping: Mapping[str, Any]) -> Mapped:
+    """Name the default family of a section that is given without its `type`."""
+    plain = dict(mapping)
+    for name, field in cls.model_fields.items():
+        family = getattr(field.default, "type", None)
+        if family is not None and isinstance(plain.get(name), Mapping):
+            plain[name] = {"type": family, **plain[name]}
+    return plain
+
+
+def _without_removed(mapping: Mapping[str, Any]) -> Mapped:
+    """Drop the keys of open sections that a later source set to null."""
+    plain = dict(mapping)
+    for section in OPEN_SECTIONS:
+        if isinstance(plain.get(section), Mapping):
+            plain[section] = {key: value for key, value in plain[section].items() if value is not None}
+    return plain
+
+
+def _refuse_duplicate_keys(path: Path, node: yaml.Node) -> None:
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in seen:
+                raise UserError(f"{path}:{key.start_mark.line + 1}: {key.value!r} is given twice; keep one of them")
+            seen.add(key.value)
+            _refuse_duplicate_keys(path, value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _refuse_duplicate_keys(path, value)
+
+
+def _explain(cls: type[BaseModel], error: ValidationError) -> str:
+    """One line for the first complaint: field, value, remedy."""
+    first = error.errors()[0]
+    family = set()  # pydantic names the chosen member of a family in the path; the user did not write it
+    location = [str(part) for part in first["loc"]]
+    for depth in range(len(location)):
+        key = ".".join(part for index, part in enumerate(location[: depth + 1]) if index not in family)
+        if location[depth] not in setting_names(cls, key) and depth and _is_member(cls, location[:depth], location[depth]):
+            family.add(depth)
+    field = ".".join(part for index, part in enumerate(location) if index not in family)
+    value = first.get("input")
+    if first["type"] == "extra_forbidden":
+        name = field.rpartition(".")[2]
+        close = difflib.get_close_matches(name, setting_names(cls, field), n=1)
+        return f"{field}: no such setting; " + (f"did you mean {close[0]}?" if close else "see --help for the settings")
+    if first["type"] == "missing":
+        return f"{field}: missing; give {field}=<value>"
+    if first["type"].startswith("union_tag"):
+        options = first.get("ctx", {}).get("expected_tags", "")
+        tag = value.get("type") if isinstance(value, dict) else value
+        return f"{field}.type: {tag!r}; wanted one of {options}"
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    return f"{field}: {json.dumps(value)}; {message}" if field else message
+
+
+def _is_member(cls: type[BaseModel], path: Sequence[str], tag: str) -> bool:
+    sections = [cls]
+    for part in path:
+        sections = [child for parent in sections if part in parent.model_fields for child in _sections(parent, part)]
+    return any("type" in section.model_fields and section.model_fields["type"].default == tag for section in sections)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

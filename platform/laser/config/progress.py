@@ -1,0 +1,71 @@
+"""Progress of long work: a bar in a terminal, plain lines in a log. Always on standard error."""
+
+import sys
+import time
+from collections.abc import Collection, Iterator
+from types import TracebackType
+from typing import Generic, TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+LOG_INTERVAL_SECONDS = 10.0
+
+
+class progress(Generic[T]):  # noqa: N801, used like a function
+    """Iterate over `items` and show how far it is.
+
+        with progress(batches, "stage 1 epoch 1", "step") as steps:
+            for batch in steps:
+                ...
+                steps.note(loss=0.12)
+
+    Args:
+        items: a sized collection.
+        label: what the work is.
+        unit: what one item is.
+        enabled: False shows nothing, as on all workers but the first.
+    """
+
+    def __init__(self, items: Collection[T], label: str, unit: str, enabled: bool = True) -> None:
+        self.items, self.label, self.unit, self.enabled = items, label, unit, enabled
+        self.terminal = enabled and sys.stderr.isatty()
+        self.notes: dict[str, float] = {}
+        self.done = 0
+
+    def __enter__(self) -> "progress[T]":
+        self.started = self.shown = time.monotonic()
+        if self.terminal:
+            self.bar = tqdm(total=len(self.items), desc=self.label, unit=self.unit, file=sys.stderr, leave=False)
+        return self
+
+    def __iter__(self) -> Iterator[T]:
+        for item in self.items:
+            yield item
+            self.done += 1
+            if self.terminal:
+                self.bar.set_postfix({name: f"{value:.4g}" for name, value in self.notes.items()}, refresh=False)
+                self.bar.update()
+            elif self.enabled and time.monotonic() - self.shown >= LOG_INTERVAL_SECONDS:
+                self._print()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.terminal:
+            self.bar.close()
+        if self.enabled:
+            self._print()
+
+    def note(self, **values: float) -> None:
+        """Figures to show beside the progress."""
+        self.notes.update(values)
+
+    def _print(self) -> None:
+        self.shown = time.monotonic()
+        seconds = self.shown - self.started
+        rate = self.done / seconds if seconds > 0 else 0.0
+        notes = "".join(f", {name} {value:.4g}" for name, value in self.notes.items())
+        line = f"{self.label}: {self.done}/{len(self.items)} {self.unit}, {seconds:.0f} s, {rate:.2f} {self.unit}/s{notes}"
+        print(line, file=sys.stderr, flush=True)

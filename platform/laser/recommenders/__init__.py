@@ -1,0 +1,1 @@
+"""ID-based sequential recommenders, frozen once trained."""

@@ -1,0 +1,113 @@
+"""The frozen recommender's hidden states C_u of many histories, computed once and memory-mapped ever after.
+
+One Arrow IPC file: each row is a history, `encoding: large_list<fixed_size_list<float32, C>>`. The file is not
+compressed, so a batch is read straight from the mapped pages, and processes of one machine share them.
+
+Shape suffixes: B batch, N history items, C recommender width, R rows of all histories of a record batch.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from laser.data.batches import inference_batches, pad_right
+from laser.data.dataset import Examples
+from laser.data.locking import exclusive
+from laser.recommenders.base import SequentialRecommender
+
+HISTORIES_PER_RECORD_BATCH = 4096
+"""All but the last record batch hold so many, so a history's place is a division. 50 MB at 50 items of width 64."""
+MAX_ITEMS_PER_FORWARD = 16_384
+
+
+class Encodings:
+    """Histories' encodings in a memory-mapped file, by index.
+
+    Args:
+        path: a file that `user_encodings` wrote.
+    """
+
+    def __init__(self, path: Path) -> None:
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        columns = [reader.get_batch(number).column(0) for number in range(reader.num_record_batches)]
+        self.path = path
+        self.width: int = reader.schema.field(0).type.value_type.list_size
+        self._offsets = [column.offsets.to_numpy() for column in columns]
+        self._values_RC = [column.values.values.to_numpy().reshape(-1, self.width) for column in columns]
+        self._num_histories = sum(len(column) for column in columns)
+
+    def __len__(self) -> int:
+        return self._num_histories
+
+    def history(self, index: int) -> NDArray[np.float32]:
+        """Encoding [N, C] of one history: a read-only view of the file."""
+        number, row = divmod(index, HISTORIES_PER_RECORD_BATCH)
+        start, end = self._offsets[number][row : row + 2]
+        return self._values_RC[number][start:end]
+
+    def batch(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Right-padded copies: float32 encoding_BNC, zero at the padding, and bool mask_BN, true at items."""
+        histories = [self.history(int(index)) for index in indices]
+        lengths = np.array([len(history) for history in histories])
+        mask_BN = np.arange(lengths.max()) < lengths[:, None]
+        encoding_BNC = np.zeros((*mask_BN.shape, self.width), dtype=np.float32)
+        encoding_BNC[mask_BN] = np.concatenate(histories)
+        return encoding_BNC, mask_BN
+
+
+def user_encodings(recommender: SequentialRecommender, examples: Examples, directory: Path, key: str) -> Encodings:
+    """Encodings of the examples' histories, each of its last ``max_history`` items, from the cache or made now.
+
+    Safe when several processes ask at once: one computes, the others wait and read. An interrupted computation leaves
+    nothing that a later one would take for whole.
+
+    Args:
+        recommender: frozen and in eval mode.
+        examples: histories; their targets are not looked at.
+        directory: cache directory; the file is ``<key>.arrow`` in it.
+        key: names the recommender and the examples.
+    """
+    assert not recommender.training, "encodings are those of a frozen recommender"
+    path = directory / f"{key}.arrow"
+    directory.mkdir(parents=True, exist_ok=True)
+    with exclusive(directory / f"{key}.lock"):
+        if not path.exists():
+            aside = directory / f".{key}.writing"
+            try:
+                _write(recommender, examples.last(recommender.max_history), aside)
+                aside.replace(path)
+            finally:
+                aside.unlink(missing_ok=True)
+    encodings = Encodings(path)
+    assert (len(encodings), encodings.width) == (len(examples), recommender.hidden_size), f"{path} belongs to others"
+    return encodings
+
+
+def _write(recommender: SequentialRecommender, examples: Examples, path: Path) -> None:
+    width = recommender.hidden_size
+    schema = pa.schema([("encoding", pa.large_list(pa.list_(pa.float32(), width)))])
+    lengths = examples.ends - examples.starts
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+        for first in range(0, len(examples), HISTORIES_PER_RECORD_BATCH):
+            part = lengths[first : first + HISTORIES_PER_RECORD_BATCH]
+            offsets = np.concatenate([[0], part.cumsum()])
+            values_RC = np.empty((offsets[-1], width), dtype=np.float32)
+            for rows in inference_batches(part, MAX_ITEMS_PER_FORWARD):
+                for row, states_NC in zip(rows, _encode(recommender, examples, first + rows), strict=True):
+                    values_RC[offsets[row] : offsets[row + 1]] = states_NC
+            states = pa.FixedSizeListArray.from_arrays(pa.array(values_RC.reshape(-1)), width)
+            writer.write_batch(pa.record_batch([pa.LargeListArray.from_arrays(offsets, states)], schema=schema))
+
+
+def _encode(
+    recommender: SequentialRecommender, examples: Examples, indices: NDArray[np.int64]
+) -> list[NDArray[np.float32]]:
+    item_ids, mask = pad_right([examples.history(int(index)) for index in indices], 0)
+    with torch.inference_mode():
+        encoding_BNC = recommender.encode(
+            torch.from_numpy(item_ids).to(recommender.device), torch.from_numpy(mask).to(recommender.device)
+        )
+    return [states[: row.sum()] for states, row in zip(encoding_BNC.cpu().numpy(), mask, strict=True)]

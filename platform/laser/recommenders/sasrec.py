@@ -1,0 +1,64 @@
+"""SASRec (Kang and McAuley, ICDM 2018, arXiv 1808.09781): a causal transformer that predicts each next item.
+
+Deviations: GPT-2 blocks of `transformers` (pre-norm, GELU, a feed-forward of four times the width); a softmax over the
+whole catalogue in place of one sampled negative, which by itself lifts SASRec above later models (arXiv 2309.07602).
+
+Shape suffixes: B batch, N history items, C recommender width, I catalogue items, M predicted positions.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import GPT2Config, GPT2Model
+
+from laser.recommenders.base import SequentialRecommender, last_state
+
+
+class SASRec(SequentialRecommender):
+    """See the module. Item embeddings are tied to the output layer.
+
+    Args:
+        num_items: I.
+        hidden_size: C.
+        num_layers: transformer blocks.
+        num_heads: attention heads; divides hidden_size.
+        max_history: longest history in items.
+        dropout: probability, on embeddings, attention and both residual branches.
+    """
+
+    def __init__(
+        self, num_items: int, hidden_size: int, num_layers: int, num_heads: int, max_history: int, dropout: float
+    ) -> None:
+        super().__init__(num_items, hidden_size, max_history)
+        self.decoder = GPT2Model(
+            GPT2Config(
+                vocab_size=num_items,
+                n_positions=max_history,
+                n_embd=hidden_size,
+                n_layer=num_layers,
+                n_head=num_heads,
+                resid_pdrop=dropout,
+                embd_pdrop=dropout,
+                attn_pdrop=dropout,
+                bos_token_id=None,
+                eos_token_id=None,
+                use_cache=False,
+            )
+        )
+
+    def _states(self, item_ids_BN: Tensor) -> Tensor:
+        assert item_ids_BN.shape[1] <= self.max_history, "the caller cuts histories to max_history"
+        # Right padding lies in the future of every item, so the causal mask alone keeps it out.
+        return self.decoder(inputs_embeds=self.decoder.wte(item_ids_BN)).last_hidden_state
+
+    def encode(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
+        return self._states(item_ids_BN) * mask_BN[..., None]
+
+    def scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
+        return last_state(self._states(item_ids_BN), mask_BN) @ self.decoder.wte.weight.T
+
+    def loss(self, item_ids_BN: Tensor, mask_BN: Tensor, generator: torch.Generator) -> Tensor:
+        del generator  # every position is predicted: nothing to draw
+        predicted_BN = mask_BN[:, 1:]
+        states_MC = self._states(item_ids_BN[:, :-1])[predicted_BN]
+        return F.cross_entropy(states_MC @ self.decoder.wte.weight.T, item_ids_BN[:, 1:][predicted_BN])

@@ -1,0 +1,1 @@
+"""MLflow runs: parameters, metrics, tags, artifacts. The one room that imports mlflow."""

@@ -1,0 +1,1 @@
+"""Losses, steps, stages, checkpoints; DeepSpeed and Ray Train behind one file each."""

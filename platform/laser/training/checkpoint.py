@@ -1,0 +1,178 @@
+"""Checkpoints that outlive their run: independent of the number of workers and of the ZeRO stage.
+
+A checkpoint is a directory `checkpoints/<stage>-epoch<number>` of the run:
+
+    trainable.safetensors        every trainable weight in full shape, float32
+    optimizer.safetensors        Adam's two moments of each weight in full shape, and the step count
+    item_embeddings.safetensors  the catalogue as the LLM reads it, float32 (I, H)
+    state.json                   position in the training, settings, metrics so far, which checkpoint is best
+    checksums.json               SHA-256 of the files above; written last
+
+It is written beside its place and renamed into it, so it is there whole or not at all; a file that changed later fails its
+checksum, and the checkpoint before it is used.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from laser.config.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+CHECKSUMS = "checksums.json"
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Where a run stands after a whole epoch."""
+
+    stage: int
+    """1 or 2; 0 before any training."""
+    stage_epoch: int
+    """Epochs done in this stage."""
+    epoch: int
+    """Epochs done in all: the position in the data, because the order of an epoch is a function of (seed, epoch)."""
+    best: str | None
+    """Name of the checkpoint with the best validation NDCG@10 so far."""
+    best_score: float
+    settings: dict[str, Any]
+    """The flattened settings that the weights depend on; a resumed run must agree with them."""
+    history: list[dict[str, float]] = field(default_factory=list)
+    """The metrics of each epoch, from the untrained model (epoch 0) on."""
+    seconds: float = 0.0
+    """Training time so far, over all sessions."""
+    tokens: int = 0
+    """Tokens trained on so far, over all sessions."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole, verified checkpoint; tensors are read when asked for."""
+
+    path: Path
+    state: TrainingState
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def trainable(self) -> dict[str, Tensor]:
+        return load_file(self.path / "trainable.safetensors")
+
+    def optimizer(self) -> dict[str, Tensor]:
+        return load_file(self.path / "optimizer.safetensors")
+
+    def item_embeddings(self) -> Tensor:
+        return load_file(self.path / "item_embeddings.safetensors")["item_embeddings"]
+
+
+def checkpoint_name(stage: int, stage_epoch: int) -> str:
+    """Sorts in the order of training."""
+    return f"stage{stage}-epoch{stage_epoch:04d}"
+
+
+def write_checkpoint(
+    directory: Path,
+    state: TrainingState,
+    trainable: Mapping[str, Tensor],
+    optimizer: Mapping[str, Tensor],
+    item_embeddings_IH: Tensor,
+) -> Checkpoint:
+    """Write aside, hash, rename. An earlier checkpoint of the same name is replaced."""
+    name = checkpoint_name(state.stage, state.stage_epoch)
+    aside = directory / f".{name}.{os.getpid()}.writing"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        save_file(dict(trainable), aside / "trainable.safetensors")
+        save_file(dict(optimizer), aside / "optimizer.safetensors")
+        save_file({"item_embeddings": item_embeddings_IH.contiguous()}, aside / "item_embeddings.safetensors")
+        _write_json(aside / "state.json", {"schema_version": SCHEMA_VERSION, **asdict(state)})
+        _write_json(aside / CHECKSUMS, {path.name: _sha256(path) for path in sorted(aside.iterdir())})
+        for path in aside.iterdir():
+            _sync(path)
+        place = directory / name
+        shutil.rmtree(place, ignore_errors=True)
+        aside.rename(place)
+        _sync(directory)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return Checkpoint(place, state)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Verify every file's hash and open the checkpoint.
+
+    Raises:
+        UserError: a file is missing or altered, or the layout is of another version; names the file.
+    """
+    if not (path / CHECKSUMS).is_file():
+        raise UserError(f"{path / CHECKSUMS}: no such file, so this is no whole checkpoint; use an earlier one")
+    checksums = json.loads((path / CHECKSUMS).read_text())
+    for name, expected in checksums.items():
+        if not (path / name).is_file() or _sha256(path / name) != expected:
+            raise UserError(f"{path / name}: missing or altered since it was written; use an earlier checkpoint")
+    state = json.loads((path / "state.json").read_text())
+    version = state.pop("schema_version")
+    if version != SCHEMA_VERSION:
+        raise UserError(f"{path}: checkpoint layout {version}, this version reads {SCHEMA_VERSION}; train anew")
+    return Checkpoint(path, TrainingState(**state))
+
+
+def latest_checkpoint(directory: Path) -> Checkpoint | None:
+    """The last whole checkpoint; broken ones are named in a warning and passed over."""
+    for path in sorted(directory.glob("stage*-epoch*"), reverse=True):
+        try:
+            return read_checkpoint(path)
+        except UserError as error:
+            logger.warning("%s", error)
+    return None
+
+
+def discard_checkpoints(directory: Path, keep: set[str]) -> None:
+    """Remove all but the named checkpoints (the last and the best), and what an interrupted write left."""
+    for path in directory.iterdir():
+        if path.name not in keep and (path.name.startswith("stage") or path.name.endswith(".writing")):
+            shutil.rmtree(path)
+
+
+def check_same_settings(state: TrainingState, settings: Mapping[str, Any]) -> None:
+    """Refuse to continue a run under settings that its weights do not come from.
+
+    Raises:
+        UserError: names the first setting that differs, both values and the remedy.
+    """
+    for key in sorted({*state.settings, *settings}):
+        before, now = state.settings.get(key), settings.get(key)
+        if before != now:
+            raise UserError(
+                f"{key}: {now!r} differs from {before!r} of the run to resume; set it back, or start a run of another name"
+            )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,171 @@
+"""What the training loop asks of the machinery under it, and the plain-torch machinery for one process.
+
+`PlainEngine` needs torch alone. `laser.training.deepspeed.DeepSpeedEngine` offers the same with ZeRO over many workers.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from laser.config.schema import TrainingConfig
+from laser.models.laser import Laser, LaserOutput
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one forward pass reads. B histories, T text tokens, N items; right-padded.
+
+    `weights_B` is 0 for a history that only fills a worker's share: it passes through, and counts for nothing.
+    """
+
+    token_ids_BT: Tensor
+    token_mask_BT: Tensor
+    encoding_BNC: Tensor
+    encoding_mask_BN: Tensor
+    targets_B: Tensor
+    weights_B: Tensor
+    num_tokens: int
+    """Real text tokens of the weighted histories, without padding and virtual tokens."""
+
+
+OptimizerState = dict[str, Tensor]
+"""`<parameter>.exp_avg` and `<parameter>.exp_avg_sq` in full shape, and `step` (one number), all on the CPU."""
+
+
+class Engine(Protocol):
+    """One worker's handle on the sharded (or plain) model, its optimizer and its fellow workers."""
+
+    laser: Laser
+    device: torch.device
+    rank: int
+    world_size: int
+
+    def forward(self, batch: Batch) -> LaserOutput:
+        """Run the model on this worker's batch; under ZeRO-3 all workers must call it equally often."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Add this worker's gradient. The gradients of all workers are summed, not averaged."""
+
+    def step(self, learning_rate_factor: float) -> None:
+        """Update the trainable weights with the accumulated gradients, then clear them."""
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The elementwise sum over all workers."""
+
+    def router_weight(self) -> Tensor:
+        """The router's whole weight W_r (K, C), without gradient (collective)."""
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """All trainable weights in full shape, float32, on the CPU of every worker (collective)."""
+
+    def load_trainable(self, state: Mapping[str, Tensor]) -> None:
+        """Overwrite the trainable weights (collective)."""
+
+    def optimizer_state(self) -> OptimizerState:
+        """Adam's moments in full shape (collective)."""
+
+    def load_optimizer(self, state: OptimizerState | None) -> None:
+        """Overwrite Adam's moments; None starts them afresh (collective)."""
+
+
+def parameter_groups(laser: Laser, config: TrainingConfig) -> list[dict]:
+    """Optimizer groups: the virtual tokens with their learning rate, and all other trainable weights with theirs."""
+    tokens = set(laser.virtual_token_names())
+    token_rate = config.token_learning_rate if config.token_learning_rate is not None else config.learning_rate
+    named = laser.trainable_parameters()
+    groups = [
+        {"params": [p for name, p in named.items() if name in tokens], "lr": token_rate},
+        {"params": [p for name, p in named.items() if name not in tokens], "lr": config.learning_rate},
+    ]
+    groups = [group for group in groups if group["params"]]
+    for group in groups:
+        group["base_lr"] = group["lr"]
+    return groups
+
+
+def adam(laser: Laser, config: TrainingConfig) -> torch.optim.AdamW:
+    """Adam with decoupled weight decay over the trainable weights; decay 0 is the paper's Adam."""
+    return torch.optim.AdamW(parameter_groups(laser, config), weight_decay=config.weight_decay)
+
+
+def scale_learning_rates(groups: Iterable[dict], factor: float) -> None:
+    """Set each group's learning rate to its own rate times the schedule's factor."""
+    for group in groups:
+        group["lr"] = group["base_lr"] * factor
+
+
+class PlainEngine:
+    """Trains in this process with torch alone: no Ray, no DeepSpeed, no process group."""
+
+    def __init__(self, laser: Laser, config: TrainingConfig, device: torch.device) -> None:
+        self.laser = laser.to(device)
+        self.device = device
+        self.rank, self.world_size = 0, 1
+        self.config = config
+        self.optimizer = adam(laser, config)
+
+    def forward(self, batch: Batch) -> LaserOutput:
+        return self.laser(batch.token_ids_BT, batch.token_mask_BT, batch.encoding_BNC, batch.encoding_mask_BN)
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def step(self, learning_rate_factor: float) -> None:
+        if self.config.max_grad_norm:
+            nn.utils.clip_grad_norm_(self.laser.trainable_parameters().values(), self.config.max_grad_norm)
+        scale_learning_rates(self.optimizer.param_groups, learning_rate_factor)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def router_weight(self) -> Tensor:
+        return self.laser.mformer.router.score.weight.detach()
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        return {
+            name: parameter.detach().to("cpu", torch.float32, copy=True)
+            for name, parameter in self.laser.trainable_parameters().items()
+        }
+
+    def load_trainable(self, state: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self.laser.trainable_parameters().items():
+                parameter.copy_(state[name])
+
+    def optimizer_state(self) -> OptimizerState:
+        return read_adam_state(self.optimizer, self.laser.trainable_parameters())
+
+    def load_optimizer(self, state: OptimizerState | None) -> None:
+        write_adam_state(self.optimizer, self.laser.trainable_parameters(), state)
+
+
+def read_adam_state(optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter]) -> OptimizerState:
+    """Adam's moments by parameter name, copied to the CPU; empty before the first step."""
+    state: OptimizerState = {}
+    for name, parameter in named.items():
+        moments = optimizer.state.get(parameter)
+        if moments:
+            state[f"{name}.exp_avg"] = moments["exp_avg"].to("cpu", copy=True)
+            state[f"{name}.exp_avg_sq"] = moments["exp_avg_sq"].to("cpu", copy=True)
+            state["step"] = moments["step"].to("cpu", copy=True).reshape(1)
+    return state
+
+
+def write_adam_state(
+    optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter], state: OptimizerState | None
+) -> None:
+    """The inverse of `read_adam_state`; an absent or empty state starts Adam afresh."""
+    optimizer.state.clear()
+    if not state:
+        return
+    for name, parameter in named.items():
+        optimizer.state[parameter] = {
+            "step": state["step"].reshape(()).clone(),
+            "exp_avg": state[f"{name}.exp_avg"].to(parameter.device, copy=True),
+            "exp_avg_sq": state[f"{name}.exp_avg_sq"].to(parameter.device, copy=True),
+        }

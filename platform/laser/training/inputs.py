@@ -1,0 +1,121 @@
+"""Everything that a run reads and shares with other runs: dataset, frozen LLM's files, recommender, encodings, prompts.
+
+Each stage is cached under a key made of its own settings and inputs, so a sweep over K and L pays for it once; opening what
+is cached takes a moment, and each worker does it for itself.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from laser.config.compose import stage_key, with_overrides
+from laser.config.schema import Experiment
+from laser.data.batches import pad_right
+from laser.data.dataset import Dataset, Examples
+from laser.data.prepare import prepare_dataset
+from laser.data.prompts import Prompts
+from laser.models.llm import embedding_std, load_tokenizer
+from laser.models.llm_source import resolve_llm
+from laser.recommenders.encodings import Encodings, user_encodings
+from laser.training.engine import Batch
+from laser.training.pretrain import pretrained_recommender
+
+
+@dataclass(frozen=True)
+class Histories:
+    """Examples as the model reads them: text tokens and recommender encodings, made into batches on demand."""
+
+    examples: Examples
+    encodings: Encodings
+    prompts: Prompts
+    lengths: NDArray[np.int64]
+    """Text tokens of each example."""
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def batch(self, indices: Sequence[int] | NDArray[np.int64], weights: Sequence[float], device: torch.device) -> Batch:
+        """Right-padded tensors of the examples; `weights` is 1 for real ones and 0 for those that fill a share."""
+        indices = np.asarray(indices)
+        token_ids, token_mask = pad_right([self.prompts.tokens(self.examples.history(int(i))) for i in indices], 0)
+        encoding, encoding_mask = self.encodings.batch(indices)
+        real = np.asarray(weights) > 0
+        return Batch(
+            token_ids_BT=torch.from_numpy(token_ids).to(device),
+            token_mask_BT=torch.from_numpy(token_mask).to(device),
+            encoding_BNC=torch.from_numpy(encoding).to(device),
+            encoding_mask_BN=torch.from_numpy(encoding_mask).to(device),
+            targets_B=torch.from_numpy(self.examples.targets[indices].astype(np.int64)).to(device),
+            weights_B=torch.tensor(weights, dtype=torch.float32, device=device),
+            num_tokens=int(self.lengths[indices][real].sum()),
+        )
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The shared stages of a run, opened."""
+
+    dataset: Dataset
+    llm_directory: Path
+    recommender_directory: Path
+    recommender_width: int
+    embedding_std: float
+    """Standard deviation of the LLM's input embeddings: the scale of the virtual tokens."""
+    train: Histories
+    val: Histories
+    test: Histories
+    items: Histories
+    """Each item as a history of one item, in the order of internal ids."""
+
+
+def with_absolute_paths(config: Experiment) -> Experiment:
+    """The same experiment with its local paths absolute, for processes that start in another directory."""
+    overrides: dict[str, str] = {
+        "cache_dir": str(Path(config.cache_dir).expanduser().absolute()),
+        "output_dir": str(Path(config.output_dir).expanduser().absolute()),
+    }
+    for key, value in (("data.path", config.data.path), ("llm.source", config.llm.source)):
+        local = Path(value).expanduser()
+        if not value.startswith("pypi:") and local.exists():
+            overrides[key] = str(local.absolute())
+    return with_overrides(config, overrides)
+
+
+def prepare_inputs(config: Experiment) -> Inputs:
+    """Open the shared stages; make the ones that are missing."""
+    cache = Path(config.cache_dir).expanduser()
+    dataset = prepare_dataset(config.data, cache)
+    llm_directory = resolve_llm(config.llm.source, cache)
+    recommender, info = pretrained_recommender(config.recommender, dataset, cache)
+    recommender_directory = Path(info["path"])
+    prompts = Prompts.build(dataset, config.prompt, load_tokenizer(llm_directory), cache)
+    training, longest = config.training, config.prompt.max_history_items
+
+    def histories(split: str, examples: Examples) -> Histories:
+        examples = examples.last(longest)
+        key = stage_key(
+            "encodings", recommender_directory.name, dataset.fingerprint, split, longest, len(examples), training.seed
+        )
+        encodings = user_encodings(recommender, examples, cache / "encodings", key)
+        return Histories(examples, encodings, prompts, prompts.lengths(examples))
+
+    def sampled(examples: Examples, num_users: int | None) -> Examples:
+        if num_users is None or num_users >= len(examples):
+            return examples
+        return examples.sample(num_users, training.seed)
+
+    return Inputs(
+        dataset=dataset,
+        llm_directory=llm_directory,
+        recommender_directory=recommender_directory,
+        recommender_width=recommender.hidden_size,
+        embedding_std=embedding_std(llm_directory),
+        train=histories("train", sampled(dataset.examples("train"), training.train_users)),
+        val=histories("val", sampled(dataset.examples("val"), training.validation_users)),
+        test=histories("test", dataset.examples("test")),
+        items=histories("items", Examples.of_items(dataset.num_items)),
+    )

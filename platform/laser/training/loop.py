@@ -1,0 +1,134 @@
+"""One epoch of training, and the two kinds of reading without gradient: encoding the catalogue and ranking users.
+
+Shape suffixes: B batch, E examples, I catalogue items, H LLM width, K experts.
+"""
+
+import time
+from collections.abc import Iterator
+from math import ceil
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from laser.config.progress import progress
+from laser.config.schema import TrainingConfig
+from laser.data.batches import inference_batches, share, training_batches
+from laser.evaluation.metrics import ranking_metrics
+from laser.evaluation.ranking import ranks
+from laser.training.engine import Batch, Engine
+from laser.training.inputs import Histories
+from laser.training.losses import item_scores
+from laser.training.step import training_step
+
+
+def train_epoch(
+    engine: Engine, histories: Histories, item_embeddings_IH: Tensor, config: TrainingConfig, epoch: int, label: str
+) -> dict[str, float]:
+    """Train one epoch and return its figures.
+
+    Args:
+        engine: this worker's model.
+        histories: the training examples, the same on every worker.
+        item_embeddings_IH: fixed for the epoch.
+        config: batch sizes, seed, schedule.
+        epoch: epochs done before this one, over both stages: with the seed it determines the order of the data.
+        label: names the epoch in the progress line.
+
+    Raises:
+        FloatingPointError: the loss is not finite; names the epoch and the step.
+    """
+    engine.laser.train()
+    torch.manual_seed(config.seed + 1_000_003 * epoch + engine.rank)  # for dropout: no generator state to save
+    batches = training_batches(histories.lengths, config.batch_size, config.seed, epoch)
+    started = time.perf_counter()
+    contrastive = load_balance = 0.0
+    num_examples = num_tokens = 0
+    expert_counts_K = torch.zeros(engine.laser.num_experts, dtype=torch.float64)
+    with progress(batches, label, "step", enabled=engine.rank == 0) as steps:
+        for number, indices in enumerate(steps):
+            micro_batches = own_micro_batches(engine, histories, indices, config.micro_batch_size)
+            factor = min(1.0, (number + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+            result = training_step(engine, micro_batches, item_embeddings_IH, config, factor)
+            if not np.isfinite(result.contrastive + result.load_balance):
+                raise FloatingPointError(
+                    f"{label}, step {number + 1}: loss {result.contrastive}, load balance {result.load_balance}; "
+                    "lower training.learning_rate or set training.max_grad_norm"
+                )
+            contrastive += result.contrastive * result.num_examples
+            load_balance += result.load_balance * result.num_examples
+            num_examples += result.num_examples
+            num_tokens += result.num_tokens + result.num_examples * (engine.laser.num_virtual_tokens + 1)
+            expert_counts_K += result.expert_counts_K
+            steps.note(loss=contrastive / num_examples)
+    seconds = time.perf_counter() - started
+    contrastive, load_balance = contrastive / num_examples, load_balance / num_examples
+    figures = {
+        "loss": contrastive + config.load_balance_weight * load_balance,
+        "loss/contrastive": contrastive,
+        "loss/load_balance": load_balance,
+        "tokens": float(num_tokens),
+        "tokens_per_second": num_tokens / seconds,
+        "train_seconds": seconds,
+    }
+    for expert, count in enumerate(expert_counts_K.tolist()):
+        figures[f"expert_load/{expert}"] = count / num_examples
+    return figures
+
+
+def own_micro_batches(
+    engine: Engine, histories: Histories, indices: NDArray[np.int64], micro_batch_size: int
+) -> list[Batch]:
+    """This worker's share of a global batch, in micro-batches: equally many on every worker, of equal size.
+
+    Workers without a real example left take the batch's first one with weight 0, because under ZeRO-3 every forward pass
+    is a collective operation.
+    """
+    own = share(indices, engine.rank, engine.world_size)
+    size = ceil(len(indices) / engine.world_size)
+    weights = [1.0] * len(own) + [0.0] * (size - len(own))
+    own = np.concatenate([own, np.repeat(indices[:1], size - len(own))])
+    return [
+        histories.batch(own[start : start + micro_batch_size], weights[start : start + micro_batch_size], engine.device)
+        for start in range(0, size, micro_batch_size)
+    ]
+
+
+def representations(
+    engine: Engine, histories: Histories, batch_tokens: int, label: str
+) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+    """Yield `(indices, representation_BH)` for this worker's part of the histories, without gradient.
+
+    The batches are dealt out to the workers in turn; a worker that has none left repeats one and yields nothing for it.
+    """
+    engine.laser.eval()
+    batches = inference_batches(histories.lengths, batch_tokens)
+    rounds = range(0, len(batches), engine.world_size)
+    with progress(rounds, label, "batch", enabled=engine.rank == 0) as starts, torch.no_grad():
+        for start in starts:
+            number = start + engine.rank
+            indices = batches[min(number, len(batches) - 1)]
+            output = engine.forward(histories.batch(indices, [1.0] * len(indices), engine.device))
+            if number < len(batches):
+                yield indices, output.representation_BH
+
+
+def encode_items(engine: Engine, items: Histories, config: TrainingConfig) -> Tensor:
+    """All item embeddings `I` (I, H), float32, on every worker; each encodes its part of the catalogue (paper, section 5)."""
+    embeddings_IH = torch.zeros(len(items), engine.laser.llm_width, device=engine.device)
+    for indices, representation_BH in representations(engine, items, config.inference_batch_tokens, "encode items"):
+        embeddings_IH[torch.from_numpy(indices).to(engine.device)] = representation_BH
+    return engine.sum(embeddings_IH)
+
+
+def evaluate(
+    engine: Engine, histories: Histories, item_embeddings_IH: Tensor, config: TrainingConfig, label: str
+) -> dict[str, float]:
+    """Recall@10, NDCG@10 and MRR of the full catalogue's ranking; each worker ranks its part of the users."""
+    ranks_E = torch.zeros(len(histories), dtype=torch.int64, device=engine.device)
+    targets_E = torch.from_numpy(histories.examples.targets.astype(np.int64)).to(engine.device)
+    for indices, representation_BH in representations(engine, histories, config.inference_batch_tokens, label):
+        rows = torch.from_numpy(indices).to(engine.device)
+        ranks_E[rows] = ranks(item_scores(representation_BH, item_embeddings_IH), targets_E[rows])
+    return ranking_metrics(engine.sum(ranks_E).cpu().numpy())

@@ -1,0 +1,179 @@
+"""Pre-training of the ID-based recommender under the M-Former: until validation stops improving, once per setting.
+
+The result is a directory `recommenders/<type>-<hash>` in the cache: `model.safetensors` and `recommender.json`
+(`laser.recommenders.storage`), and `result.json` with the metrics and the course of the training.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from laser.config.compose import stage_key
+from laser.config.errors import UserError
+from laser.config.progress import progress
+from laser.config.schema import RecommenderConfig
+from laser.data.batches import pad_right, training_batches
+from laser.data.dataset import Dataset
+from laser.data.locking import exclusive
+from laser.evaluation.metrics import ranking_metrics
+from laser.evaluation.recommenders import recommender_ranks
+from laser.recommenders.base import SequentialRecommender
+from laser.recommenders.storage import build_recommender, load_recommender, save_recommender
+
+STAGE_VERSION = 1
+"""Raised when the training changes what it makes, so that older results are not reused."""
+
+Report = Callable[[Mapping[str, float], int], None]
+
+
+def pretrained_recommender(
+    config: RecommenderConfig, dataset: Dataset, cache_dir: Path, report: Report | None = None
+) -> tuple[SequentialRecommender, dict[str, Any]]:
+    """The recommender of these settings, trained on this dataset: from the cache, or trained now.
+
+    Safe when several processes ask at once: one trains, the others wait and load. An interrupted training leaves
+    nothing that counts, and starts over.
+
+    Args:
+        config: its settings; with the dataset's fingerprint they name the result.
+        dataset: what to train on.
+        cache_dir: the cache of all stages.
+        report: gets the metrics of each validated epoch and its number; those of a cached result too.
+
+    Returns:
+        The frozen model on the CPU, and the result of `train_recommender` with ``path`` (of the directory) and
+        ``reused`` (whether it came from the cache).
+    """
+    key = stage_key(config.type, STAGE_VERSION, config, dataset.fingerprint)
+    directory = cache_dir / "recommenders" / key
+    with exclusive(directory.with_name(f"{key}.lock")):
+        reused = directory.exists()
+        if not reused:
+            aside = directory.with_name(f".{key}.writing")
+            shutil.rmtree(aside, ignore_errors=True)  # of a killed process; the lock says that nobody writes there now
+            aside.mkdir()
+            try:
+                model, result = train_recommender(config, dataset, report)
+                save_recommender(model, config, dataset.num_items, aside)
+                (aside / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+                aside.rename(directory)
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
+    result = json.loads((directory / "result.json").read_text())
+    if reused and report:
+        for metrics in result["history"]:
+            report(metrics, metrics["epoch"])
+    return load_recommender(directory), {**result, "path": str(directory), "reused": reused}
+
+
+def train_recommender(
+    config: RecommenderConfig, dataset: Dataset, report: Report | None = None
+) -> tuple[SequentialRecommender, dict[str, Any]]:
+    """Train until the NDCG@10 of all validation users has not improved for `patience` validations.
+
+    The same seed gives the same weights on the same hardware and number of threads; the caller's random state is left
+    as it was.
+
+    Returns:
+        The model with its best weights, and ``val`` and ``test`` ({recall@10, ndcg@10, mrr}; the test set is read once,
+        after the selection, and null where the dataset has none), ``epochs``, ``best_epoch``, ``trainable_parameters``,
+        ``tokens_per_second`` (items of training sequences passed, validation time not counted), ``seconds`` and
+        ``history`` (``epoch``, ``loss`` and ``val/…`` of each validated epoch).
+
+    Raises:
+        UserError: the dataset has nothing to train on or to validate with.
+        FloatingPointError: the loss is not finite; names the epoch.
+    """
+    sequences, validation = training_sequences(dataset, config.max_history + 1), dataset.examples("val")
+    if not sequences or not len(validation):
+        raise UserError(
+            f"data.path: {dataset.name} has {len(sequences)} training sequences of 2 items or more, and {len(validation)}"
+            " users to validate with; give more data, or lower data.k_core and data.min_rating"
+        )
+    lengths = np.array([len(sequence) for sequence in sequences])
+    started, train_seconds = time.perf_counter(), 0.0
+    history: list[dict[str, float]] = []
+    best: dict[str, float] = {}
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        generator = torch.Generator().manual_seed(config.seed)
+        model = build_recommender(config, dataset.num_items)
+        model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        with progress(range(1, config.max_epochs + 1), f"pretrain {config.type}", "epoch") as epochs:
+            for epoch in epochs:
+                epoch_started = time.perf_counter()
+                batches = training_batches(lengths, config.batch_size, config.seed, epoch)
+                loss = _train_epoch(model, optimizer, sequences, batches, generator)
+                train_seconds += time.perf_counter() - epoch_started
+                if not np.isfinite(loss):
+                    raise FloatingPointError(f"epoch {epoch}: loss {loss}; lower recommender.learning_rate")
+                if epoch % config.validate_every and epoch < config.max_epochs:
+                    continue
+                val = ranking_metrics(recommender_ranks(model, validation))
+                history.append({"epoch": epoch, "loss": loss, **{f"val/{name}": val[name] for name in val}})
+                if report:
+                    report(history[-1], epoch)
+                if not best or val["ndcg@10"] > best["ndcg@10"]:
+                    best, best_epoch = val, epoch
+                    best_weights = {name: weight.clone() for name, weight in model.state_dict().items()}
+                epochs.note(loss=loss, ndcg=val["ndcg@10"], best=best["ndcg@10"])
+                if epoch - best_epoch >= config.patience * config.validate_every:
+                    break
+    model.load_state_dict(best_weights)
+    test = dataset.examples("test")
+    return model, {
+        "val": best,
+        "test": ranking_metrics(recommender_ranks(model, test)) if len(test) else None,
+        "epochs": epoch,
+        "best_epoch": best_epoch,
+        "trainable_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "tokens_per_second": epoch * int(lengths.sum()) / train_seconds,
+        "seconds": time.perf_counter() - started,
+        "history": history,
+    }
+
+
+def training_sequences(dataset: Dataset, max_items: int) -> list[NDArray[np.int32]]:
+    """Each user's training items in windows of at most `max_items`, cut from the most recent item backwards.
+
+    Neighbouring windows share one item, so that every item after a user's first is some window's target exactly once.
+    Users with a single training item have nothing to predict.
+    """
+    examples = dataset.examples("train")
+    sequences = []
+    for start, last in zip(examples.starts, examples.ends, strict=True):
+        end = last + 1  # with the target
+        while end - start > 1:
+            sequences.append(dataset.item_ids[max(start, end - max_items) : end])
+            end -= max_items - 1
+    return sequences
+
+
+def _train_epoch(
+    model: SequentialRecommender,
+    optimizer: torch.optim.Optimizer,
+    sequences: list[NDArray[np.int32]],
+    batches: list[NDArray[np.int64]],
+    generator: torch.Generator,
+) -> float:
+    """One pass over all sequences; the mean loss of its steps."""
+    model.train()
+    losses = []
+    for batch in batches:
+        item_ids, mask = pad_right([sequences[index] for index in batch], 0)
+        loss = model.loss(
+            torch.from_numpy(item_ids).to(model.device), torch.from_numpy(mask).to(model.device), generator
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return float(torch.stack(losses).mean())

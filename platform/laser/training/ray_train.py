@@ -1,0 +1,107 @@
+"""Ray Train workers around the training loop; with `laser.tuning` the only place in the package that imports ray."""
+
+import logging
+import os
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray._raylet import Config
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback, get_context
+from ray.train import report as report_to_controller
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+
+from laser.config.schema import Experiment
+from laser.training.stages import Report
+
+logger = logging.getLogger(__name__)
+
+EPOCH = "epoch"
+"""Our own count of epochs in what workers report; schedulers use it, because Tune's iteration restarts on resume."""
+
+
+class _ReportToDriver(UserCallback):
+    """Hands the first worker's metrics to the caller's `report`, in the controller's process."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        values = dict(metrics[0])
+        self.report(values, int(values.pop(EPOCH)))
+
+
+def connect(dashboard: bool = False) -> None:
+    """Join the cluster of RAY_ADDRESS, as a submitted job does, or start one that ends with this process.
+
+    Args:
+        dashboard: start Ray's dashboard too, on loopback; a local cluster that runs searches needs its state service.
+    """
+    if ray.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS", "local")
+    if address == "local" and "RAY_AUTH_MODE" not in os.environ:
+        # Ray listens on all interfaces, so a token keeps strangers out. Left to itself, ray.init() would write one into the
+        # home directory, and every later `ray start` of this account would refuse whoever does not send it.
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        Config.initialize("")  # has Ray read them again, as ray.init() itself does
+    ray.init(address=address, include_dashboard=dashboard, log_to_driver=True, logging_level="warning")
+
+
+def train_on_workers(config: Experiment, run_dir: Path, report: Report, callbacks: Sequence[Any] = ()) -> None:
+    """Train on `training.num_workers` Ray Train workers; the outcome stands in `run_dir/result.json`."""
+    connect()
+    training = config.training
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"config": config.model_dump_json(), "run_dir": str(run_dir)},
+        torch_config=TorchConfig(backend="nccl" if training.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=training.num_workers,
+            use_gpu=training.use_gpu,
+            resources_per_worker={"CPU": training.cpus_per_worker} | ({"GPU": 1} if training.use_gpu else {}),
+        ),
+        run_config=RunConfig(
+            name=run_dir.name,
+            storage_path=str(run_dir / "ray"),
+            failure_config=FailureConfig(max_failures=training.max_failures),
+            callbacks=[_ReportToDriver(report), *callbacks],
+        ),
+    )
+    trainer.fit()
+
+
+def _worker(settings: dict[str, str]) -> None:
+    """What each Ray Train worker runs: open the shared inputs, shard the model, train in step with the others."""
+    config = Experiment.model_validate_json(settings["config"])
+    training = config.training
+    logging.basicConfig(level=logging.INFO if get_context().get_world_rank() == 0 else logging.WARNING)
+    torch.set_num_threads(max(1, int(training.cpus_per_worker)))
+    # DeepSpeed compiles its CPU communication with ninja, which stands beside the interpreter.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    from laser.models.laser import build_laser
+    from laser.models.llm import choose_dtype, load_llm
+    from laser.training.deepspeed import DeepSpeedEngine, sharded_llm
+    from laser.training.inputs import prepare_inputs
+    from laser.training.stages import TwoStageTraining
+
+    device = get_device()
+    inputs = prepare_inputs(config)
+    dtype = choose_dtype(config.llm.dtype, device)
+    if training.zero_stage == 3:  # noqa: PLR2004
+        llm = sharded_llm(inputs.llm_directory, dtype, config.llm, training)
+    else:
+        llm = load_llm(inputs.llm_directory, dtype, config.llm.num_layers, device, config.llm.trust_remote_code)
+    laser = build_laser(config, llm, inputs.recommender_width, inputs.embedding_std)
+    if training.gradient_checkpointing:
+        laser.enable_gradient_checkpointing()
+    engine = DeepSpeedEngine(laser, training, device)
+
+    def report(metrics: Mapping[str, float], epoch: int) -> None:
+        report_to_controller({**metrics, EPOCH: epoch})
+
+    TwoStageTraining(engine, inputs, config, Path(settings["run_dir"]), report).run()

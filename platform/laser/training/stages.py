@@ -1,0 +1,236 @@
+"""Two-stage training (arXiv 2409.01605, section 5 of docs/method.md), resumable after each epoch.
+
+Stage 1 re-encodes the catalogue with the current weights at the start of each epoch and holds it fixed for the epoch; the
+encoding at an epoch's end serves its validation and is the next epoch's start. Stage 2 goes on from the best epoch's
+weights with that epoch's item embeddings. Selection is by validation NDCG@10; the test set is read once, at the end.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from laser.config.compose import flatten
+from laser.config.schema import Experiment
+from laser.training.checkpoint import (
+    Checkpoint,
+    TrainingState,
+    check_same_settings,
+    checkpoint_name,
+    discard_checkpoints,
+    latest_checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+)
+from laser.training.engine import Engine
+from laser.training.inputs import Inputs
+from laser.training.loop import encode_items, evaluate, train_epoch
+
+logger = logging.getLogger(__name__)
+
+Report = Callable[[Mapping[str, float], int], None]
+"""Takes the metrics of an epoch and the number of epochs done."""
+
+SELECTION_METRIC = "ndcg@10"
+
+_WEIGHTS_DO_NOT_DEPEND_ON = (
+    "name",
+    "cache_dir",
+    "output_dir",
+    "data.path",  # the dataset's fingerprint stands for it
+    "llm.source",  # may be named in several ways; its tensors' shapes are checked on loading
+    "tracking.uri",
+    "tracking.experiment",
+    "training.num_workers",
+    "training.zero_stage",
+    "training.cpus_per_worker",
+    "training.use_gpu",
+    "training.max_failures",
+    "training.micro_batch_size",
+    "training.inference_batch_tokens",
+    "training.gradient_checkpointing",
+    "training.stage1_epochs",
+    "training.stage2_epochs",
+    "training.test",
+    "training.resume",
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run leaves in `result.json` of its directory."""
+
+    val: dict[str, float]
+    """Validation metrics of the selected epoch."""
+    test: dict[str, float] | None
+    untrained_val: dict[str, float]
+    """Validation metrics before the first step."""
+    selected: str
+    """Name of the selected checkpoint."""
+    epochs: int
+    trainable_parameters: int
+    tokens_per_second: float
+    """Training throughput in tokens that the LLM reads, virtual ones counted and padding not, all workers together."""
+    seconds: float
+    """Training, encoding and validation, without process start and test."""
+
+
+def dependent_settings(config: Experiment, fingerprint: str) -> dict[str, Any]:
+    """The flattened settings that the trained weights depend on, and the dataset's fingerprint."""
+    settings = {key: value for key, value in flatten(config).items() if key not in _WEIGHTS_DO_NOT_DEPEND_ON}
+    return {**settings, "data fingerprint": fingerprint}
+
+
+class TwoStageTraining:
+    """Drives one engine through both stages; every worker runs it in step with the others."""
+
+    def __init__(self, engine: Engine, inputs: Inputs, config: Experiment, run_dir: Path, report: Report) -> None:
+        self.engine, self.inputs, self.config, self.report = engine, inputs, config, report
+        self.run_dir, self.directory = run_dir, run_dir / "checkpoints"
+        self.training = config.training
+        self.settings = dependent_settings(config, inputs.dataset.fingerprint)
+        self.started = time.perf_counter()
+
+    def run(self) -> Outcome:
+        """Train what is left to train, then test once."""
+        state, item_embeddings_IH = self._start()
+        while state.stage < 2 and self._epochs_done(state, 1) < self.training.stage1_epochs:  # noqa: PLR2004
+            state, item_embeddings_IH = self._stage1_epoch(state, item_embeddings_IH)
+        if self._epochs_done(state, 2) < self.training.stage2_epochs:
+            if state.stage < 2:  # noqa: PLR2004
+                item_embeddings_IH = self._load_best(state, item_embeddings_IH)
+            while self._epochs_done(state, 2) < self.training.stage2_epochs:
+                state = self._stage2_epoch(state, item_embeddings_IH)
+        return self._finish(state, item_embeddings_IH)
+
+    @staticmethod
+    def _epochs_done(state: TrainingState, stage: int) -> int:
+        return state.stage_epoch if state.stage == stage else 0
+
+    def _start(self) -> tuple[TrainingState, Tensor]:
+        """Go on from the run directory's last whole checkpoint, or encode and validate the untrained model."""
+        checkpoint = latest_checkpoint(self.directory)
+        if checkpoint is not None:
+            check_same_settings(checkpoint.state, self.settings)
+            self.engine.load_trainable(checkpoint.trainable())
+            self.engine.load_optimizer(checkpoint.optimizer())
+            logger.info("resumed after %s", checkpoint.name)
+            self.started -= checkpoint.state.seconds
+            return checkpoint.state, checkpoint.item_embeddings().to(self.engine.device)
+        item_embeddings_IH = encode_items(self.engine, self.inputs.items, self.training)
+        metrics = self._validate(item_embeddings_IH, "validate untrained")
+        self.report(metrics, 0)
+        history = [{"epoch": 0.0, **metrics}]
+        state = TrainingState(0, 0, 0, None, float("-inf"), self.settings, history)
+        return self._save(state, item_embeddings_IH), item_embeddings_IH
+
+    def _stage1_epoch(self, state: TrainingState, item_embeddings_IH: Tensor) -> tuple[TrainingState, Tensor]:
+        figures = self._train(state, item_embeddings_IH, 1)
+        item_embeddings_IH = encode_items(self.engine, self.inputs.items, self.training)
+        return self._end_epoch(state, 1, figures, item_embeddings_IH), item_embeddings_IH
+
+    def _stage2_epoch(self, state: TrainingState, item_embeddings_IH: Tensor) -> TrainingState:
+        figures = self._train(state, item_embeddings_IH, 2)
+        return self._end_epoch(state, 2, figures, item_embeddings_IH)
+
+    def _train(self, state: TrainingState, item_embeddings_IH: Tensor, stage: int) -> dict[str, float]:
+        label = f"stage {stage} epoch {self._epochs_done(state, stage) + 1}"
+        return train_epoch(self.engine, self.inputs.train, item_embeddings_IH, self.training, state.epoch, label)
+
+    def _end_epoch(
+        self, state: TrainingState, stage: int, figures: Mapping[str, float], item_embeddings_IH: Tensor
+    ) -> TrainingState:
+        stage_epoch = self._epochs_done(state, stage) + 1
+        metrics = {**figures, **self._validate(item_embeddings_IH, f"validate stage {stage} epoch {stage_epoch}")}
+        metrics["stage"] = float(stage)
+        score, epoch = metrics[f"val/{SELECTION_METRIC}"], state.epoch + 1
+        better = score > state.best_score
+        state = replace(
+            state,
+            stage=stage,
+            stage_epoch=stage_epoch,
+            epoch=epoch,
+            best=checkpoint_name(stage, stage_epoch) if better else state.best,
+            best_score=score if better else state.best_score,
+            history=[*state.history, {"epoch": float(epoch), **metrics}],
+            seconds=time.perf_counter() - self.started,
+            tokens=state.tokens + int(figures["tokens"]),
+        )
+        state = self._save(state, item_embeddings_IH)
+        if self.engine.rank == 0:
+            logger.info(
+                "stage %d epoch %d: loss %.4f, validation NDCG@10 %.4f%s",
+                stage, stage_epoch, metrics["loss"], score, " (best so far)" if better else "",
+            )  # fmt: skip
+        self.report(metrics, epoch)
+        return state
+
+    def _validate(self, item_embeddings_IH: Tensor, label: str) -> dict[str, float]:
+        metrics = evaluate(self.engine, self.inputs.val, item_embeddings_IH, self.training, label)
+        return {f"val/{name}": value for name, value in metrics.items()}
+
+    def _save(self, state: TrainingState, item_embeddings_IH: Tensor) -> TrainingState:
+        """Gather on all workers, write on the first, and go on when it is on disk."""
+        trainable, optimizer = self.engine.trainable_state(), self.engine.optimizer_state()
+        if self.engine.rank == 0:
+            checkpoint = write_checkpoint(self.directory, state, trainable, optimizer, item_embeddings_IH.cpu())
+            discard_checkpoints(self.directory, {checkpoint.name, *([state.best] if state.best else [])})
+        self._barrier()
+        return state
+
+    def _load_best(self, state: TrainingState, item_embeddings_IH: Tensor) -> Tensor:
+        """Put the best epoch's weights in place, with Adam afresh, and return its item embeddings."""
+        if state.best is None:  # no stage 1: its start is the untrained model
+            return item_embeddings_IH
+        best = read_checkpoint(self.directory / state.best)
+        self.engine.load_trainable(best.trainable())
+        self.engine.load_optimizer(None)
+        return best.item_embeddings().to(self.engine.device)
+
+    def _finish(self, state: TrainingState, item_embeddings_IH: Tensor) -> Outcome:
+        seconds = time.perf_counter() - self.started
+        selected = state.best or checkpoint_name(0, 0)
+        item_embeddings_IH = self._load_best(state, item_embeddings_IH)
+        test = None
+        if self.training.test:
+            test = evaluate(self.engine, self.inputs.test, item_embeddings_IH, self.training, "test")
+        rows = {int(row["epoch"]): row for row in state.history}
+        chosen = state.history[0] if state.best is None else _row_of(read_checkpoint(self.directory / selected))
+        train_seconds = sum(row.get("train_seconds", 0.0) for row in state.history)
+        outcome = Outcome(
+            val=_metrics(chosen),
+            test=test,
+            untrained_val=_metrics(rows[0]),
+            selected=selected,
+            epochs=state.epoch,
+            trainable_parameters=sum(_numel(p) for p in self.engine.laser.trainable_parameters().values()),
+            tokens_per_second=state.tokens / train_seconds if train_seconds else 0.0,
+            seconds=seconds,
+        )
+        if self.engine.rank == 0:
+            aside = self.run_dir / ".result.json.writing"
+            aside.write_text(json.dumps(asdict(outcome), indent=1) + "\n")
+            os.replace(aside, self.run_dir / "result.json")
+        self._barrier()
+        return outcome
+
+    def _barrier(self) -> None:
+        self.engine.sum(self.engine.router_weight().new_zeros(1))
+
+
+def _row_of(checkpoint: Checkpoint) -> dict[str, float]:
+    return checkpoint.state.history[-1]
+
+
+def _metrics(row: Mapping[str, float]) -> dict[str, float]:
+    return {name.removeprefix("val/"): value for name, value in row.items() if name.startswith("val/")}
+
+
+def _numel(parameter: Any) -> int:
+    return int(getattr(parameter, "ds_numel", parameter.numel()))  # under ZeRO-3 the parameter itself is empty

@@ -1,0 +1,90 @@
+"""One optimizer step over a global batch that is split among workers and micro-batches.
+
+The result is the same for every split: workers sum gradients, every loss is divided by the size of the global batch,
+and the load-balance fractions f_j are counted over the global batch before the gradient is taken.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from laser.config.schema import TrainingConfig
+from laser.training.engine import Batch, Engine
+from laser.training.losses import expert_choice_counts, item_contrastive_loss, item_scores, load_balance_loss
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Global figures of one step: sums over the whole batch of all workers."""
+
+    contrastive: float
+    """L_IIC, mean over the batch (Eq. 8)."""
+    load_balance: float
+    """L_LB (Eq. 9); 1 when experts are used evenly."""
+    expert_counts_K: Tensor
+    """Histories that each expert handled."""
+    num_examples: int
+    num_tokens: int
+
+
+def real_items(batch: Batch) -> Tensor:
+    """1 at the history items of real examples, 0 at padding and at examples that only fill a share: `mask_BN`."""
+    return batch.encoding_mask_BN * batch.weights_B[:, None]
+
+
+def training_step(
+    engine: Engine,
+    micro_batches: Sequence[Batch],
+    item_embeddings_IH: Tensor,
+    config: TrainingConfig,
+    learning_rate_factor: float,
+) -> StepResult:
+    """Forward, backward and update over one global batch.
+
+    Args:
+        engine: this worker's model and optimizer.
+        micro_batches: this worker's share; every worker holds equally many.
+        item_embeddings_IH: all item embeddings, fixed for the epoch, without gradient.
+        config: temperature, load-balance weight.
+        learning_rate_factor: the schedule's factor for this step.
+    """
+    num_experts = engine.laser.num_experts
+    local = torch.tensor(
+        [
+            sum(float(batch.weights_B.sum()) for batch in micro_batches),
+            sum(float(real_items(batch).sum()) for batch in micro_batches),
+            sum(batch.num_tokens for batch in micro_batches),
+        ],
+        device=engine.device,
+        dtype=torch.float64,
+    )
+    num_examples, num_items, num_tokens = engine.sum(local).tolist()
+    router_weight_KC = engine.router_weight()  # one small product, so f_j is known before the first backward pass
+    choices_K = torch.zeros(num_experts, device=engine.device)
+    for batch in micro_batches:
+        router_scores_BNK = batch.encoding_BNC @ router_weight_KC.T
+        choices_K += expert_choice_counts(router_scores_BNK, real_items(batch))
+    fractions_K = engine.sum(choices_K) / num_items
+
+    totals = torch.zeros(2 + num_experts, device=engine.device, dtype=torch.float64)
+    for batch in micro_batches:
+        output = engine.forward(batch)
+        scores_BI = item_scores(output.representation_BH, item_embeddings_IH)
+        contrastive = item_contrastive_loss(scores_BI, batch.targets_B, batch.weights_B, config.temperature)
+        contrastive = contrastive / num_examples
+        balance = load_balance_loss(output.routing.gate_BNK, real_items(batch), fractions_K) / num_items
+        engine.backward(contrastive + config.load_balance_weight * balance)
+        totals[0] += contrastive.detach()
+        totals[1] += balance.detach()
+        totals[2:].index_add_(0, output.routing.expert_B, batch.weights_B.to(totals.dtype))
+    engine.step(learning_rate_factor)
+    totals = engine.sum(totals).cpu()
+    return StepResult(
+        contrastive=float(totals[0]),
+        load_balance=float(totals[1]),
+        expert_counts_K=totals[2:],
+        num_examples=int(num_examples),
+        num_tokens=int(num_tokens),
+    )

@@ -1,0 +1,1 @@
+"""Search spaces run by Ray Tune, each trial a Ray Train run."""

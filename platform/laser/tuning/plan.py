@@ -1,0 +1,48 @@
+"""Which trials a search consists of."""
+
+import logging
+import random
+from collections.abc import Mapping
+from math import exp, log
+from typing import Any
+
+from laser.config.schema import SearchConfig
+from laser.config.space import Choice, LogUniform, RandInt, Uniform, grid
+
+logger = logging.getLogger(__name__)
+
+Domain = Choice | Uniform | LogUniform | RandInt
+
+
+def planned_trials(space: Mapping[str, Domain], search: SearchConfig) -> list[dict[str, Any]] | None:
+    """The overrides of all trials of a grid or random search, in order; None where a sampler decides as it goes.
+
+    Random trials differ from each other, and the first n are the same whatever `num_samples` is.
+    """
+    if search.algorithm == "grid":
+        return grid(space)
+    if search.algorithm == "optuna":
+        return None
+    generator = random.Random(search.seed)
+    trials: list[dict[str, Any]] = []
+    for _ in range(100 * search.num_samples):  # a small space may hold fewer different trials than asked for
+        sample = {key: draw(domain, generator) for key, domain in space.items()}
+        if sample not in trials:
+            trials.append(sample)
+        if len(trials) == search.num_samples:
+            return trials
+    logger.warning("search.num_samples: the space gave only %d different trials of %d", len(trials), search.num_samples)
+    return trials
+
+
+def draw(domain: Domain, generator: random.Random) -> Any:
+    """One value of a domain."""
+    match domain:
+        case Choice():
+            return generator.choice(domain.values)
+        case Uniform():
+            return generator.uniform(domain.low, domain.high)
+        case LogUniform():
+            return exp(generator.uniform(log(domain.low), log(domain.high)))
+        case RandInt():
+            return generator.randrange(domain.low, domain.high)

@@ -1,0 +1,243 @@
+"""A sweep on disk, so that it can be stopped at any moment, `kill -9` included, and go on.
+
+    <output_dir>/sweeps/<name>/    <name>-2, <name>-3, … for later ones
+        sweep.json                 settings and the MLflow run of the sweep
+        complete                   there when every trial has ended
+        trials/K=4,L=8-1a2b3c/
+            overrides.json         what the trial changes in the experiment
+            run_id                 its MLflow run
+            record.json            how the trial ended; absent while it is unfinished
+            checkpoints/, result.json   of `laser.training`
+        tune/                      Ray Tune's own files; nothing is ever read back from them
+
+A sweep goes on from these files alone. Ray Tune's `Tuner.restore` reads pickles that lag up to ten seconds behind and
+leave out the scheduler's state; here a finished trial is finished the moment its record is renamed into place.
+"""
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from laser.config.compose import flatten, stage_key
+from laser.config.errors import UserError
+from laser.config.schema import TuneExperiment
+from laser.data.locking import exclusive
+from laser.training.run_directory import run_directory
+
+SYMBOLS = {
+    "mformer.num_experts": "K",
+    "mformer.num_virtual_tokens": "L",
+    "mformer.num_layers": "Z",
+    "mformer.hidden_size": "D",
+}
+"""How the paper calls what is most often varied; other settings are called by the last part of their key."""
+
+_MAY_CHANGE_ON_RESUME = (
+    "cache_dir",
+    "output_dir",
+    "search.resume",
+    "search.max_concurrent_trials",
+    "search.num_samples",
+    "tracking.uri",
+    "tracking.experiment",
+    "training.num_workers",
+    "training.zero_stage",
+    "training.cpus_per_worker",
+    "training.use_gpu",
+    "training.max_failures",
+    "training.micro_batch_size",
+    "training.inference_batch_tokens",
+    "training.gradient_checkpointing",
+    "training.resume",
+)
+
+TrialState = Literal["finished", "stopped", "failed"]
+"""finished: all its epochs; stopped: early, by the scheduler; failed: by an error."""
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """How a trial ended."""
+
+    name: str
+    overrides: dict[str, Any]
+    """What the trial changes in the sweep's experiment: dotted key → value."""
+    state: TrialState
+    run_id: str | None
+    """The trial's MLflow run; null where it failed before it had one."""
+    val: dict[str, float] = field(default_factory=dict)
+    """Validation metrics of the best epoch."""
+    test: dict[str, float] | None = None
+    epochs: int = 0
+    """Epochs done, over both stages."""
+    error: str | None = None
+    """Last line of the error; the whole stands in the trial's `error.txt`."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether a resumed sweep leaves the trial as it is; failed ones are tried again."""
+        return self.state != "failed"
+
+
+class Trial:
+    """One trial's directory."""
+
+    def __init__(self, path: Path, name: str, overrides: Mapping[str, Any]) -> None:
+        self.path, self.name, self.overrides = path, name, dict(overrides)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Wait until no other process works on this trial: a sampler may draw the same settings twice."""
+        with exclusive(self.path / "lock"):
+            _write_json(self.path / "overrides.json", self.overrides)
+            yield
+
+    def record(self) -> TrialRecord | None:
+        """How the trial ended, or None while it is unfinished."""
+        path = self.path / "record.json"
+        return TrialRecord(**json.loads(path.read_text())) if path.is_file() else None
+
+    def write_record(self, record: TrialRecord) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        _write_json(self.path / "record.json", asdict(record))
+
+    @property
+    def run_id(self) -> str | None:
+        """The MLflow run that earlier sessions of this trial recorded in."""
+        path = self.path / "run_id"
+        return path.read_text().strip() if path.is_file() else None
+
+    def remember_run(self, run_id: str) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / "run_id").write_text(f"{run_id}\n")
+
+
+class Sweep:
+    """One sweep's directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def run_id(self) -> str | None:
+        """The sweep's MLflow run; None before it has one."""
+        return self._settings()["run_id"]
+
+    def remember_run(self, run_id: str) -> None:
+        _write_json(self.path / "sweep.json", {**self._settings(), "run_id": run_id})
+
+    @property
+    def complete(self) -> bool:
+        """Whether every trial has ended, well or not."""
+        return (self.path / "complete").exists()
+
+    def mark_complete(self) -> None:
+        (self.path / "complete").touch()
+
+    def trial(self, overrides: Mapping[str, Any]) -> Trial:
+        """The trial of these settings; the same settings are the same trial."""
+        name = trial_name(overrides)
+        slug = re.sub(r"[^A-Za-z0-9=.,-]+", "_", name.replace(" ", ","))[:80]
+        return Trial(self.path / "trials" / stage_key(slug, dict(overrides)), name, overrides)
+
+    def unfinished_trials(self) -> list[Trial]:
+        """Trials that were started and have not ended."""
+        paths = [path.parent for path in sorted(self.path.glob("trials/*/overrides.json"))]
+        trials = [self.trial(json.loads((path / "overrides.json").read_text())) for path in paths]
+        return [trial for trial in trials if trial.record() is None]
+
+    def records(self) -> list[TrialRecord]:
+        """The records of all trials that have ended."""
+        paths = sorted(self.path.glob("trials/*/record.json"))
+        return [TrialRecord(**json.loads(path.read_text())) for path in paths]
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Hold the sweep for this process.
+
+        Raises:
+            UserError: another process runs it.
+        """
+        with (self.path / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"{self.path}: another process runs this sweep; wait for it or stop it") from None
+            yield
+
+    def check_same_settings(self, config: TuneExperiment) -> None:
+        """Refuse to mix trials that do not compare.
+
+        Raises:
+            UserError: names the first setting that differs.
+        """
+        before, now = self._settings()["config"], _comparable(config)
+        for key in sorted({*before, *now}):
+            if before.get(key) != now.get(key):
+                raise UserError(
+                    f"{key}: {now.get(key)!r} differs from {before.get(key)!r} of the sweep to resume ({self.path}); "
+                    "set it back, or leave out search.resume to start a new sweep"
+                )
+
+    def _settings(self) -> dict[str, Any]:
+        return json.loads((self.path / "sweep.json").read_text())
+
+
+def open_sweep(config: TuneExperiment) -> Sweep:
+    """A new sweep; with `search.resume`, the latest one of the same name.
+
+    Raises:
+        UserError: there is none to resume, or its settings differ.
+    """
+    if config.search.resume:
+        sweep = latest_sweep(config)
+        if sweep is None:
+            raise UserError(
+                f"search.resume: no sweep named {config.name!r} under {config.output_dir}; "
+                "leave it out to start one, or set name and output_dir of the stopped one"
+            )
+        sweep.check_same_settings(config)
+        return sweep
+    path = run_directory(_sweeps_directory(config), config.name, resume=False)
+    _write_json(path / "sweep.json", {"run_id": None, "config": _comparable(config)})
+    return Sweep(path)
+
+
+def latest_sweep(config: TuneExperiment) -> Sweep | None:
+    """The sweep of this name that was started last, complete or not."""
+    try:
+        path = run_directory(_sweeps_directory(config), config.name, resume=True)
+    except UserError:
+        return None
+    return Sweep(path) if (path / "sweep.json").is_file() else None
+
+
+def trial_name(overrides: Mapping[str, Any]) -> str:
+    """A short name that tells trials apart: `K=4 L=16`."""
+    short = {key: SYMBOLS.get(key, key.rpartition(".")[2]) for key in overrides}
+    unique = {key: name if list(short.values()).count(name) == 1 else key for key, name in short.items()}
+    return " ".join(f"{unique[key]}={_value_text(value)}" for key, value in overrides.items()) or "defaults"
+
+
+def _value_text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _sweeps_directory(config: TuneExperiment) -> Path:
+    return Path(config.output_dir).expanduser().absolute() / "sweeps"
+
+
+def _comparable(config: TuneExperiment) -> dict[str, Any]:
+    return {key: value for key, value in flatten(config).items() if key not in _MAY_CHANGE_ON_RESUME}
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    aside = path.with_name(f".{path.name}.{os.getpid()}.writing")
+    aside.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(aside, path)

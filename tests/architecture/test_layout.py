@@ -1,0 +1,101 @@
+"""The shape of the house: what shadows nothing, what imports nothing heavy, what loads, what is documented."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[2]
+CONFIGS = sorted((REPO / "configs").rglob("*.yaml"))
+JOBS = sorted((REPO / "jobs").glob("*.py"))
+
+WITHOUT_FRAMEWORKS = """
+import importlib, pkgutil, sys
+for framework in ("ray", "deepspeed", "mlflow"):
+    sys.modules[framework] = None  # import raises ImportError
+import laser
+fenced = {"laser.training.ray_train", "laser.training.deepspeed"}
+rooms = ("laser.tuning", "laser.tracking")
+for module in pkgutil.walk_packages(laser.__path__, "laser."):
+    if module.name not in fenced and not module.name.startswith(rooms):
+        importlib.import_module(module.name)
+"""
+
+WITHOUT_TORCH = """
+import importlib, pkgutil, sys
+import laser.config
+for module in pkgutil.walk_packages(laser.config.__path__, "laser.config."):
+    importlib.import_module(module.name)
+heavy = {"torch", "numpy", "transformers", "ray", "mlflow"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=REPO,
+        env={**os.environ, "PYTHONPATH": str(REPO / "platform"), **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_platform_is_a_source_root_and_the_standard_librarys_name():
+    assert not (REPO / "platform" / "__init__.py").exists()
+    result = python("-c", "import platform, uuid; print(platform.python_version(), platform.__file__)")
+    assert result.returncode == 0, result.stderr
+    assert str(REPO) not in result.stdout
+
+
+def test_core_rooms_import_without_ray_deepspeed_and_mlflow():
+    result = python("-c", WITHOUT_FRAMEWORKS)
+    assert result.returncode == 0, result.stderr
+
+
+def test_config_room_imports_without_torch():
+    result = python("-c", WITHOUT_TORCH)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(REPO)))
+def test_every_config_loads(path: Path):
+    from laser.config.compose import load_config
+    from laser.config.schema import Experiment, TuneExperiment
+    from laser.config.space import parse_space
+
+    config = load_config(TuneExperiment if path.parent.name == "tune" else Experiment, [f"config={path}"], path)
+    if isinstance(config, TuneExperiment):
+        assert parse_space(config.space, Experiment)
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.name)
+def test_every_job_helps_at_once(path: Path):
+    result = python("-X", "importtime", str(path), "--help")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip()
+    imported = {
+        line.rpartition("|")[2].strip() for line in result.stderr.splitlines() if line.startswith("import time:")
+    }
+    # These are what makes a start slow; without them --help takes half a second on an idle core.
+    assert not imported & {"torch", "numpy", "transformers", "ray", "mlflow", "pyarrow", "deepspeed"}
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.name)
+def test_jobs_are_thin(path: Path):
+    assert len(path.read_text().splitlines()) <= 60
+
+
+def test_readme_names_every_file():
+    listing = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=REPO, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    readme = (REPO / "README.md").read_text()
+    files = [Path(line) for line in listing.stdout.splitlines() if (REPO / line).exists()]
+    missing = [str(path) for path in files if path.name != "__init__.py" and path.name not in readme]
+    assert not missing

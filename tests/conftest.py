@@ -1,0 +1,113 @@
+"""What all tests share: a hermetic environment, and small real parts that are costly to make."""
+
+import os
+import secrets
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+
+# Set before any test imports Ray, transformers or MLflow; the worker processes that tests start inherit them.
+os.environ["RAY_AUTH_MODE"] = "token"  # else the first local ray.init() decides for every later one of this account
+os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test depends on a hub
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
+    os.environ.pop(name, None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none."""
+    gpu_items = [item for item in items if item.get_closest_marker("gpu")]
+    if not gpu_items:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in gpu_items:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    """Root of the repository."""
+    return REPO
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The development data beside the checkout, or a skip: it is not part of the project."""
+    path = REPO.parent / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip("needs the development data in ../shared/data")
+    return path
+
+
+@pytest.fixture(scope="session")
+def cache() -> Path:
+    """The checkout's own cache, so that a second run of the tests converts and prepares nothing again."""
+    return REPO / ".cache" / "laser"
+
+
+@pytest.fixture(scope="session")
+def smollm2(cache: Path) -> Path:
+    """Directory of the real SmolLM2-135M, fetched and converted on first use (93 MB)."""
+    from laser.config.schema import LLMConfig
+    from laser.models.llm_source import resolve_llm
+
+    return resolve_llm(LLMConfig().source, cache)
+
+
+@pytest.fixture(scope="session")
+def movielens(cache: Path):
+    """MovieLens-100K, prepared with the default settings."""
+    from laser.config.schema import DataConfig
+    from laser.data.prepare import prepare_dataset
+
+    return prepare_dataset(DataConfig(), cache)
+
+
+@pytest.fixture(scope="session")
+def tiny_llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a random two-layer Llama of width 32 with a real byte-level tokenizer, for structural tests."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    directory = tmp_path_factory.mktemp("tiny-llm")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(
+        ["You are an assistant that summarises. >> 1. Title (brand: a, category: b)"], trainer
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>", bos_token="<|endoftext|>"
+    )
+    fast.save_pretrained(directory)
+    config = LlamaConfig(
+        vocab_size=len(fast),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        initializer_range=0.1,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(directory)
+    return directory

@@ -1,0 +1,42 @@
+"""Recommenders come back from disk with the same bits, frozen."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from laser.config.errors import UserError
+from laser.config.schema import Bert4RecConfig, SASRecConfig
+from laser.recommenders.storage import RECOMMENDERS, build_recommender, load_recommender, save_recommender
+
+CONFIGS = [Bert4RecConfig(hidden_size=16, mask_probability=0.4), SASRecConfig(hidden_size=16, num_layers=1)]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.type)
+def test_a_recommender_comes_back_with_the_same_bits_and_frozen(config, tmp_path: Path):
+    model = build_recommender(config, 12)
+    save_recommender(model, config, 12, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "recommender.json"]
+
+    loaded = load_recommender(tmp_path)
+    assert type(loaded) is type(model)
+    assert not loaded.training and not any(parameter.requires_grad for parameter in loaded.parameters())
+    item_ids, mask = torch.tensor([[3, 1, 2], [7, 0, 0]]), torch.tensor([[True, True, True], [True, False, False]])
+    model.eval()
+    assert torch.equal(loaded.scores(item_ids, mask), model.scores(item_ids, mask))
+    assert torch.equal(loaded.encode(item_ids, mask), model.encode(item_ids, mask))
+
+
+def test_every_family_of_the_schema_has_a_builder():
+    assert set(RECOMMENDERS) == {config.type for config in CONFIGS}
+
+
+def test_a_directory_without_a_recommender_or_of_another_layout_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match=r"recommender\.json: no such file"):
+        load_recommender(tmp_path)
+    save_recommender(build_recommender(CONFIGS[1], 12), CONFIGS[1], 12, tmp_path)
+    description = json.loads((tmp_path / "recommender.json").read_text())
+    (tmp_path / "recommender.json").write_text(json.dumps({**description, "schema_version": 0}))
+    with pytest.raises(UserError, match=r"recommender\.json: layout 0"):
+        load_recommender(tmp_path)
