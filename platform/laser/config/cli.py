@@ -3,20 +3,23 @@
 Exit status: 0 done; 1 our failure, with traceback; 2 the user's mistake, one line `error: …`; 130 interrupted.
 """
 
+import builtins
 import json
 import logging
 import os
+import signal
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 
-from laser.config.compose import _sections, load_config
+from laser.config.compose import load_config, sections
 from laser.config.errors import UserError
 
 C = TypeVar("C", bound=BaseModel)
@@ -45,6 +48,9 @@ def run_job(
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for chatty in ("httpx", "alembic", "mlflow", "ray.tune", "huggingface_hub", "filelock"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # `kill` and `ray job stop` leave as much in order as Ctrl-C
     try:
         config = load_config(config_class, arguments, default)
         with summary_only_on_stdout():
@@ -75,36 +81,51 @@ def summary_only_on_stdout() -> Iterator[None]:
 
 
 def help_text(job: str, config_class: type[BaseModel], default: Path | None) -> str:
-    """The job's own words, how to call it, and every setting with type, default and meaning."""
-    name = Path(sys.argv[0]).name
-    lines = [
-        job.strip(),
-        "",
-        f"usage: python jobs/{name} [config=<file.yaml>] [section.key=value ...]",
-        f"without config= it reads {default}" if default else "it reads no configuration file by default",
-    ]
-    lines += _help_lines(config_class, "")
-    return "\n".join(lines)
+    """The job's own words, how to call it, and every setting with its default, what it takes, and its meaning."""
+    usage = f"usage: python jobs/{Path(sys.argv[0]).name} [config=<file.yaml>] [section.key=value ...]"
+    file = f"Without config= it reads {default}." if default else "It reads no file unless config= names one."
+    notes = f"{file} Files and values follow YAML; the last value of a setting wins. Settings and their defaults:"
+    return "\n".join([job.strip(), "", usage, notes, "", *_help_lines(config_class, "")])
 
 
 def _help_lines(section: type[BaseModel], prefix: str) -> Iterator[str]:
     for name, field in section.model_fields.items():
-        members = _sections(section, name)
+        members = sections(section, name)
+        if not members:
+            default = "(required)" if field.is_required() else f"= {json.dumps(field.default)}"
+            yield f"  {prefix}{name} {default}   [{_kind(field.annotation, field.metadata)}]"
+            yield textwrap.fill(_one_line(field.description), 100, initial_indent=" " * 6, subsequent_indent=" " * 6)
         for member in members:
-            kind = f" ({member.model_fields['type'].default})" if "type" in member.model_fields else ""
-            doc = " ".join((member.__doc__ or "").split())
+            family = f" ({member.model_fields['type'].default})" if "type" in member.model_fields else ""
             yield ""
-            yield f"{prefix}{name}{kind}: {doc}"
+            yield f"{prefix}{name}{family}: {_one_line(member.__doc__)}"
             yield from _help_lines(member, f"{prefix}{name}.")
-        if members:
-            continue
-        default = "required" if field.default is PydanticUndefined else json.dumps(field.default)
-        yield f"  {prefix}{name} = {default}   [{_type_name(field.annotation)}]"
-        yield textwrap.fill(
-            " ".join((field.description or "").split()), 100, initial_indent=" " * 6, subsequent_indent=" " * 6
-        )
 
 
-def _type_name(annotation: Any) -> str:
-    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    return text.replace("typing.Literal", "").replace("typing.", "").replace("NoneType", "null").replace("None", "null")
+def _kind(annotation: Any, bounds: Iterable[Any] = ()) -> str:
+    """What a setting takes, in words: `whole number > 0 or null`."""
+    parts = get_args(annotation)
+    match get_origin(annotation):
+        case typing.Annotated:
+            inner = [item for part in parts[1:] for item in getattr(part, "metadata", [part])]
+            return _kind(parts[0], [*inner, *bounds])
+        case typing.Literal:
+            return " | ".join(map(str, parts))
+        case typing.Union | types.UnionType:
+            return " or ".join(_kind(part) for part in parts)
+        case builtins.tuple:
+            return f"list of {_kind(parts[0])}"
+        case builtins.dict:
+            return "mapping"
+    limits = [
+        f"{sign} {getattr(bound, name)}" for bound in bounds for name, sign in _BOUNDS.items() if hasattr(bound, name)
+    ]
+    return " ".join([_WORDS[annotation], ", ".join(limits)]).strip()
+
+
+_WORDS = {int: "whole number", float: "number", str: "text", bool: "true | false", type(None): "null", Any: "any"}
+_BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+
+
+def _one_line(text: str | None) -> str:
+    return " ".join((text or "").split())

@@ -7,7 +7,7 @@ strictly. Later sources win; a changed `type` replaces its section instead of me
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from laser.config.errors import UserError
 
@@ -45,10 +46,7 @@ def load_config(cls: type[S], arguments: Sequence[str], default: Path | None) ->
             file = Path(text)
         else:
             overrides.append((key, _parse_value(key, text)))
-    mapping = read_yaml(file) if file is not None else {}
-    for key, value in overrides:
-        mapping = _merge(mapping, _nested(key, value))
-    return validate(cls, mapping)
+    return validate(cls, _with_settings(cls, read_yaml(file) if file is not None else {}, overrides))
 
 
 def read_yaml(path: Path, _open: tuple[Path, ...] = ()) -> Mapped:
@@ -58,12 +56,14 @@ def read_yaml(path: Path, _open: tuple[Path, ...] = ()) -> Mapped:
         UserError: no such file, a syntax error or a key given twice (with file:line), or files that extend each other.
     """
     path = path.expanduser()
-    if path.resolve() in _open:
-        raise UserError(f"{path}: extends itself by way of {' -> '.join(p.name for p in _open)}; break the cycle")
+    if path.resolve() in [parent.resolve() for parent in _open]:
+        chain = " -> ".join(parent.name for parent in (*_open, path))
+        raise UserError(f"{_open[-1]}: extends: {chain}; break the cycle")
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"config: {path}: {error.strerror or error}; name an existing YAML file") from error
+        whence = f"{_open[-1]}: extends" if _open else "config"
+        raise UserError(f"{whence}: {path}: {error.strerror or error}; name an existing YAML file") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text; save it as UTF-8") from error
     try:
@@ -77,14 +77,16 @@ def read_yaml(path: Path, _open: tuple[Path, ...] = ()) -> Mapped:
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path}: {_first_line(error)}; mend it") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}:1: holds {type(content).__name__}, wanted sections with keys; see configs/ for examples")
+        raise UserError(
+            f"{path}:1: holds {type(content).__name__}, wanted sections with keys; see configs/ for examples"
+        )
     mapping: Mapped = {str(key): value for key, value in content.items()}
     parents = mapping.pop("extends", [])
     if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
         raise UserError(f"{path}: extends: {parents!r}; wanted a list of files, such as [../data/ml-100k.yaml]")
     merged: Mapped = {}
     for parent in parents:
-        merged = _merge(merged, read_yaml(path.parent / parent, (*_open, path.resolve())))
+        merged = _merge(merged, read_yaml(path.parent / parent, (*_open, path)))
     return _merge(merged, mapping)
 
 
@@ -94,10 +96,7 @@ def validate(cls: type[S], mapping: Mapping[str, Any]) -> S:
     Raises:
         UserError: names the first wrong field, its value, what is wanted and, for unknown names, the likely one.
     """
-    try:
-        text = json.dumps(_with_families(cls, _without_removed(mapping)), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"configuration: {_first_line(error)}; use finite numbers, text, lists, true, false") from error
+    text = json.dumps(_with_families(cls, _without_removed(mapping)))
     try:
         return cls.model_validate_json(text)
     except ValidationError as error:
@@ -106,10 +105,8 @@ def validate(cls: type[S], mapping: Mapping[str, Any]) -> S:
 
 def with_overrides(config: S, overrides: Mapping[str, Any]) -> S:
     """The same configuration with dotted keys set to native values, validated like all others."""
-    mapping = config.model_dump(mode="json")
-    for key, value in overrides.items():
-        mapping = _merge(mapping, _nested(key, value))
-    return validate(type(config), mapping)
+    cls = type(config)
+    return validate(cls, _with_settings(cls, config.model_dump(mode="json"), list(overrides.items())))
 
 
 def flatten(config: BaseModel) -> dict[str, str | int | float | bool | None]:
@@ -137,15 +134,38 @@ def stage_key(name: str, *parts: Any) -> str:
     return f"{name}-{digest[:10]}"
 
 
-def setting_names(cls: type[BaseModel], key: str) -> list[str]:
-    """The settings of the section that holds a dotted key; empty where there is no such section."""
-    classes: list[type[BaseModel]] = [cls]
-    for part in key.split(".")[:-1]:
-        classes = [child for parent in classes if part in parent.model_fields for child in _sections(parent, part)]
-    return sorted({name for section in classes for name in section.model_fields})
+def settings(cls: type[BaseModel]) -> dict[str, list[FieldInfo]]:
+    """Every setting by its dotted key; several fields where the members of a family share a key."""
+    found: dict[str, list[FieldInfo]] = {}
+    for name, field in cls.model_fields.items():
+        members = sections(cls, name)
+        if not members:
+            found[name] = [field]
+        for member in members:
+            for key, fields in settings(member).items():
+                found.setdefault(f"{name}.{key}", []).extend(fields)
+    return found
 
 
-def _sections(cls: type[BaseModel], name: str) -> list[type[BaseModel]]:
+def no_such_setting(cls: type[BaseModel], key: str, siblings: Iterable[str] = ()) -> str:
+    """What to tell the user about an unknown dotted key, with the likely one: first of `siblings`, then of all."""
+    every = list(settings(cls))
+    section, _, name = key.rpartition(".")
+    siblings = siblings or [other[len(section) + 1 :] for other in every if other.startswith(f"{section}.")]
+    elsewhere = {other.rpartition(".")[2]: other for other in every}
+    close = difflib.get_close_matches(name, list(siblings), n=1)
+    close = close or [elsewhere[other] for other in difflib.get_close_matches(name, list(elsewhere), n=1, cutoff=0.8)]
+    return f"{key}: no such setting; " + (f"did you mean {close[0]}?" if close else "see --help for the settings")
+
+
+def complaint(error: ValidationError) -> str:
+    """Value and what is wanted, for the first thing that pydantic complains about."""
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"{json.dumps(first['input'])}; {message[0].lower()}{message[1:]}"
+
+
+def sections(cls: type[BaseModel], name: str) -> list[type[BaseModel]]:
     """The section classes that a field may hold: one, or the members of a family."""
     found: list[type[BaseModel]] = []
     queue: list[Any] = [cls.model_fields[name].annotation]
@@ -166,6 +186,14 @@ def _parse_value(key: str, text: str) -> Any:
         raise UserError(f"{key}: {text!r} cannot be read ({_first_line(error)}); quote it as YAML asks for") from error
     assert isinstance(container, dict)
     return container["value"]
+
+
+def _with_settings(cls: type[BaseModel], mapping: Mapped, overrides: Sequence[tuple[str, Any]]) -> Mapped:
+    """Set dotted keys, later ones over earlier ones; a `type` first, because it replaces the section of the others."""
+    mapping = _with_families(cls, mapping)
+    for key, value in sorted(overrides, key=lambda override: not override[0].endswith(".type")):
+        mapping = _merge(mapping, _nested(key, value))
+    return mapping
 
 
 def _nested(key: str, value: Any) -> Mapped:
@@ -211,9 +239,10 @@ def _refuse_duplicate_keys(path: Path, node: yaml.Node) -> None:
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
-            if key.value in seen:
-                raise UserError(f"{path}:{key.start_mark.line + 1}: {key.value!r} is given twice; keep one of them")
-            seen.add(key.value)
+            name = str(key.value)
+            if name in seen:
+                raise UserError(f"{path}:{key.start_mark.line + 1}: {name!r} is given twice; keep one of them")
+            seen.add(name)
             _refuse_duplicate_keys(path, value)
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
@@ -223,34 +252,31 @@ def _refuse_duplicate_keys(path: Path, node: yaml.Node) -> None:
 def _explain(cls: type[BaseModel], error: ValidationError) -> str:
     """One line for the first complaint: field, value, remedy."""
     first = error.errors()[0]
-    family = set()  # pydantic names the chosen member of a family in the path; the user did not write it
-    location = [str(part) for part in first["loc"]]
-    for depth in range(len(location)):
-        key = ".".join(part for index, part in enumerate(location[: depth + 1]) if index not in family)
-        if location[depth] not in setting_names(cls, key) and depth and _is_member(cls, location[:depth], location[depth]):
-            family.add(depth)
-    field = ".".join(part for index, part in enumerate(location) if index not in family)
-    value = first.get("input")
-    if first["type"] == "extra_forbidden":
-        name = field.rpartition(".")[2]
-        close = difflib.get_close_matches(name, setting_names(cls, field), n=1)
-        return f"{field}: no such setting; " + (f"did you mean {close[0]}?" if close else "see --help for the settings")
-    if first["type"] == "missing":
-        return f"{field}: missing; give {field}=<value>"
-    if first["type"].startswith("union_tag"):
-        options = first.get("ctx", {}).get("expected_tags", "")
-        tag = value.get("type") if isinstance(value, dict) else value
-        return f"{field}.type: {tag!r}; wanted one of {options}"
-    message = first["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
-    return f"{field}: {json.dumps(value)}; {message}" if field else message
+    names: list[str] = []
+    parents, here = [cls], [cls]
+    for part in map(str, first["loc"]):
+        chosen = [section for section in here if names and _family(section) == part]
+        if chosen:  # pydantic names the chosen member of a family; the user did not write it
+            here = chosen
+            continue
+        names.append(part)
+        parents, here = (
+            here,
+            [member for parent in here if part in parent.model_fields for member in sections(parent, part)],
+        )
+    field = ".".join(names)
+    match first["type"]:
+        case "extra_forbidden":
+            return no_such_setting(cls, field, [name for parent in parents for name in parent.model_fields])
+        case "missing":
+            return f"{field}: missing; give {field}=<value>"
+        case "union_tag_invalid":
+            return f"{field}.type: {json.dumps(first['input']['type'])}; wanted one of {first['ctx']['expected_tags']}"
+    return f"{field}: {complaint(error)}" if field else complaint(error)
 
 
-def _is_member(cls: type[BaseModel], path: Sequence[str], tag: str) -> bool:
-    sections = [cls]
-    for part in path:
-        sections = [child for parent in sections if part in parent.model_fields for child in _sections(parent, part)]
-    return any("type" in section.model_fields and section.model_fields["type"].default == tag for section in sections)
+def _family(section: type[BaseModel]) -> str | None:
+    return section.model_fields["type"].default if "type" in section.model_fields else None
 
 
 def _first_line(error: Exception) -> str:

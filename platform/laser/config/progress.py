@@ -32,7 +32,7 @@ class progress(Generic[T]):  # noqa: N801, used like a function
         self.items, self.label, self.unit, self.enabled = items, label, unit, enabled
         self.terminal = enabled and sys.stderr.isatty()
         self.notes: dict[str, float] = {}
-        self.done = 0
+        self.done = self.printed = 0
 
     def __enter__(self) -> "progress[T]":
         self.started = self.shown = time.monotonic()
@@ -55,7 +55,7 @@ class progress(Generic[T]):  # noqa: N801, used like a function
     ) -> None:
         if self.terminal:
             self.bar.close()
-        if self.enabled:
+        if self.enabled and (self.done != self.printed or not self.done):
             self._print()
 
     def note(self, **values: float) -> None:
@@ -63,9 +63,11 @@ class progress(Generic[T]):  # noqa: N801, used like a function
         self.notes.update(values)
 
     def _print(self) -> None:
-        self.shown = time.monotonic()
+        self.shown, self.printed = time.monotonic(), self.done
         seconds = self.shown - self.started
         rate = self.done / seconds if seconds > 0 else 0.0
         notes = "".join(f", {name} {value:.4g}" for name, value in self.notes.items())
-        line = f"{self.label}: {self.done}/{len(self.items)} {self.unit}, {seconds:.0f} s, {rate:.2f} {self.unit}/s{notes}"
+        line = (
+            f"{self.label}: {self.done}/{len(self.items)} {self.unit}, {seconds:.0f} s, {rate:.2f} {self.unit}/s{notes}"
+        )
         print(line, file=sys.stderr, flush=True)

@@ -5,7 +5,7 @@ Shape suffixes: B batch, N history items, C recommender width, T text tokens, H 
 Parameters under `llm.` are frozen; all others are trained.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,7 @@ from laser.models.bituning import BiTuning
 from laser.models.mformer import MFormer, Routing
 
 
-@dataclass(frozen=True)
-class LaserOutput:
+class LaserOutput(NamedTuple):
     """What one pass gives for each history."""
 
     representation_BH: Tensor

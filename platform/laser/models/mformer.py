@@ -1,17 +1,19 @@
 """M-Former: a mixture of query experts that turns a recommender's encoding of a user into an LLM prefix.
 
 Shape suffixes: B batch, N history items, C recommender width, K experts, L virtual tokens, D width, H LLM width.
+
+Outputs are named tuples: ZeRO-3 finds the tensors in tuples and gathers weights for their backward pass; it does not look into
+dataclasses.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
 
-@dataclass(frozen=True)
-class Routing:
+class Routing(NamedTuple):
     """Which expert handles each user, and how sure the router is."""
 
     gate_BNK: Tensor
@@ -41,8 +43,7 @@ class Router(nn.Module):
         return Routing(gate_BNK=gate_BNK, gate_BK=gate_BK, expert_B=gate_BK.argmax(dim=-1))
 
 
-@dataclass(frozen=True)
-class MFormerOutput:
+class MFormerOutput(NamedTuple):
     """The prefix of each user and how it was routed."""
 
     prefix_BLH: Tensor

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from deepspeed.utils import safe_get_full_optimizer_state
 from torch import Tensor, nn
 
-from laser.config.schema import TrainingConfig
+from laser.config.schema import LLMConfig, TrainingConfig
 from laser.models.laser import Laser, LaserOutput
 from laser.models.llm import empty_llm, llm_config, llm_weights
 from laser.training.engine import (
@@ -55,16 +55,17 @@ def deepspeed_config(config: TrainingConfig) -> dict[str, Any]:
     }
 
 
-def sharded_llm(directory: Path, dtype: torch.dtype, num_layers: int | None, config: TrainingConfig) -> nn.Module:
+def sharded_llm(directory: Path, dtype: torch.dtype, llm_settings: LLMConfig, training: TrainingConfig) -> nn.Module:
     """The frozen decoder under ZeRO-3: built in shards, filled in shards; no worker ever holds it whole.
 
     Building inside `zero.Init` makes each module's tensors and splits them at once; filling reads one tensor's own slice at a
     time from the memory-mapped file. So the peak is the shard plus the largest single tensor.
     """
     # Init's own dtype argument is ignored where the device lacks fp16 (deepspeed 0.19.8), so the dtype goes in as a config.
-    settings = deepspeed_config(config) | {"bf16": {"enabled": dtype == torch.bfloat16}}
+    settings = deepspeed_config(training) | {"bf16": {"enabled": dtype == torch.bfloat16}}
+    remote_code = llm_settings.trust_remote_code
     with deepspeed.zero.Init(config_dict_or_path=settings):
-        llm = empty_llm(llm_config(directory, num_layers), dtype)
+        llm = empty_llm(llm_config(directory, llm_settings.num_layers, remote_code), dtype, remote_code)
     parameters = dict(llm.named_parameters())
     rank = dist.get_rank()
     for name, weight in llm_weights(directory, list(parameters)):
@@ -86,7 +87,7 @@ class DeepSpeedEngine:
         self.device = device
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.stage = config.zero_stage
-        if not (self.stage == 3):  # noqa: PLR2004
+        if self.stage != 3:  # noqa: PLR2004
             laser.to(device)
         self.engine, *_ = deepspeed.initialize(
             model=laser,

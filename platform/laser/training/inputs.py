@@ -18,7 +18,7 @@ from laser.data.batches import pad_right
 from laser.data.dataset import Dataset, Examples
 from laser.data.prepare import prepare_dataset
 from laser.data.prompts import Prompts
-from laser.models.llm import embedding_std, load_tokenizer
+from laser.models.llm import embedding_std, llm_config, load_tokenizer
 from laser.models.llm_source import resolve_llm
 from laser.recommenders.encodings import Encodings, user_encodings
 from laser.training.engine import Batch
@@ -90,6 +90,7 @@ def prepare_inputs(config: Experiment) -> Inputs:
     cache = Path(config.cache_dir).expanduser()
     dataset = prepare_dataset(config.data, cache)
     llm_directory = resolve_llm(config.llm.source, cache)
+    llm_config(llm_directory, config.llm.num_layers, config.llm.trust_remote_code)  # a wrong depth shows here, not in a worker
     recommender, info = pretrained_recommender(config.recommender, dataset, cache)
     recommender_directory = Path(info["path"])
     prompts = Prompts.build(dataset, config.prompt, load_tokenizer(llm_directory), cache)
@@ -113,7 +114,7 @@ def prepare_inputs(config: Experiment) -> Inputs:
         llm_directory=llm_directory,
         recommender_directory=recommender_directory,
         recommender_width=recommender.hidden_size,
-        embedding_std=embedding_std(llm_directory),
+        embedding_std=embedding_std(llm_directory, config.llm.trust_remote_code),
         train=histories("train", sampled(dataset.examples("train"), training.train_users)),
         val=histories("val", sampled(dataset.examples("val"), training.validation_users)),
         test=histories("test", dataset.examples("test")),

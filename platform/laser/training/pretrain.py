@@ -94,8 +94,8 @@ def train_recommender(
     sequences, validation = training_sequences(dataset, config.max_history + 1), dataset.examples("val")
     if not sequences or not len(validation):
         raise UserError(
-            f"data.path: {dataset.name} has {len(sequences)} training sequences of 2 items or more, and {len(validation)}"
-            " users to validate with; give more data, or lower data.k_core and data.min_rating"
+            f"data.path: {dataset.name} has {len(sequences)} training sequences of 2 items or more, and "
+            f"{len(validation)} users to validate with; give more data, or lower data.k_core and data.min_rating"
         )
     lengths = np.array([len(sequence) for sequence in sequences])
     started, train_seconds = time.perf_counter(), 0.0

@@ -45,8 +45,8 @@ def connect(dashboard: bool = False) -> None:
         return
     address = os.environ.get("RAY_ADDRESS", "local")
     if address == "local" and "RAY_AUTH_MODE" not in os.environ:
-        # Ray listens on all interfaces, so a token keeps strangers out. Left to itself, ray.init() would write one into the
-        # home directory, and every later `ray start` of this account would refuse whoever does not send it.
+        # Ray listens on all interfaces, so a token keeps strangers out. Left to itself, ray.init() would write one into
+        # the home directory, and every later `ray start` of this account would refuse whoever does not send it.
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         Config.initialize("")  # has Ray read them again, as ray.init() itself does
     ray.init(address=address, include_dashboard=dashboard, log_to_driver=True, logging_level="warning")
