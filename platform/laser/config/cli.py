@@ -35,7 +35,8 @@ def run_job(
     """Run a job's `main` and leave the process.
 
     Args:
-        main: takes the configuration, returns the summary. It imports what is heavy itself, so that `--help` stays fast.
+        main: takes the configuration, returns the summary. It imports what is heavy itself, so that `--help` stays
+            fast.
         config_class: the schema of the job's configuration.
         default: the YAML file that applies without `config=`.
         arguments: command-line words; those of this process by default.
@@ -68,7 +69,7 @@ def run_job(
 
 @contextmanager
 def summary_only_on_stdout() -> Iterator[None]:
-    """Send what libraries and child processes print to standard error, so that standard output ends in the summary alone."""
+    """Send what libraries and child processes print to standard error; standard output ends in the summary."""
     sys.stdout.flush()
     real = os.dup(1)
     os.dup2(2, 1)

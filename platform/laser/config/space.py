@@ -111,7 +111,10 @@ def _domain(key: str, definition: Any, config_class: type[BaseModel]) -> Domain:
     if not isinstance(values, list | tuple) or kind not in ("choice", *_RANGES):
         raise UserError(f"space.{key}: {_text(definition)}; give one of {_KINDS}")
     domain = _choice(key, values) if kind == "choice" else _range(key, kind, values)
-    types = [TypeAdapter(Annotated[field.annotation, field], config=config_class.model_config) for field in every[key]]
+    types: list[TypeAdapter[Any]] = [
+        TypeAdapter(Annotated[field.annotation, field], config=config_class.model_config)  # type: ignore[arg-type]
+        for field in every[key]
+    ]
     for value in _samples(domain):
         _check(key, value, types)
     return domain

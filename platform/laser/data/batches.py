@@ -1,4 +1,4 @@
-"""Batches of variable-length histories: padded to the right, of similar length, in an order that no worker count changes."""
+"""Batches of histories: padded to the right, of similar length, in an order that no number of workers changes."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 Indices = NDArray[np.int64]
 
 WINDOW_BATCHES = 32
-"""Batches whose examples are sorted by length together: enough to fill batches evenly, few enough to keep the order random."""
+"""Batches whose examples are sorted by length together: many fill evenly, few keep the order random."""
 
 
 def pad_right(sequences: Sequence[NDArray[np.int32]], padding: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -27,8 +27,8 @@ def pad_right(sequences: Sequence[NDArray[np.int32]], padding: int) -> tuple[NDA
 def training_batches(lengths: NDArray[np.int64], batch_size: int, seed: int, epoch: int) -> list[Indices]:
     """Every example once, in batches of similar length; a function of (seed, epoch) alone.
 
-    The examples are shuffled, sorted by length within windows of `WINDOW_BATCHES` batches, cut into batches, and the batches
-    shuffled. Only one batch may be smaller than `batch_size`.
+    The examples are shuffled, sorted by length within windows of `WINDOW_BATCHES` batches, cut into batches, and the
+    batches shuffled. Only one batch may be smaller than `batch_size`.
     """
     random = np.random.default_rng([seed, epoch])
     order = random.permutation(len(lengths))

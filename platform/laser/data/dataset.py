@@ -125,7 +125,7 @@ class Dataset:
         """
         first = self.offsets[:-1]
         if split == "train":
-            users = np.flatnonzero(self._ends("train") >= 2)  # noqa: PLR2004, one to read and one to predict
+            users = np.flatnonzero(self._ends("train") >= 2)  # one to read and one to predict
             ends = first[users] + self._ends("train")[users] - 1
             if every_prefix:
                 counts = ends - first[users]

@@ -1,6 +1,7 @@
 """From raw interactions to a prepared dataset: filter, order, number, split, write.
 
-The result is keyed by the settings and by the content of the source files, so it is made once; it is written aside and renamed.
+The result is keyed by the settings and by the content of the source files, so it is made once; it is written aside and
+renamed.
 """
 
 import hashlib
@@ -9,6 +10,7 @@ import logging
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -75,13 +77,13 @@ def _filter(raw: RawData, config: DataConfig) -> _Filtered:
     rejected["interactions_outside_k_core"] = int(keep.sum() - core.sum())
     if not core.any():
         raise UserError(
-            f"data.path: {config.path}: no interaction is left (min_rating {config.min_rating}, k_core {config.k_core}, "
-            f"{rejected}); lower data.k_core or data.min_rating"
+            f"data.path: {config.path}: no interaction is left (min_rating {config.min_rating}, "
+            f"k_core {config.k_core}, {rejected}); lower data.k_core or data.min_rating"
         )
     chosen = np.flatnonzero(core)
     users = raw.user_rows[chosen]
-    # lexsort is stable: equal times keep the order of the file. A fixed split goes before time, as its parts are in order.
-    keys = [raw.timestamps[chosen]] if raw.timestamps is not None else []
+    # lexsort is stable: equal times keep the order of the file. A fixed split goes before time.
+    keys: list[NDArray[Any]] = [raw.timestamps[chosen]] if raw.timestamps is not None else []
     keys += [raw.split[chosen]] if raw.split is not None else []
     chosen = chosen[np.lexsort([*keys, users])]
     ordered = replace(
@@ -94,9 +96,7 @@ def _filter(raw: RawData, config: DataConfig) -> _Filtered:
     return _Filtered(ordered, rejected)
 
 
-def k_core(
-    users: NDArray[np.int64], items: NDArray[np.int64], keep: NDArray[np.bool_], k: int
-) -> NDArray[np.bool_]:
+def k_core(users: NDArray[np.int64], items: NDArray[np.int64], keep: NDArray[np.bool_], k: int) -> NDArray[np.bool_]:
     """The interactions of the largest subset in which each user and item has at least k of them."""
     while True:
         enough_users = np.bincount(users[keep], minlength=users.max() + 1) >= k

@@ -4,8 +4,9 @@
     >> 1. {title} (brand: {brand}, category: {category})
     >> 2. ...
 
-Instruction, numbers and items are each turned into tokens once; a prompt is a concatenation of these segments. A single item is a
-history of one item, so users and items share the template (arXiv 2409.01605, section 2 of docs/method.md).
+Instruction, numbers and items are each turned into tokens once; a prompt is a concatenation of these segments. A
+single item is a history of one item, so users and items share the template (arXiv 2409.01605, section 2 of
+docs/method.md).
 """
 
 import os

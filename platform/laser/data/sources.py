@@ -1,7 +1,8 @@
 """Raw interactions and items, in whatever layout they come, as one table of each.
 
-Three families of layouts have a reader each: RecFormer's JSON folders (`sources_recformer`), RecBole's atomic files and CSV or
-Parquet pairs (both in `sources_tables`). A reader checks its input and names the file and line of what is wrong.
+Three families of layouts have a reader each: RecFormer's JSON folders (`sources_recformer`), RecBole's atomic files
+and CSV or Parquet pairs (both in `sources_tables`). A reader checks its input and names the file and line of what is
+wrong.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,8 @@
 """RecFormer's JSON folders: users' item lists already split, and a dictionary of item attributes.
 
-    train.json            user → [item, ...] in time order      val.json, test.json   user → [item]
-    meta_data.json        raw item id → {title, brand, ...}
-    smap.json, umap.json  raw item id → item, raw user id → user
+train.json            user → [item, ...] in time order      val.json, test.json   user → [item]
+meta_data.json        raw item id → {title, brand, ...}
+smap.json, umap.json  raw item id → item, raw user id → user
 """
 
 import json
@@ -39,7 +39,7 @@ def read_recformer(directory: Path, config: DataConfig) -> RawData:
             row = users.setdefault(user, len(users))
             for item in sequence:
                 if type(item) is not int or item not in row_of_item:
-                    raise _bad(path, texts[name], user, f"has item {item!r}, which smap.json lacks; add it, or remove it here")
+                    raise _bad(path, texts[name], user, f"has item {item!r}, which smap.json lacks; add or remove it")
                 user_rows.append(row)
                 item_rows.append(row_of_item[item])
                 split.append(number)
@@ -97,7 +97,7 @@ def _read(path: Path) -> str:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}:{line}: byte {content[error.start]:#04x} is not UTF-8; save the file as UTF-8") from error
+        raise UserError(f"{path}:{line}: byte {content[error.start]:#04x} is not UTF-8; save it as UTF-8") from error
 
 
 def _parse(path: Path, text: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Tabular sources: RecBole's atomic files, and pairs of CSV or Parquet files.
 
-RecBole: `<name>.inter` and `<name>.item`, tab-separated, with typed headers such as `user_id:token`. Pairs: `interactions` (user, item,
-timestamp, and rating where one filters by it) and `items` (item, title, any attributes).
+RecBole: `<name>.inter` and `<name>.item`, tab-separated, with typed headers such as `user_id:token`. Pairs:
+`interactions` (user, item, timestamp, and rating where one filters by it) and `items` (item, title, any attributes).
 """
 
 import csv as text_csv
@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pyarrow import csv
 
 from laser.config.errors import UserError
 from laser.config.schema import DataConfig
@@ -45,16 +45,18 @@ def read_recbole(directory: Path, config: DataConfig) -> RawData:
     """Read the `.inter` and `.item` files of a folder."""
     interactions = _read_delimited(_only(directory, "*.inter"), "\t", typed_header=True)
     items = _read_delimited(_only(directory, "*.item"), "\t", typed_header=True)
-    return _assemble(directory, config, interactions, items, config.user_column or "user_id", config.item_column or "item_id")
+    user_column, item_column = config.user_column or "user_id", config.item_column or "item_id"
+    return _assemble(directory, config, interactions, items, user_column, item_column)
 
 
 def read_pairs(directory: Path, config: DataConfig) -> RawData:
     """Read `interactions.{csv,parquet}` and `items.{csv,parquet}`."""
-    files = []
+    files: list[_File] = []
     for name in ("interactions", "items"):
         path = _only(directory, f"{name}.csv", f"{name}.parquet")
         files.append(_read_delimited(path, ",", typed_header=False) if path.suffix == ".csv" else _read_parquet(path))
-    return _assemble(directory, config, *files, config.user_column or "user", config.item_column or "item")
+    interactions, items = files
+    return _assemble(directory, config, interactions, items, config.user_column or "user", config.item_column or "item")
 
 
 def _only(directory: Path, *patterns: str) -> Path:
@@ -109,7 +111,7 @@ def _read_parquet(path: Path) -> _File:
     try:
         table = pq.read_table(path, memory_map=True)
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}:1: not a whole Parquet file ({str(error).splitlines()[0]}); fetch or write it again") from error
+        raise UserError(f"{path}:1: not a whole Parquet file ({str(error).splitlines()[0]}); write it again") from error
     if not table.num_rows:
         raise UserError(f"{path}:1: no rows; wanted rows")
     return _File(path, table, first_line=1)
@@ -121,7 +123,7 @@ def _assemble(
     item_table = _item_table(config, items, item_column)
     users = _as_text(interactions.column(user_column, "user_column"))
     chosen = _as_text(interactions.column(item_column, "item_column"))
-    _refuse(interactions, pc.equal(users, ""), lambda row: f"no user in column {user_column!r}; fill it, or remove the row")
+    _refuse(interactions, pc.equal(users, ""), lambda row: f"no user in column {user_column!r}; fill or remove it")
     item_rows = pc.index_in(chosen, item_table.column("raw_id").combine_chunks())
     _refuse(
         interactions,
@@ -233,7 +235,8 @@ def _well_rated(file: _File, config: DataConfig) -> tuple[NDArray[np.bool_], dic
     except pa.ArrowInvalid:
         row = next(row for row in range(len(text)) if _cast(text.slice(row, 1), _fractions) is None)
         raise UserError(
-            f"{file.where(row)}: {config.rating_column} {text[row].as_py()!r} is no number; mend it, or drop data.min_rating"
+            f"{file.where(row)}: {config.rating_column} {text[row].as_py()!r} is no number; mend it, or "
+            "drop data.min_rating"
         ) from None
     keep = ratings >= config.min_rating
     return keep, {"interactions_below_min_rating": int((~keep).sum())}

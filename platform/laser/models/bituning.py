@@ -5,6 +5,7 @@ Shape suffixes: B batch, L prefix length, T text tokens, S = L + T + 1 the whole
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 
 class BiTuning(nn.Module):
@@ -12,8 +13,9 @@ class BiTuning(nn.Module):
 
     Args:
         llm_width: H.
-        embedding_std: scale of the LLM's input embeddings. A suffix of another scale reads little from the text: at std .02
-            under embeddings of .136, untrained validation NDCG@10 was .005 instead of .04 (SmolLM2, Scientific_mini).
+        embedding_std: scale of the LLM's input embeddings. A suffix of another scale reads little from the text: at
+            std .02 under embeddings of .136, untrained validation NDCG@10 was .005 instead of .04 (SmolLM2,
+            Scientific_mini).
     """
 
     def __init__(self, llm_width: int, embedding_std: float) -> None:
@@ -21,11 +23,12 @@ class BiTuning(nn.Module):
         self.suffix = nn.Parameter(torch.empty(llm_width))
         nn.init.normal_(self.suffix, std=embedding_std)
 
-    def forward(self, llm: nn.Module, prefix_BLH: Tensor, token_ids_BT: Tensor, token_mask_BT: Tensor) -> Tensor:
+    def forward(self, llm: PreTrainedModel, prefix_BLH: Tensor, token_ids_BT: Tensor, token_mask_BT: Tensor) -> Tensor:
         """Run `[prefix; text; suffix]` through the LLM once and return the suffix's last hidden state.
 
-        The text is right-padded and the suffix follows its last real token, so what comes after the suffix is padding alone; under
-        causal attention nothing before can see it. No attention mask is needed, which keeps the fast attention kernels.
+        The text is right-padded and the suffix follows its last real token, so what comes after the suffix is padding
+        alone; under causal attention nothing before can see it. No attention mask is needed, which keeps the fast
+        attention kernels.
 
         Args:
             llm: decoder without LM head that takes `inputs_embeds`.
@@ -36,7 +39,7 @@ class BiTuning(nn.Module):
         Returns:
             representation_BH, float32.
         """
-        with torch.no_grad():  # frozen and at the leaves: no graph needed. Through the module, as ZeRO-3 gathers its weight.
+        with torch.no_grad():  # frozen leaves need no graph; through the module, because ZeRO-3 gathers its weight
             text_BTH = llm.get_input_embeddings()(token_ids_BT)
         rows = torch.arange(len(token_ids_BT), device=token_ids_BT.device)
         lengths_B = token_mask_BT.sum(dim=1)

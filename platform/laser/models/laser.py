@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from laser.config.schema import Experiment
@@ -33,7 +34,7 @@ class Laser(nn.Module):
         bituning: holds the suffix and runs the LLM.
     """
 
-    def __init__(self, llm: nn.Module, mformer: MFormer, bituning: BiTuning) -> None:
+    def __init__(self, llm: PreTrainedModel, mformer: MFormer, bituning: BiTuning) -> None:
         super().__init__()
         self.llm = llm.requires_grad_(False)
         self.mformer = mformer
@@ -78,14 +79,15 @@ class Laser(nn.Module):
         super().train(mode)
         self.llm.eval()
         if self._recompute:
-            # transformers recomputes a block only while its own flag says training; its submodules, dropout among them, stay.
+            # transformers recomputes a block only while its own flag says training; its submodules, dropout among
+            # them, stay.
             for module in self.llm.modules():
                 if isinstance(module, GradientCheckpointingLayer):
                     module.training = mode
         return self
 
 
-def build_laser(config: Experiment, llm: nn.Module, recommender_width: int, embedding_std: float) -> Laser:
+def build_laser(config: Experiment, llm: PreTrainedModel, recommender_width: int, embedding_std: float) -> Laser:
     """Laser around a loaded LLM, initialised from `training.seed` alone: the same on every worker.
 
     Args:

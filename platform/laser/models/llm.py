@@ -1,6 +1,7 @@
 """Loading the frozen LLM's weights: whole in one process, or tensor by tensor for a sharded one.
 
-`laser.models.llm_source` finds the files; this module reads them. Any decoder of `transformers` that takes `inputs_embeds` works.
+`laser.models.llm_source` finds the files; this module reads them. Any decoder of `transformers` that takes
+`inputs_embeds` works.
 """
 
 import json
@@ -11,8 +12,15 @@ from typing import Literal
 import torch
 import transformers
 from safetensors import safe_open
-from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.initialization import no_init_weights
 
 from laser.config.errors import UserError
@@ -21,8 +29,8 @@ from laser.config.errors import UserError
 def choose_dtype(name: Literal["auto", "bf16", "fp32"], device: torch.device) -> torch.dtype:
     """The arithmetic of the frozen LLM.
 
-    `auto` takes bf16 where the hardware multiplies it natively (a GPU; AMX or AVX-512 BF16 on a CPU), else fp32: emulated, bf16
-    products ran 25 to 200 times slower than fp32 ones on an AVX2 machine.
+    `auto` takes bf16 where the hardware multiplies it natively (a GPU; AMX or AVX-512 BF16 on a CPU), else fp32:
+    emulated, bf16 products ran 25 to 200 times slower than fp32 ones on an AVX2 machine.
     """
     if name == "auto":
         capabilities = torch.cpu.get_capabilities()
@@ -44,7 +52,8 @@ def llm_config(directory: Path, num_layers: int | None, trust_remote_code: bool 
     if num_layers is not None:
         if num_layers > decoder.num_hidden_layers:
             raise UserError(
-                f"llm.num_layers: {num_layers} is more than the {decoder.num_hidden_layers} blocks of {directory.name}; lower it"
+                f"llm.num_layers: {num_layers} is more than the {decoder.num_hidden_layers} blocks of {directory.name}"
+                "; lower it"
             )
         decoder.num_hidden_layers = num_layers
         if getattr(decoder, "layer_types", None):  # models with mixed attention list one type per block
@@ -52,15 +61,15 @@ def llm_config(directory: Path, num_layers: int | None, trust_remote_code: bool 
     return config
 
 
-def empty_llm(config: PretrainedConfig, dtype: torch.dtype, trust_remote_code: bool = False) -> nn.Module:
-    """The decoder without LM head and without weights, built under whatever context the caller has set (`zero.Init`, meta)."""
+def empty_llm(config: PretrainedConfig, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The decoder without LM head and weights, built under the context that the caller has set (`zero.Init`, meta)."""
     with no_init_weights():
         return AutoModel.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
 
 
 def load_llm(
     directory: Path, dtype: torch.dtype, num_layers: int | None, device: torch.device, trust_remote_code: bool = False
-) -> nn.Module:
+) -> PreTrainedModel:
     """The whole decoder without LM head on one device, in evaluation mode, without gradients."""
     config = llm_config(directory, num_layers, trust_remote_code)
     transformers.logging.set_verbosity_error()  # else it reports the head and the blocks that are left out, at length
@@ -99,7 +108,9 @@ def _files_by_weight(directory: Path) -> dict[str, Path]:
         return {name: directory / file for name, file in json.loads(index.read_text())["weight_map"].items()}
     single = directory / "model.safetensors"
     if not single.is_file():
-        raise UserError(f"llm.source: {directory} has no model.safetensors; only safetensors weights are read, no pickles")
+        raise UserError(
+            f"llm.source: {directory} has no model.safetensors; only safetensors weights are read, no pickles"
+        )
     with safe_open(single, framework="pt") as file:
         return dict.fromkeys(file.keys(), single)
 

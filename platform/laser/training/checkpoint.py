@@ -8,8 +8,8 @@ A checkpoint is a directory `checkpoints/<stage>-epoch<number>` of the run:
     state.json                   position in the training, settings, metrics so far, which checkpoint is best
     checksums.json               SHA-256 of the files above; written last
 
-It is written beside its place and renamed into it, so it is there whole or not at all; a file that changed later fails its
-checksum, and the checkpoint before it is used.
+It is written beside its place and renamed into it, so it is there whole or not at all; a file that changed later fails
+its checksum, and the checkpoint before it is used.
 """
 
 import hashlib
@@ -157,7 +157,8 @@ def check_same_settings(state: TrainingState, settings: Mapping[str, Any]) -> No
         before, now = state.settings.get(key), settings.get(key)
         if before != now:
             raise UserError(
-                f"{key}: {now!r} differs from {before!r} of the run to resume; set it back, or start a run of another name"
+                f"{key}: {now!r} differs from {before!r} of the run to resume; set it back, or start a run of "
+                "another name"
             )
 
 

@@ -1,9 +1,9 @@
 """DeepSpeed ZeRO under the training loop; the only module that imports deepspeed.
 
 ZeRO-3 keeps 1/world_size of every tensor on each worker, of the frozen LLM too: the model is built empty inside
-`deepspeed.zero.Init`, and each worker then reads its own slice of each tensor from the safetensors file. Checkpoints do not
-go through DeepSpeed's own format, which cannot be read at another world size: the trainable weights and their moments are
-small, so they are gathered, and written in full shape (`laser.training.checkpoint`).
+`deepspeed.zero.Init`, and each worker then reads its own slice of each tensor from the safetensors file. Checkpoints
+do not go through DeepSpeed's own format, which cannot be read at another world size: the trainable weights and their
+moments are small, so they are gathered, and written in full shape (`laser.training.checkpoint`).
 """
 
 import logging
@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from deepspeed.utils import safe_get_full_optimizer_state
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from laser.config.schema import LLMConfig, TrainingConfig
 from laser.models.laser import Laser, LaserOutput
@@ -55,18 +56,20 @@ def deepspeed_config(config: TrainingConfig) -> dict[str, Any]:
     }
 
 
-def sharded_llm(directory: Path, dtype: torch.dtype, llm_settings: LLMConfig, training: TrainingConfig) -> nn.Module:
+def sharded_llm(
+    directory: Path, dtype: torch.dtype, llm_settings: LLMConfig, training: TrainingConfig
+) -> PreTrainedModel:
     """The frozen decoder under ZeRO-3: built in shards, filled in shards; no worker ever holds it whole.
 
-    Building inside `zero.Init` makes each module's tensors and splits them at once; filling reads one tensor's own slice at a
-    time from the memory-mapped file. So the peak is the shard plus the largest single tensor.
+    Building inside `zero.Init` makes each module's tensors and splits them at once; filling reads one tensor's own
+    slice at a time from the memory-mapped file. So the peak is the shard plus the largest single tensor.
     """
-    # Init's own dtype argument is ignored where the device lacks fp16 (deepspeed 0.19.8), so the dtype goes in as a config.
+    # Init's own dtype argument is ignored where the device lacks fp16 (deepspeed 0.19.8): the dtype goes in as config.
     settings = deepspeed_config(training) | {"bf16": {"enabled": dtype == torch.bfloat16}}
     remote_code = llm_settings.trust_remote_code
     with deepspeed.zero.Init(config_dict_or_path=settings):
         llm = empty_llm(llm_config(directory, llm_settings.num_layers, remote_code), dtype, remote_code)
-    parameters = dict(llm.named_parameters())
+    parameters: dict[str, Any] = dict(llm.named_parameters())
     rank = dist.get_rank()
     for name, weight in llm_weights(directory, list(parameters)):
         shard = parameters[name].ds_tensor
@@ -87,7 +90,7 @@ class DeepSpeedEngine:
         self.device = device
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.stage = config.zero_stage
-        if self.stage != 3:  # noqa: PLR2004
+        if self.stage != 3:
             laser.to(device)
         self.engine, *_ = deepspeed.initialize(
             model=laser,
@@ -151,7 +154,9 @@ class DeepSpeedEngine:
                 moments[name].zero_()
             if state:
                 moments["step"].copy_(state["step"].reshape(()))
-        for name, parameter in named.items() if state else ():
+        if not state:
+            return
+        for name, parameter in named.items():
             for moment in ("exp_avg", "exp_avg_sq"):
                 self._write_moment(parameter, moment, state[f"{name}.{moment}"])
 
@@ -161,11 +166,11 @@ class DeepSpeedEngine:
     def _materialise_moments(self) -> None:
         """Create Adam's moments for this worker's flat partitions now rather than in the first step.
 
-        So they can be restored before it; and ZeRO-2 links parameters to moments after the first *group* has stepped, which
-        leaves the other groups without (deepspeed 0.19.8).
+        So they can be restored before it; and ZeRO-2 links parameters to moments after the first *group* has stepped,
+        which leaves the other groups without (deepspeed 0.19.8).
         """
         zero = self.engine.optimizer
-        sharded = self.stage == 3  # noqa: PLR2004
+        sharded = self.stage == 3
         for flat in zero.fp32_partitioned_groups_flat if sharded else zero.single_partition_of_fp32_groups:
             zero.optimizer.state[flat] = {
                 "step": torch.zeros((), dtype=torch.float32),
@@ -175,8 +180,8 @@ class DeepSpeedEngine:
         if not sharded:
             zero._lazy_init_hp_params_optimizer_state()
 
-    def _write_moment(self, parameter: nn.Parameter, moment: str, full: Tensor) -> None:
-        if self.stage == 3:  # noqa: PLR2004
+    def _write_moment(self, parameter: Any, moment: str, full: Tensor) -> None:
+        if self.stage == 3:
             # safe_set_full_optimizer_state fails where a tensor does not divide by the workers (no padding).
             own, _ = parameter._z3_optimizer._get_fp32_opt_state_partition(
                 parameter, release_swap_buffers=False, optim_state_key=moment
@@ -186,10 +191,10 @@ class DeepSpeedEngine:
         else:
             parameter.set_full_hp_param(full, moment)
 
-    def _gathered(self, parameter: nn.Parameter, writer: int | None = None) -> Any:
-        return deepspeed.zero.GatheredParameters([parameter], modifier_rank=writer, enabled=self.stage == 3)  # noqa: PLR2004
+    def _gathered(self, parameter: Tensor, writer: int | None = None) -> Any:
+        return deepspeed.zero.GatheredParameters([parameter], modifier_rank=writer, enabled=self.stage == 3)
 
-    def _full(self, parameter: nn.Parameter) -> Tensor:
+    def _full(self, parameter: Tensor) -> Tensor:
         with self._gathered(parameter):
             return parameter.detach().clone()
 

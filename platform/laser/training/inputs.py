@@ -1,7 +1,7 @@
 """Everything that a run reads and shares with other runs: dataset, frozen LLM's files, recommender, encodings, prompts.
 
-Each stage is cached under a key made of its own settings and inputs, so a sweep over K and L pays for it once; opening what
-is cached takes a moment, and each worker does it for itself.
+Each stage is cached under a key made of its own settings and inputs, so a sweep over K and L pays for it once; opening
+what is cached takes a moment, and each worker does it for itself.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,9 @@ class Histories:
     def __len__(self) -> int:
         return len(self.examples)
 
-    def batch(self, indices: Sequence[int] | NDArray[np.int64], weights: Sequence[float], device: torch.device) -> Batch:
+    def batch(
+        self, indices: Sequence[int] | NDArray[np.int64], weights: Sequence[float], device: torch.device
+    ) -> Batch:
         """Right-padded tensors of the examples; `weights` is 1 for real ones and 0 for those that fill a share."""
         indices = np.asarray(indices)
         token_ids, token_mask = pad_right([self.prompts.tokens(self.examples.history(int(i))) for i in indices], 0)
@@ -90,7 +92,7 @@ def prepare_inputs(config: Experiment) -> Inputs:
     cache = Path(config.cache_dir).expanduser()
     dataset = prepare_dataset(config.data, cache)
     llm_directory = resolve_llm(config.llm.source, cache)
-    llm_config(llm_directory, config.llm.num_layers, config.llm.trust_remote_code)  # a wrong depth shows here, not in a worker
+    llm_config(llm_directory, config.llm.num_layers, config.llm.trust_remote_code)  # a wrong depth shows here
     recommender, info = pretrained_recommender(config.recommender, dataset, cache)
     recommender_directory = Path(info["path"])
     prompts = Prompts.build(dataset, config.prompt, load_tokenizer(llm_directory), cache)

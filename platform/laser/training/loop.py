@@ -82,8 +82,8 @@ def own_micro_batches(
 ) -> list[Batch]:
     """This worker's share of a global batch, in micro-batches: equally many on every worker, of equal size.
 
-    Workers without a real example left take the batch's first one with weight 0, because under ZeRO-3 every forward pass
-    is a collective operation.
+    Workers without a real example left take the batch's first one with weight 0, because under ZeRO-3 every forward
+    pass is a collective operation.
     """
     own = share(indices, engine.rank, engine.world_size)
     size = ceil(len(indices) / engine.world_size)
@@ -115,7 +115,7 @@ def representations(
 
 
 def encode_items(engine: Engine, items: Histories, config: TrainingConfig) -> Tensor:
-    """All item embeddings `I` (I, H), float32, on every worker; each encodes its part of the catalogue (paper, section 5)."""
+    """All item embeddings `I` (I, H), float32, on every worker; each encodes its part of the catalogue."""
     embeddings_IH = torch.zeros(len(items), engine.laser.llm_width, device=engine.device)
     for indices, representation_BH in representations(engine, items, config.inference_batch_tokens, "encode items"):
         embeddings_IH[torch.from_numpy(indices).to(engine.device)] = representation_BH

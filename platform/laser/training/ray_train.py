@@ -92,7 +92,7 @@ def _worker(settings: dict[str, str]) -> None:
     device = get_device()
     inputs = prepare_inputs(config)
     dtype = choose_dtype(config.llm.dtype, device)
-    if training.zero_stage == 3:  # noqa: PLR2004
+    if training.zero_stage == 3:
         llm = sharded_llm(inputs.llm_directory, dtype, config.llm, training)
     else:
         llm = load_llm(inputs.llm_directory, dtype, config.llm.num_layers, device, config.llm.trust_remote_code)

@@ -1,8 +1,9 @@
 """Two-stage training (arXiv 2409.01605, section 5 of docs/method.md), resumable after each epoch.
 
-Stage 1 re-encodes the catalogue with the current weights at the start of each epoch and holds it fixed for the epoch; the
-encoding at an epoch's end serves its validation and is the next epoch's start. Stage 2 goes on from the best epoch's
-weights with that epoch's item embeddings. Selection is by validation NDCG@10; the test set is read once, at the end.
+Stage 1 re-encodes the catalogue with the current weights at the start of each epoch and holds it fixed for the epoch;
+the encoding at an epoch's end serves its validation and is the next epoch's start. Stage 2 goes on from the best
+epoch's weights with that epoch's item embeddings. Selection is by validation NDCG@10; the test set is read once, at
+the end.
 """
 
 import json
@@ -100,10 +101,10 @@ class TwoStageTraining:
     def run(self) -> Outcome:
         """Train what is left to train, then test once."""
         state, item_embeddings_IH = self._start()
-        while state.stage < 2 and self._epochs_done(state, 1) < self.training.stage1_epochs:  # noqa: PLR2004
+        while state.stage < 2 and self._epochs_done(state, 1) < self.training.stage1_epochs:
             state, item_embeddings_IH = self._stage1_epoch(state, item_embeddings_IH)
         if self._epochs_done(state, 2) < self.training.stage2_epochs:
-            if state.stage < 2:  # noqa: PLR2004
+            if state.stage < 2:
                 item_embeddings_IH = self._load_best(state, item_embeddings_IH)
             while self._epochs_done(state, 2) < self.training.stage2_epochs:
                 state = self._stage2_epoch(state, item_embeddings_IH)

@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 def train_laser(config: Experiment, run_dir: Path, report: Report, callbacks: Sequence[Any] = ()) -> Outcome:
     """Train one experiment and return its outcome, which also stands in `run_dir/result.json`.
 
-    With `training.num_workers` 0 it trains in this process with plain torch; otherwise on Ray Train workers with DeepSpeed.
+    With `training.num_workers` 0 it trains in this process with plain torch; otherwise on Ray Train workers with
+    DeepSpeed.
 
     Args:
         config: the experiment.
