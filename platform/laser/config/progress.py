@@ -70,4 +70,5 @@ class progress(Generic[T]):  # noqa: N801, used like a function
         line = (
             f"{self.label}: {self.done}/{len(self.items)} {self.unit}, {seconds:.0f} s, {rate:.2f} {self.unit}/s{notes}"
         )
-        print(line, file=sys.stderr, flush=True)
+        sys.stderr.write(f"{line}\n")  # Ray Train replaces print() in its workers by one that also logs
+        sys.stderr.flush()

@@ -1,5 +1,6 @@
 """Recommenders on disk: `model.safetensors` beside `recommender.json`, which says how to build the model again."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -79,3 +80,9 @@ def load_recommender(directory: Path) -> SequentialRecommender:
     model = build_recommender(config, description["num_items"])
     model.load_state_dict(load_file(directory / WEIGHTS))
     return model.eval().requires_grad_(False)
+
+
+def weights_hash(directory: Path) -> str:
+    """SHA-256 of the weights: what encodings depend on, wherever the recommender lies."""
+    with (directory / WEIGHTS).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,1 +1,1 @@
-"""MLflow runs: parameters, metrics, tags, artifacts. The one room that imports mlflow."""
+"""MLflow runs and artifacts; knows the config room alone."""

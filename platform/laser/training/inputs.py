@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from laser.config.compose import stage_key, with_overrides
+from laser.config.errors import UserError
 from laser.config.schema import Experiment
 from laser.data.batches import pad_right
 from laser.data.dataset import Dataset, Examples
@@ -21,6 +22,7 @@ from laser.data.prompts import Prompts
 from laser.models.llm import embedding_std, llm_config, load_tokenizer
 from laser.models.llm_source import resolve_llm
 from laser.recommenders.encodings import Encodings, user_encodings
+from laser.recommenders.storage import load_recommender, weights_hash
 from laser.training.engine import Batch
 from laser.training.pretrain import pretrained_recommender
 
@@ -87,22 +89,32 @@ def with_absolute_paths(config: Experiment) -> Experiment:
     return with_overrides(config, overrides)
 
 
-def prepare_inputs(config: Experiment) -> Inputs:
-    """Open the shared stages; make the ones that are missing."""
+def prepare_inputs(config: Experiment, recommender_directory: Path | None = None) -> Inputs:
+    """Open the shared stages; make the ones that are missing.
+
+    Args:
+        config: the experiment.
+        recommender_directory: a trained recommender to use in place of the one of `config.recommender`.
+
+    Raises:
+        UserError: bad data, settings or LLM source, or a dataset that leaves nothing to train or validate on.
+    """
     cache = Path(config.cache_dir).expanduser()
     dataset = prepare_dataset(config.data, cache)
     llm_directory = resolve_llm(config.llm.source, cache)
     llm_config(llm_directory, config.llm.num_layers, config.llm.trust_remote_code)  # a wrong depth shows here
-    recommender, info = pretrained_recommender(config.recommender, dataset, cache)
-    recommender_directory = Path(info["path"])
+    if recommender_directory is None:
+        recommender, info = pretrained_recommender(config.recommender, dataset, cache)
+        recommender_directory = Path(info["path"])
+    else:
+        recommender = load_recommender(recommender_directory)
+    weights = weights_hash(recommender_directory)
     prompts = Prompts.build(dataset, config.prompt, load_tokenizer(llm_directory), cache)
     training, longest = config.training, config.prompt.max_history_items
 
     def histories(split: str, examples: Examples) -> Histories:
         examples = examples.last(longest)
-        key = stage_key(
-            "encodings", recommender_directory.name, dataset.fingerprint, split, longest, len(examples), training.seed
-        )
+        key = stage_key("encodings", weights, dataset.fingerprint, split, longest, len(examples), training.seed)
         encodings = user_encodings(recommender, examples, cache / "encodings", key)
         return Histories(examples, encodings, prompts, prompts.lengths(examples))
 
@@ -111,7 +123,7 @@ def prepare_inputs(config: Experiment) -> Inputs:
             return examples
         return examples.sample(num_users, training.seed)
 
-    return Inputs(
+    inputs = Inputs(
         dataset=dataset,
         llm_directory=llm_directory,
         recommender_directory=recommender_directory,
@@ -122,3 +134,10 @@ def prepare_inputs(config: Experiment) -> Inputs:
         test=histories("test", dataset.examples("test")),
         items=histories("items", Examples.of_items(dataset.num_items)),
     )
+    for split, examples in (("training", inputs.train), ("validation", inputs.val)):
+        if not len(examples):
+            raise UserError(
+                f"data.path: {config.data.path} has no {split} example: users need at least 3 interactions "
+                "(4 to train on); lower data.k_core or data.min_rating, or take more data"
+            )
+    return inputs

@@ -35,11 +35,10 @@ class _ReportToDriver(UserCallback):
         self.report(values, int(values.pop(EPOCH)))
 
 
-def connect(dashboard: bool = False) -> None:
+def connect() -> None:
     """Join the cluster of RAY_ADDRESS, as a submitted job does, or start one that ends with this process.
 
-    Args:
-        dashboard: start Ray's dashboard too, on loopback; a local cluster that runs searches needs its state service.
+    A cluster started here has a dashboard, on loopback: Ray Train asks its state service whether workers are gone.
     """
     if ray.is_initialized():
         return
@@ -49,7 +48,9 @@ def connect(dashboard: bool = False) -> None:
         # the home directory, and every later `ray start` of this account would refuse whoever does not send it.
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         Config.initialize("")  # has Ray read them again, as ray.init() itself does
-    ray.init(address=address, include_dashboard=dashboard, log_to_driver=True, logging_level="warning")
+    ray.init(
+        address=address, include_dashboard=True, dashboard_host="127.0.0.1", log_to_driver=True, logging_level="warning"
+    )
 
 
 def train_on_workers(config: Experiment, run_dir: Path, report: Report, callbacks: Sequence[Any] = ()) -> None:
@@ -79,7 +80,9 @@ def _worker(settings: dict[str, str]) -> None:
     """What each Ray Train worker runs: open the shared inputs, shard the model, train in step with the others."""
     config = Experiment.model_validate_json(settings["config"])
     training = config.training
-    logging.basicConfig(level=logging.INFO if get_context().get_world_rank() == 0 else logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    if get_context().get_world_rank() == 0:
+        logging.getLogger("laser").setLevel(logging.INFO)
     torch.set_num_threads(max(1, int(training.cpus_per_worker)))
     # DeepSpeed compiles its CPU communication with ninja, which stands beside the interpreter.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"

@@ -30,5 +30,17 @@ def run_directory(output_dir: Path, name: str, resume: bool) -> Path:
         return directory
 
 
+def remember_run(directory: Path, run_id: str) -> None:
+    """Note the MLflow run that records what happens in this directory."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "run_id").write_text(f"{run_id}\n")
+
+
+def remembered_run(directory: Path) -> str | None:
+    """The MLflow run of earlier sessions in this directory."""
+    path = directory / "run_id"
+    return path.read_text().strip() if path.is_file() else None
+
+
 def _numbered_name(name: str, number: int) -> str:
     return name if number == 1 else f"{name}-{number}"

@@ -6,12 +6,10 @@ epoch's weights with that epoch's item embeddings. Selection is by validation ND
 the end.
 """
 
-import json
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,6 @@ from torch import Tensor
 from laser.config.compose import flatten
 from laser.config.schema import Experiment
 from laser.training.checkpoint import (
-    Checkpoint,
     TrainingState,
     check_same_settings,
     checkpoint_name,
@@ -32,13 +29,12 @@ from laser.training.checkpoint import (
 from laser.training.engine import Engine
 from laser.training.inputs import Inputs
 from laser.training.loop import encode_items, evaluate, train_epoch
+from laser.training.outcome import SELECTION_METRIC, Outcome, best_metrics, epoch_metrics, write_outcome
 
 logger = logging.getLogger(__name__)
 
 Report = Callable[[Mapping[str, float], int], None]
 """Takes the metrics of an epoch and the number of epochs done."""
-
-SELECTION_METRIC = "ndcg@10"
 
 _WEIGHTS_DO_NOT_DEPEND_ON = (
     "name",
@@ -61,25 +57,6 @@ _WEIGHTS_DO_NOT_DEPEND_ON = (
     "training.test",
     "training.resume",
 )
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a finished run leaves in `result.json` of its directory."""
-
-    val: dict[str, float]
-    """Validation metrics of the selected epoch."""
-    test: dict[str, float] | None
-    untrained_val: dict[str, float]
-    """Validation metrics before the first step."""
-    selected: str
-    """Name of the selected checkpoint."""
-    epochs: int
-    trainable_parameters: int
-    tokens_per_second: float
-    """Training throughput in tokens that the LLM reads, virtual ones counted and padding not, all workers together."""
-    seconds: float
-    """Training, encoding and validation, without process start and test."""
 
 
 def dependent_settings(config: Experiment, fingerprint: str) -> dict[str, Any]:
@@ -201,13 +178,12 @@ class TwoStageTraining:
         test = None
         if self.training.test:
             test = evaluate(self.engine, self.inputs.test, item_embeddings_IH, self.training, "test")
-        rows = {int(row["epoch"]): row for row in state.history}
-        chosen = state.history[0] if state.best is None else _row_of(read_checkpoint(self.directory / selected))
+        chosen = read_checkpoint(self.directory / selected) if state.best else None
         train_seconds = sum(row.get("train_seconds", 0.0) for row in state.history)
         outcome = Outcome(
-            val=_metrics(chosen),
+            val=best_metrics(chosen) if chosen else epoch_metrics(state.history[0]),
             test=test,
-            untrained_val=_metrics(rows[0]),
+            untrained_val=epoch_metrics(state.history[0]),
             selected=selected,
             epochs=state.epoch,
             trainable_parameters=sum(_numel(p) for p in self.engine.laser.trainable_parameters().values()),
@@ -215,22 +191,12 @@ class TwoStageTraining:
             seconds=seconds,
         )
         if self.engine.rank == 0:
-            aside = self.run_dir / ".result.json.writing"
-            aside.write_text(json.dumps(asdict(outcome), indent=1) + "\n")
-            os.replace(aside, self.run_dir / "result.json")
+            write_outcome(self.run_dir, outcome)
         self._barrier()
         return outcome
 
     def _barrier(self) -> None:
         self.engine.sum(self.engine.router_weight().new_zeros(1))
-
-
-def _row_of(checkpoint: Checkpoint) -> dict[str, float]:
-    return checkpoint.state.history[-1]
-
-
-def _metrics(row: Mapping[str, float]) -> dict[str, float]:
-    return {name.removeprefix("val/"): value for name, value in row.items() if name.startswith("val/")}
 
 
 def _numel(parameter: Any) -> int:

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -19,10 +20,10 @@ from laser.config.compose import with_overrides
 from laser.config.schema import Experiment, SearchConfig, TuneExperiment
 from laser.config.space import Choice, LogUniform, RandInt, Uniform, parse_space
 from laser.training.checkpoint import latest_checkpoint
-from laser.training.inputs import prepare_inputs, with_absolute_paths
+from laser.training.inputs import Inputs, prepare_inputs, with_absolute_paths
+from laser.training.outcome import SELECTION_METRIC, RunResults, epoch_metrics, read_outcome, run_results
 from laser.training.ray_train import EPOCH, connect
-from laser.training.stages import SELECTION_METRIC, Outcome
-from laser.training.train import train_laser
+from laser.training.train import run_tags, train_laser
 from laser.tuning.plan import Domain, planned_trials
 from laser.tuning.sweep import Sweep, Trial, TrialRecord
 
@@ -36,7 +37,8 @@ SHARED_STAGES = ("data.", "prompt.", "llm.source", "recommender.")
 class TrialRun(Protocol):
     """Where a trial's metrics go. It pickles, because the Train controller reports from a process of its own."""
 
-    run_id: str
+    @property
+    def run_id(self) -> str: ...
 
     def report(self, metrics: Mapping[str, float], step: int) -> None:
         """Take the metrics of an epoch and the number of epochs done."""
@@ -45,56 +47,79 @@ class TrialRun(Protocol):
 class Tracker(Protocol):
     """What a search needs from tracking; it pickles."""
 
-    def start(self, experiment: Experiment, trial: Trial) -> TrialRun:
-        """Open the trial's run, or the one of its earlier sessions. Called in the trial's process."""
+    def start(self, config: Experiment, name: str, tags: Mapping[str, Any], run_id: str | None) -> TrialRun:
+        """Open a trial's run, or the one of its earlier sessions. Called in the trial's process."""
 
-    def finish(self, trial: Trial, state: str, outcome: Outcome | None) -> None:
-        """Close the run of a trial that ended or was interrupted. Called in the sweep's process."""
+    def finish(self, run_id: str, state: str, results: RunResults, error: str | None) -> None:
+        """Record and close the run of a trial that ended or was interrupted. Called in the sweep's process."""
 
 
-def run_search(config: TuneExperiment, sweep: Sweep, tracker: Tracker) -> list[TrialRecord]:
-    """Run the trials that have not ended yet, and return the records of all.
+@dataclass(frozen=True)
+class SearchPlan:
+    """A search whose settings were found right."""
 
-    A trial that fails does not end the others. A sweep that was interrupted goes on by the same call: ended trials are
-    left as they are, unfinished ones go on from their last checkpoint, and failed ones are tried again.
+    config: TuneExperiment
+    base: Experiment
+    """The experiment that trials vary."""
+    space: dict[str, Domain]
+    trials: list[dict[str, Any]] | None
+    """The overrides of all trials; None where a sampler decides as it goes."""
+    shared: Inputs | None
+    """The shared stages, made once; None where the space varies them."""
+
+
+def plan_search(config: TuneExperiment) -> SearchPlan:
+    """Check the settings and make what trials share, before anything is started.
 
     Raises:
-        UserError: a setting or the space is wrong; found before anything starts, except for combinations of values that
-            a sampler draws later: these end as failed trials.
+        UserError: a setting, the space, one of the planned trials or the data is wrong. What a sampler draws later is
+            checked then, and ends as a failed trial.
     """
     space = parse_space(config.space, Experiment)
     base = Experiment.model_validate_json(config.model_dump_json(include=set(Experiment.model_fields)))
     base = with_absolute_paths(base)  # trials run in directories of their own
-    planned = planned_trials(space, config.search)
-    for overrides in planned or ():
+    trials = planned_trials(space, config.search)
+    for overrides in trials or ():
         with_overrides(base, overrides)
-    if not any(key.startswith(SHARED_STAGES) for key in space):
-        prepare_inputs(base)  # once, so that all trials find them made
-    scheduler = _scheduler(config)
+    shared = None if any(key.startswith(SHARED_STAGES) for key in space) else prepare_inputs(base)
+    return SearchPlan(config, base, space, trials, shared)
+
+
+def run_search(plan: SearchPlan, sweep: Sweep, tracker: Tracker) -> list[TrialRecord]:
+    """Run the trials that have not ended yet, and return the records of all.
+
+    A trial that fails does not end the others. A sweep that was interrupted goes on by the same call: ended trials are
+    left as they are, unfinished ones go on from their last checkpoint, and failed ones are tried again.
+    """
+    search = plan.config.search
+    scheduler = _scheduler(plan.config)
     param_space: dict[str, Any]
-    if planned is None:
-        param_space = {key: _tune_domain(domain) for key, domain in space.items()}
+    if plan.trials is None:
+        param_space = {key: _tune_domain(domain) for key, domain in plan.space.items()}
     else:
+        trials = plan.trials
         if scheduler is None:  # asha has to hear again what ended trials reached: they repeat their reports
             ended = [record.overrides for record in sweep.records() if record.ended]
-            planned = [overrides for overrides in planned if overrides not in ended]
-        if not planned:
+            trials = [overrides for overrides in trials if overrides not in ended]
+        if not trials:
             return sweep.records()
-        param_space = {"overrides": tune.grid_search([json.dumps(overrides) for overrides in planned])}
-    connect(dashboard=True)  # which tells Ray that a stopped trial's workers are gone, so that it frees their cores
+        param_space = {"overrides": tune.grid_search([json.dumps(overrides) for overrides in trials])}
+    connect()
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C raises KeyboardInterrupt, as everywhere
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    trainable = tune.with_parameters(_run_trial, base=base.model_dump_json(), sweep=str(sweep.path), tracker=tracker)
+    trainable = tune.with_parameters(
+        _run_trial, base=plan.base.model_dump_json(), sweep=str(sweep.path), tracker=tracker
+    )
     tuner = tune.Tuner(
         tune.with_resources(trainable, tune.PlacementGroupFactory([{"memory": 1}])),  # one byte: nothing is refused
         param_space=param_space,
         tune_config=tune.TuneConfig(
             metric=METRIC,
             mode="max",
-            search_alg=_optuna(config.search) if planned is None else None,
+            search_alg=_optuna(search) if plan.trials is None else None,
             scheduler=scheduler,
-            num_samples=config.search.num_samples if planned is None else 1,
-            max_concurrent_trials=config.search.max_concurrent_trials,
+            num_samples=search.num_samples if plan.trials is None else 1,
+            max_concurrent_trials=search.max_concurrent_trials,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
@@ -108,7 +133,8 @@ def run_search(config: TuneExperiment, sweep: Sweep, tracker: Tracker) -> list[T
         tuner.fit()
     finally:
         for trial in sweep.unfinished_trials():
-            tracker.finish(trial, "interrupted", None)
+            if trial.run_id is not None:
+                tracker.finish(trial.run_id, "interrupted", run_results(trial.path), None)
     return sweep.records()
 
 
@@ -116,24 +142,25 @@ def _run_trial(params: Mapping[str, Any], base: str, sweep: str, tracker: Tracke
     """One trial, in a process of its own; Tune hears of each epoch and, at the end, of the best one."""
     trial = Sweep(Path(sweep)).trial(_overrides(params))
     with trial.exclusive():
-        record, outcome = trial.record(), _outcome(trial)
+        record, outcome = trial.record(), read_outcome(trial.path)
         if outcome or (record and record.ended):
             reports = _reports(trial)
             for report in reports:
                 tune.report(report)
             return {EPOCH: reports[-1][EPOCH], METRIC: max(report[METRIC] for report in reports)}
         experiment = with_overrides(Experiment.model_validate_json(base), trial.overrides)
-        run = tracker.start(experiment, trial)
+        inputs = prepare_inputs(experiment)
+        run = tracker.start(experiment, trial.name, {**run_tags(experiment, inputs), **trial.symbols}, trial.run_id)
         trial.remember_run(run.run_id)
         if experiment.training.num_workers:
-            outcome = train_laser(experiment, trial.path, run.report, [TuneReportCallback()])
+            outcome = train_laser(experiment, inputs, trial.path, run.report, [TuneReportCallback()])
         else:
 
             def report_here(metrics: Mapping[str, float], epoch: int) -> None:
                 run.report(metrics, epoch)
                 tune.report({**metrics, EPOCH: epoch})
 
-            outcome = train_laser(experiment, trial.path, report_here)
+            outcome = train_laser(experiment, inputs, trial.path, report_here)
     return {EPOCH: outcome.epochs, METRIC: outcome.val[SELECTION_METRIC]}
 
 
@@ -153,7 +180,7 @@ class _RecordKeeper(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         ours = self._ours(trial)
-        self._end(ours, "finished" if _outcome(ours) else "stopped", None)
+        self._end(ours, "finished" if read_outcome(ours.path) else "stopped", None)
 
     def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         ours, error = self._ours(trial), str(trial.get_error())
@@ -168,29 +195,25 @@ class _RecordKeeper(tune.Callback):
         record = trial.record()
         if record is not None and record.ended:
             return  # it only repeated its reports
-        reports, outcome = _reports(trial), _outcome(trial)
+        reports, outcome = _reports(trial), read_outcome(trial.path)
         best = max(reports, key=lambda report: report[METRIC], default={})
         record = TrialRecord(
             name=trial.name,
             overrides=trial.overrides,
             state=state,
             run_id=trial.run_id,
-            val={name.removeprefix("val/"): value for name, value in best.items() if name.startswith("val/")},
+            val=epoch_metrics(best),
             test=outcome.test if outcome else None,
             epochs=int(reports[-1][EPOCH]) if reports else 0,
             error=error,
         )
-        self.tracker.finish(trial, state, outcome)
+        if trial.run_id is not None:
+            self.tracker.finish(trial.run_id, state, run_results(trial.path), error)
         trial.write_record(record)
         if error is None:
             logger.info("trial %s %s: best %s %.4f", trial.name, state, METRIC, best[METRIC])
         else:
             logger.error("trial %s failed: %s (whole error: %s)", trial.name, error, trial.path / "error.txt")
-
-
-def _outcome(trial: Trial) -> Outcome | None:
-    path = trial.path / "result.json"
-    return Outcome(**json.loads(path.read_text())) if path.is_file() else None
 
 
 def _reports(trial: Trial) -> list[dict[str, float]]:

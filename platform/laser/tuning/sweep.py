@@ -1,7 +1,8 @@
 """A sweep on disk, so that it can be stopped at any moment, `kill -9` included, and go on.
 
     <output_dir>/sweeps/<name>/    <name>-2, <name>-3, … for later ones
-        sweep.json                 settings and the MLflow run of the sweep
+        sweep.json                 settings that must not change
+        run_id                     its MLflow run
         complete                   there when every trial has ended
         trials/K=4,L=8-1a2b3c/
             overrides.json         what the trial changes in the experiment
@@ -28,7 +29,7 @@ from laser.config.compose import flatten, stage_key
 from laser.config.errors import UserError
 from laser.config.schema import TuneExperiment
 from laser.data.locking import exclusive
-from laser.training.run_directory import run_directory
+from laser.training.run_directory import remember_run, remembered_run, run_directory
 
 SYMBOLS = {
     "mformer.num_experts": "K",
@@ -108,14 +109,17 @@ class Trial:
         _write_json(self.path / "record.json", asdict(record))
 
     @property
+    def symbols(self) -> dict[str, Any]:
+        """What the trial varies, by the paper's symbols where it has them: K, L, …"""
+        return {SYMBOLS[key]: value for key, value in self.overrides.items() if key in SYMBOLS}
+
+    @property
     def run_id(self) -> str | None:
-        """The MLflow run that earlier sessions of this trial recorded in."""
-        path = self.path / "run_id"
-        return path.read_text().strip() if path.is_file() else None
+        """The MLflow run of earlier sessions."""
+        return remembered_run(self.path)
 
     def remember_run(self, run_id: str) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / "run_id").write_text(f"{run_id}\n")
+        remember_run(self.path, run_id)
 
 
 class Sweep:
@@ -127,10 +131,10 @@ class Sweep:
     @property
     def run_id(self) -> str | None:
         """The sweep's MLflow run; None before it has one."""
-        return self._settings()["run_id"]
+        return remembered_run(self.path)
 
     def remember_run(self, run_id: str) -> None:
-        _write_json(self.path / "sweep.json", {**self._settings(), "run_id": run_id})
+        remember_run(self.path, run_id)
 
     @property
     def complete(self) -> bool:
@@ -205,7 +209,7 @@ def open_sweep(config: TuneExperiment) -> Sweep:
         sweep.check_same_settings(config)
         return sweep
     path = run_directory(_sweeps_directory(config), config.name, resume=False)
-    _write_json(path / "sweep.json", {"run_id": None, "config": _comparable(config)})
+    _write_json(path / "sweep.json", {"config": _comparable(config)})
     return Sweep(path)
 
 

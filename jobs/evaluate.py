@@ -1,0 +1,39 @@
+"""Evaluate a recorded run again from its artifacts: the selected weights, item embeddings, recommender and config."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from laser.config.cli import run_job
+from laser.config.errors import UserError
+from laser.config.schema import EvaluateJob, Experiment
+
+
+def main(job: EvaluateJob) -> Mapping[str, Any]:
+    """Rank the full catalogue for each user of the split; metrics that the run lacks are recorded in it."""
+    from laser.config.compose import read_yaml, validate, with_overrides
+    from laser.tracking.runs import open_tracking
+    from laser.training.evaluate import evaluate_checkpoint
+    from laser.training.inputs import prepare_inputs, with_absolute_paths
+
+    run = open_tracking(job.tracking, must_exist=True).find(job.run_id)
+    with tempfile.TemporaryDirectory() as temporary:
+        directory = Path(temporary)
+        checkpoint, recommender = run.fetch("checkpoint", directory), run.fetch("recommender", directory)
+        config = validate(Experiment, read_yaml(run.fetch("config.yaml", directory)))
+        config = with_absolute_paths(with_overrides(config, {"cache_dir": job.cache_dir}))
+        inputs = prepare_inputs(config, recommender)
+        then, now = run.tags()["dataset_fingerprint"], inputs.dataset.fingerprint
+        if then != now:
+            raise UserError(f"data.path: {config.data.path} has changed since the run: fingerprint {now}, then {then}")
+        metrics = evaluate_checkpoint(config, inputs, checkpoint, job.split)
+    prefix = "test/" if job.split == "test" else "best/"
+    recorded = run.figures(prefix)
+    if not recorded:
+        run.summarise({f"{prefix}{name}": value for name, value in metrics.items()})
+    return {"run_id": run.run_id, "split": job.split, "metrics": metrics, "recorded": recorded or None}
+
+
+if __name__ == "__main__":
+    run_job(main, EvaluateJob)

@@ -1,0 +1,46 @@
+"""Search over K, L and whatever else `space` names: each trial is a training run of its own on Ray Train workers.
+
+Runs on the cluster that RAY_ADDRESS names, as under `ray job submit -- python jobs/tune.py`, or on this machine alone.
+Ctrl-C leaves a sweep that goes on with search.resume=true; finished trials stay as they are.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from laser.config.cli import run_job
+from laser.config.schema import TuneExperiment
+
+logger = logging.getLogger("tune")
+
+
+def main(config: TuneExperiment) -> Mapping[str, Any]:
+    """Run the search under one parent run in MLflow, and rank its trials."""
+    from laser.tracking.runs import open_tracking
+    from laser.tracking.sweeps import SweepTracker
+    from laser.training.train import run_tags
+    from laser.tuning.leaderboard import as_markdown, count_by_state, leaderboard
+    from laser.tuning.search import plan_search, run_search
+    from laser.tuning.sweep import open_sweep
+
+    tracking = open_tracking(config.tracking)
+    plan = plan_search(config)
+    sweep = open_sweep(config)
+    tags = run_tags(plan.base, plan.shared) if plan.shared else {}
+    with sweep.running(), tracking.run(config, "tune", sweep.path.name, tags, sweep.run_id) as parent:
+        sweep.remember_run(parent.run_id)
+        records = leaderboard(run_search(plan, sweep, SweepTracker(tracking, parent.run_id)))
+        table = as_markdown(records)
+        parent.log_text(table, "leaderboard.md")
+        parent.log_json([asdict(record) for record in records], "leaderboard.json")
+        parent.set_tags({"mlflow.note.content": table})
+        sweep.mark_complete()
+    logger.info("%s, best first:\n\n%s", sweep.path.name, table)
+    best = {name: getattr(records[0], name) for name in ("run_id", "overrides", "val", "test")}
+    return {"parent_run_id": parent.run_id, "trials": count_by_state(records), "best": best if best["val"] else None}
+
+
+if __name__ == "__main__":
+    run_job(main, TuneExperiment, Path("configs/tune/quickstart.yaml"), resume_with="search.resume")

@@ -1,0 +1,39 @@
+"""How the trials of a search did, best first."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from laser.training.outcome import SELECTION_METRIC
+from laser.tuning.sweep import TrialRecord
+
+METRICS = ("ndcg@10", "recall@10", "mrr")
+
+
+def leaderboard(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The trials by validation NDCG@10; those without one, failed early, come last."""
+    return sorted(records, key=lambda record: (-record.val.get(SELECTION_METRIC, -1.0), record.name))
+
+
+def count_by_state(records: Sequence[TrialRecord]) -> dict[str, int]:
+    """Trials by how they ended; every state is named."""
+    counts = Counter(record.state for record in records)
+    return {state: counts[state] for state in ("finished", "stopped", "failed")}
+
+
+def as_markdown(records: Sequence[TrialRecord]) -> str:
+    """The leaderboard as a Markdown table with aligned columns, for a terminal and for MLflow's notes."""
+    header = ("rank", "trial", *(f"val {name}" for name in METRICS), "epochs", "state", "run")
+    rows = [
+        (
+            str(rank),
+            record.name,
+            *(f"{record.val[name]:.4f}" if name in record.val else "" for name in METRICS),
+            str(record.epochs),
+            record.state,
+            record.run_id or "",
+        )
+        for rank, record in enumerate(leaderboard(records), 1)
+    ]
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [header, tuple("-" * width for width in widths), *rows]
+    return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines) + "\n"
