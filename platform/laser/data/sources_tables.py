@@ -78,6 +78,7 @@ def _read_delimited(path: Path, delimiter: str, typed_header: bool) -> _File:
         types = dict.fromkeys(names, pa.string())
         table = csv.read_csv(
             path,
+            read_options=csv.ReadOptions(use_threads=False),  # else errors do not name the row
             parse_options=_format(delimiter),
             convert_options=csv.ConvertOptions(column_types=types, strings_can_be_null=False),
         )
@@ -103,8 +104,9 @@ def _unreadable(path: Path, error: Exception) -> UserError:
             except UnicodeDecodeError as bad:
                 return UserError(f"{path}:{line}: byte {content[bad.start]:#04x} is not UTF-8; save the file as UTF-8")
     message = str(error).splitlines()[0]
-    row = re.search(r"Row #(\d+)", message)
-    return UserError(f"{path}:{row[1] if row else 1}: {message}; mend the row")
+    row = re.search(r"Row #(\d+): ", message)
+    text = message.replace(row[0], "") if row else message
+    return UserError(f"{path}:{row[1] if row else 1}: {text}; mend the row")
 
 
 def _read_parquet(path: Path) -> _File:

@@ -1,0 +1,107 @@
+"""Each kind of bad input: exit status 2, one line that names file and line, and nothing left behind."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from laser.config.errors import UserError
+from laser.config.schema import DataConfig
+from laser.data.prepare import prepare_dataset
+
+INTERACTIONS = "user,item,timestamp,rating\nu1,a,1,5\nu1,b,2,5\nu1,c,3,5\n"
+ITEMS = "item,title\na,Apple\nb,Bread\nc,Cake\n"
+INTER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t1\t3\t1\n1\t2\t3\t2\n1\t3\t3\t3\n"
+ITEM = "item_id:token\tmovie_title:token_seq\n1\tToy Story\n2\tGolden Eye\n3\tFour Rooms\n"
+RECFORMER = {
+    "train.json": {"0": [0, 1]},
+    "val.json": {"0": [2]},
+    "test.json": {"0": [0]},
+    "meta_data.json": {"a": {"title": "A"}, "b": {"title": "B"}, "c": {"title": "C"}},
+    "smap.json": {"a": 0, "b": 1, "c": 2},
+    "umap.json": {"u": 0},
+}
+
+
+def pairs(folder: Path) -> None:
+    (folder / "interactions.csv").write_text(INTERACTIONS)
+    (folder / "items.csv").write_text(ITEMS)
+
+
+def recbole(folder: Path) -> None:
+    (folder / "ml.inter").write_text(INTER)
+    (folder / "ml.item").write_text(ITEM)
+
+
+def recformer(folder: Path) -> None:
+    for name, content in RECFORMER.items():
+        (folder / name).write_text(json.dumps(content))
+
+
+CASES = {
+    "missing column": (pairs, "interactions.csv", INTERACTIONS.replace("timestamp", "when"), ":1: no column"),
+    "unknown item": (pairs, "interactions.csv", INTERACTIONS + "u2,nowhere,4,5\n", ":5: "),
+    "unparsable timestamp": (pairs, "interactions.csv", INTERACTIONS + "u2,a,soon,5\n", ":5: timestamp 'soon'"),
+    "duplicate item": (pairs, "items.csv", ITEMS + "a,Again\n", ":5: duplicate item 'a'"),
+    "empty file": (pairs, "interactions.csv", "", ":1: empty file"),
+    "header alone": (pairs, "items.csv", "item,title\n", ":1: a header and no rows"),
+    "not UTF-8": (pairs, "items.csv", ITEMS.encode() + b"d,\xff\xfe\n", ":5: byte 0xff is not UTF-8"),
+    "a row too long": (pairs, "interactions.csv", INTERACTIONS + "u2,a,4,5,6,7\n", ":5: "),
+    "empty user": (pairs, "interactions.csv", INTERACTIONS + ",a,4,5\n", ":5: "),
+    "recbole: missing column": (recbole, "ml.inter", INTER.replace("item_id", "film"), ":1: no column 'item_id'"),
+    "recbole: unknown item": (recbole, "ml.inter", INTER + "2\t99\t3\t9\n", ":5: "),
+    "recbole: unparsable timestamp": (recbole, "ml.inter", INTER + "2\t1\t3\tx\n", ":5: timestamp"),
+    "recbole: duplicate item": (recbole, "ml.item", ITEM + "1\tAgain\n", ":5: duplicate item '1'"),
+    "recbole: empty file": (recbole, "ml.item", "", ":1: empty file"),
+    "recbole: not UTF-8": (recbole, "ml.item", ITEM.encode() + b"4\t\xff\n", ":5: byte 0xff is not UTF-8"),
+    "recformer: not JSON": (recformer, "train.json", '{"0": [0,', "train.json:1: not JSON"),
+    "recformer: unknown item": (recformer, "train.json", '{\n"0": [0, 77]}', "train.json:2: user '0'"),
+    "recformer: duplicate user": (recformer, "train.json", '{"0": [0],\n"0": [1]}', "train.json:1: duplicate key '0'"),
+    "recformer: duplicate item": (recformer, "smap.json", '{"a": 0, "b": 0, "c": 2}', "duplicate item number 0"),
+    "recformer: empty file": (recformer, "val.json", "", "val.json:1: empty file"),
+    "recformer: not UTF-8": (recformer, "meta_data.json", b'{"a":\n"\xff"}', "meta_data.json:2: byte 0xff"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_files_are_named_by_line_and_leave_nothing(case: str, tmp_path: Path):
+    write, name, content, message = CASES[case]
+    folder, cache = tmp_path / "raw", tmp_path / "cache"
+    folder.mkdir()
+    write(folder)
+    prepare_dataset(DataConfig(path=str(folder)), tmp_path / "good")  # without the damage it is fine
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError) as caught:
+        prepare_dataset(DataConfig(path=str(folder)), cache)
+    said = str(caught.value)
+    assert str(folder / name) in said
+    assert message in said
+    assert "\n" not in said
+    assert [path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["data.path=nowhere"], "data.path: nowhere: no such folder"),
+        (["data.k_core=-1"], "data.k_core: -1"),
+        (["data.k_core=many"], 'data.k_core: "many"'),
+        (["data.kcore=3"], "data.kcore: no such setting; did you mean k_core?"),
+        (["data.k_core"], "data.k_core: not of the form key=value"),
+        (["config=nowhere.yaml"], "config: nowhere.yaml: No such file"),
+        (["recommender.type=gru"], "recommender.type"),
+        (["recommender.hidden_size=7"], "not a multiple of num_heads"),
+        (["data.path=pypi:recbole"], "wanted pypi:<package>==<version>#<folder in the wheel>"),
+    ],
+)
+def test_jobs_leave_with_status_2_and_one_line(repo: Path, tmp_path: Path, arguments: list[str], message: str):
+    job = [sys.executable, str(repo / "jobs/prepare.py"), f"config={repo / 'configs/quickstart.yaml'}", *arguments]
+    result = subprocess.run(job, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 2, result.stderr
+    assert result.stdout == ""
+    [line] = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -1,0 +1,131 @@
+"""Filters, time order, split and numbering of a prepared dataset, on files of the layouts that users bring."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from laser.config.schema import DataConfig
+from laser.data.prepare import prepare_dataset
+from laser.evaluation.metrics import ranking_metrics
+
+INTERACTIONS = """user,item,timestamp,rating
+u1,a,30,5
+u1,b,10,4
+u1,c,20,1
+u1,d,40,5
+u2,b,5,4
+u2,a,5,4
+u2,d,5,4
+u2,untitled,6,5
+u3,c,1,5
+"""
+ITEMS = "item,title,brand\na,Apple,Acme\nb,Bread,\nc,Cake,Best\nd,Date,Acme\nuntitled,,Acme\n"
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    (folder / "interactions.csv").write_text(INTERACTIONS)
+    (folder / "items.csv").write_text(ITEMS)
+    return folder
+
+
+def histories(dataset) -> dict[str, list[str]]:
+    """Raw items of each user, in order."""
+    raw = dataset.items.column("raw_id").to_pylist()
+    users = pq.read_table(dataset.path / "sequences.parquet").column(0).to_pylist()
+    rows = zip(users, dataset.offsets[:-1], dataset.offsets[1:], strict=True)
+    return {str(user): [raw[i] for i in dataset.item_ids[start:end]] for user, start, end in rows}
+
+
+def test_interactions_are_ordered_by_time_and_ties_stay_in_file_order(pairs, tmp_path):
+    dataset = prepare_dataset(DataConfig(path=str(pairs)), tmp_path / "cache")
+    assert sorted(histories(dataset).values()) == [["b", "a", "d"], ["b", "c", "a", "d"], ["c"]]
+
+
+def test_items_without_title_are_dropped_and_counted(pairs, tmp_path):
+    dataset = prepare_dataset(DataConfig(path=str(pairs)), tmp_path / "cache")
+    assert "untitled" not in dataset.items.column("raw_id").to_pylist()
+    assert sum(dataset.manifest["rejected"].values()) > 0
+    assert (dataset.num_users, dataset.num_interactions) == (3, 8)
+
+
+def test_low_ratings_are_dropped(pairs, tmp_path):
+    dataset = prepare_dataset(DataConfig(path=str(pairs), min_rating=4.0), tmp_path / "cache")
+    assert sorted(histories(dataset).values()) == [["b", "a", "d"], ["b", "a", "d"], ["c"]]
+
+
+def test_k_core_repeats_until_every_user_and_item_has_enough(pairs, tmp_path):
+    # 2-core: u3 has one interaction, so it goes; then c has one left, so it goes too; all others keep at least two.
+    dataset = prepare_dataset(DataConfig(path=str(pairs), k_core=2), tmp_path / "cache")
+    assert sorted(histories(dataset).values()) == [["b", "a", "d"], ["b", "a", "d"]]
+    assert sorted(dataset.items.column("raw_id").to_pylist()) == ["a", "b", "d"]
+
+
+def test_leave_one_out(pairs, tmp_path):
+    dataset = prepare_dataset(DataConfig(path=str(pairs)), tmp_path / "cache")
+    raw = np.array(dataset.items.column("raw_id").to_pylist())
+    for split, length, target in (("train", 1, "c"), ("val", 2, "a"), ("test", 3, "d")):
+        examples = dataset.examples(split)
+        [index] = [i for i in range(len(examples)) if list(raw[examples.history(i)][:1]) == ["b"]
+                   and len(examples.history(i)) == length and raw[examples.targets[i]] == target]  # fmt: skip
+        assert list(raw[examples.history(index)]) == ["b", "c", "a"][:length]
+
+
+def test_csv_and_parquet_pairs_are_the_same_dataset(pairs, tmp_path):
+    other = tmp_path / "parquet"
+    other.mkdir()
+    rows = [line.split(",") for line in INTERACTIONS.splitlines()[1:]]
+    users, items, times, ratings = map(list, zip(*rows, strict=True))
+    table = {"user": users, "item": items, "timestamp": [int(t) for t in times], "rating": [float(r) for r in ratings]}
+    pq.write_table(pa.table(table), other / "interactions.parquet")
+    named = [line.split(",") for line in ITEMS.splitlines()[1:]]
+    items_table = {"item": [r[0] for r in named], "title": [r[1] for r in named], "brand": [r[2] for r in named]}
+    pq.write_table(pa.table(items_table), other / "items.parquet")
+    cache = tmp_path / "cache"
+    fingerprints = {prepare_dataset(DataConfig(path=str(path)), cache).fingerprint for path in (pairs, other)}
+    assert len(fingerprints) == 1
+
+
+def test_the_second_request_finds_it_prepared(pairs, tmp_path):
+    config, cache = DataConfig(path=str(pairs)), tmp_path / "cache"
+    first = prepare_dataset(config, cache)
+    written = (first.path / "manifest.json").stat().st_mtime_ns
+    assert prepare_dataset(config, cache).path == first.path
+    assert (first.path / "manifest.json").stat().st_mtime_ns == written
+
+
+def test_changed_files_are_another_dataset(pairs, tmp_path):
+    config, cache = DataConfig(path=str(pairs)), tmp_path / "cache"
+    before = prepare_dataset(config, cache).fingerprint
+    (pairs / "interactions.csv").write_text(INTERACTIONS + "u3,d,2,5\n")
+    assert prepare_dataset(config, cache).fingerprint != before
+
+
+def test_recbole_files_of_the_wheel(movielens):
+    assert (movielens.num_users, movielens.num_interactions) == (943, 100_000)
+    assert json.loads((movielens.path / "manifest.json").read_text())["fingerprint"] == movielens.fingerprint
+
+
+def test_a_scorer_that_prefers_the_next_id_is_at_chance(shared_data: Path, tmp_path: Path):
+    """RecFormer folders number items by first appearance, so that the raw next number is often the answer."""
+    dataset = prepare_dataset(DataConfig(path=str(shared_data / "Scientific_mini")), tmp_path)
+    examples = dataset.examples("test")
+    last = np.array([examples.history(i)[-1] for i in range(len(examples))])
+    distance = (examples.targets - last) % dataset.num_items  # 1 is the next id, and ranks first
+    ours = ranking_metrics(np.where(distance == 0, dataset.num_items, distance))["recall@10"]
+    raw = np.array([int(i) for i in raw_numbers(shared_data / "Scientific_mini", dataset)])
+    theirs = (raw[examples.targets] - raw[last]) % dataset.num_items
+    assert np.mean((theirs >= 1) & (theirs <= 10)) > 0.05  # the leak is in the files
+    chance = 10 / dataset.num_items  # .0063; 3,000 users give a standard error of .0015
+    assert abs(ours - chance) < 4 * np.sqrt(chance / len(examples))
+
+
+def raw_numbers(folder: Path, dataset) -> list[int]:
+    smap = json.loads((folder / "smap.json").read_text())
+    return [smap[raw] for raw in dataset.items.column("raw_id").to_pylist()]
