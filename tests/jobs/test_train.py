@@ -1,0 +1,120 @@
+"""One training run, four ways: plain torch, two ZeRO-3 workers, and one worker interrupted and resumed on two."""
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from safetensors.torch import load_file
+
+from laser.training.checkpoint import latest_checkpoint
+
+pytestmark = pytest.mark.ray
+
+LOSS_TOLERANCE = 2e-4  # measured: see test
+WEIGHT_TOLERANCE = 2e-3
+
+
+@pytest.fixture(scope="module")
+def plain(workplace):
+    return workplace.run("train.py", *workplace.settings("quickstart.yaml", "name=plain", "training.num_workers=0"))
+
+
+@pytest.fixture(scope="module")
+def sharded(workplace):
+    return workplace.run("train.py", *workplace.settings("quickstart.yaml", "name=sharded"))
+
+
+@pytest.fixture(scope="module")
+def resumed(workplace):
+    """Started on one worker under ZeRO-2, interrupted during its second epoch, gone on with on two under ZeRO-3."""
+    settings = workplace.settings("quickstart.yaml", "name=resumed")
+    process = workplace.start("train.py", *settings, "training.num_workers=1", "training.zero_stage=2")
+    place = workplace.directory / "runs" / "resumed" / "checkpoints" / "stage1-epoch0001"
+    while not place.is_dir():
+        assert process.poll() is None, process.communicate()[1][-8000:]
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors[-8000:]
+    assert errors.splitlines()[-1] == "interrupted; go on with training.resume=true"
+    interrupted = run_id(workplace, "resumed")
+    assert client(workplace).get_run(interrupted).info.status == "KILLED"
+    return workplace.run("train.py", *settings, "training.resume=true")
+
+
+def test_two_zero3_workers_train_as_one_plain_process(workplace, plain, sharded):
+    compare(workplace, "plain", "sharded")
+    assert sharded["trainable_parameters"] == plain["trainable_parameters"]
+
+
+def test_interrupted_and_resumed_on_more_workers_ends_as_uninterrupted(workplace, sharded, resumed):
+    compare(workplace, "sharded", "resumed")
+    assert resumed["val"] == pytest.approx(sharded["val"], abs=0.02)  # one of 60 users' ranks may turn on rounding
+    assert resumed["epochs"] == sharded["epochs"] == 3
+
+
+def compare(workplace, one: str, other: str) -> None:
+    """The same losses in each epoch, and the same weights and item embeddings at the end."""
+    mine, theirs = (latest_checkpoint(workplace.directory / "runs" / name / "checkpoints") for name in (one, other))
+    assert mine.state.epoch == theirs.state.epoch == 3
+    for row, row_of_other in zip(mine.state.history[1:], theirs.state.history[1:], strict=True):
+        for name in ("loss", "loss/contrastive", "loss/load_balance"):
+            assert row[name] == pytest.approx(row_of_other[name], abs=LOSS_TOLERANCE), name
+        assert row["tokens"] == row_of_other["tokens"]
+    ours, others = mine.trainable(), theirs.trainable()
+    assert ours.keys() == others.keys()
+    for name, weight in ours.items():
+        torch.testing.assert_close(
+            weight, others[name], rtol=0, atol=WEIGHT_TOLERANCE, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def test_a_run_holds_settings_metrics_of_each_epoch_environment_and_artifacts(workplace, resumed, tmp_path):
+    run = client(workplace).get_run(resumed["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["mformer.num_experts"] == "2"
+    assert {"dataset_fingerprint", "llm", "K", "L", "kind"} <= run.data.tags.keys()
+    for name, steps in (("val/ndcg_at_10", [0, 1, 2, 3]), ("loss", [1, 2, 3]), ("expert_load/1", [1, 2, 3])):
+        history = client(workplace).get_metric_history(resumed["run_id"], name)
+        assert sorted(point.step for point in history) == steps, name  # none lost and none twice
+    assert run.data.metrics["test/ndcg_at_10"] == pytest.approx(resumed["test"]["ndcg@10"])
+    folder = Path(client(workplace).download_artifacts(resumed["run_id"], "", str(tmp_path)))
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["packages"]["torch"] == torch.__version__.partition("+")[0] or environment["packages"]["torch"]
+    assert load_file(folder / "checkpoint" / "item_embeddings.safetensors")["item_embeddings"].shape[1] == 576
+    assert {"config.yaml", "recommender"} <= {path.name for path in folder.iterdir()}
+
+
+def test_evaluate_reproduces_the_test_metrics_from_the_artifacts(workplace, plain, sharded):
+    cache = f"cache_dir={workplace.repo / '.cache' / 'laser'}"
+    for summary in (plain, sharded):
+        evaluated = workplace.run("evaluate.py", f"run_id={summary['run_id']}", cache)
+        assert evaluated["metrics"] == pytest.approx(summary["test"], abs=1e-3)
+        assert evaluated["recorded"] == pytest.approx(summary["test"])
+
+
+def test_other_settings_do_not_resume(workplace, plain):
+    settings = workplace.settings("quickstart.yaml", "name=plain", "training.num_workers=0", "training.resume=true")
+    process = workplace.start("train.py", *settings, "training.learning_rate=0.5")
+    output, errors = process.communicate(timeout=300)
+    assert (process.returncode, output) == (2, "")
+    assert errors.splitlines()[-1].startswith("error: training.learning_rate: 0.5 differs from 0.001")
+
+
+def test_an_unknown_run_is_the_users_mistake(workplace, plain):
+    process = workplace.start("evaluate.py", "run_id=nowhere")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert errors.splitlines()[-1].startswith("error: run_id: 'nowhere' is not in sqlite:")
+
+
+def client(workplace) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{workplace.directory / 'mlflow.db'}")
+
+
+def run_id(workplace, name: str) -> str:
+    return (workplace.directory / "runs" / name / "run_id").read_text().strip()

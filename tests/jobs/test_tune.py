@@ -1,0 +1,81 @@
+"""A sweep over K, killed while it runs, gone on with, and found in MLflow."""
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+pytestmark = pytest.mark.ray
+
+SPACE = ("space.mformer.num_virtual_tokens=null", "space.mformer.num_experts={choice: [2, 3]}")
+FAST = ("training.num_workers=1", "training.zero_stage=0", "training.stage1_epochs=1", "training.stage2_epochs=1")
+
+
+def test_a_killed_sweep_goes_on_and_finished_trials_stay_untouched(workplace):
+    settings = workplace.settings("tune/quickstart.yaml", *SPACE, *FAST)
+    process = workplace.start("tune.py", *settings)
+    records = workplace.directory / "runs" / "sweeps" / "quickstart" / "trials"
+    while not list(records.glob("*/record.json")):
+        assert process.poll() is None, process.communicate()[1][-8000:]
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors[-8000:]
+    [finished] = records.glob("*/record.json")
+    before = (finished.stat().st_mtime_ns, finished.read_text())
+
+    summary = workplace.run("tune.py", *settings, "search.resume=true")
+    assert summary["trials"] == {"finished": 2, "stopped": 0, "failed": 0}
+    assert (finished.stat().st_mtime_ns, finished.read_text()) == before
+
+    client = MlflowClient(f"sqlite:///{workplace.directory / 'mlflow.db'}")
+    parent = client.get_run(summary["parent_run_id"])
+    assert parent.info.status == "FINISHED"
+    children = client.search_runs(
+        [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{summary['parent_run_id']}'"
+    )
+    assert sorted(run.info.run_name for run in children) == ["K=2", "K=3"]
+    for run in children:
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["K"] == run.data.params["mformer.num_experts"]
+        steps = [point.step for point in client.get_metric_history(run.info.run_id, "val/ndcg_at_10")]
+        assert sorted(steps) == [0, 1, 2]
+    assert summary["best"]["run_id"] in {run.info.run_id for run in children}
+    board = json.loads(Path(client.download_artifacts(summary["parent_run_id"], "leaderboard.json")).read_text())
+    scores = [row["val"]["ndcg@10"] for row in board]
+    assert scores == sorted(scores, reverse=True)
+    assert "K=3" in parent.data.tags["mlflow.note.content"]
+
+
+def test_an_error_in_one_trial_does_not_end_the_others(workplace):
+    """A learning rate beyond float32 gives NaN in the first step."""
+    space = ("space.mformer.num_experts=null", "space.training.learning_rate={choice: [1.0e+30, 1.0e-3]}")
+    settings = workplace.settings("tune/quickstart.yaml", SPACE[0], *space, *FAST, "name=diverging")
+    summary = workplace.run("tune.py", *settings, "training.max_grad_norm=0.0", "training.warmup_steps=0")
+    assert summary["trials"] == {"finished": 1, "stopped": 0, "failed": 1}
+    assert summary["best"]["overrides"] == {"training.learning_rate": 1e-3}
+    [failed] = (workplace.directory / "runs" / "sweeps" / "diverging" / "trials").glob("*/error.txt")
+    assert "lower training.learning_rate" in failed.read_text()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("space.mformer.experts={choice: [2]}", "mformer.experts"),
+        ("space.mformer.num_experts={choice: [0]}", "num_experts"),
+        ("space.mformer.num_experts={chioce: [2]}", "num_experts"),
+        ("tracking.uri=gopher://here", "tracking.uri: gopher://here"),
+        ("search.resume=true", "search.resume: no sweep named"),
+    ],
+)
+def test_a_wrong_search_is_refused_before_anything_starts(workplace, tmp_path, setting, message):
+    runs = tmp_path / "runs"
+    process = workplace.start("tune.py", *workplace.settings("tune/quickstart.yaml", setting, f"output_dir={runs}"))
+    output, errors = process.communicate(timeout=120)
+    assert (process.returncode, output) == (2, ""), errors
+    assert errors.splitlines()[-1].startswith("error: ")
+    assert message in errors.splitlines()[-1]
+    assert list(runs.rglob("sweep.json")) == []
