@@ -13,9 +13,8 @@ import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_args, get_origin
+from typing import Any, NoReturn, TextIO, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -52,10 +51,9 @@ def run_job(
     signal.signal(
         signal.SIGTERM, signal.default_int_handler
     )  # `kill` and `ray job stop` leave as much in order as Ctrl-C
+    stdout = _stdout_apart()
     try:
-        config = load_config(config_class, arguments, default)
-        with summary_only_on_stdout():
-            summary = main(config)
+        summary = main(load_config(config_class, arguments, default))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -63,22 +61,16 @@ def run_job(
         advice = f"; go on with {resume_with}=true" if resume_with else ""
         print(f"interrupted{advice}", file=sys.stderr)
         sys.exit(130)
-    print(json.dumps(summary), flush=True)
+    print(json.dumps(summary), file=stdout, flush=True)
     sys.exit(0)
 
 
-@contextmanager
-def summary_only_on_stdout() -> Iterator[None]:
-    """Send what libraries and child processes print to standard error; standard output ends in the summary."""
+def _stdout_apart() -> TextIO:
+    """Send what libraries and child processes print to standard error, to the end; return the real standard output."""
     sys.stdout.flush()
-    real = os.dup(1)
+    real = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(real, 1)
-        os.close(real)
+    return real
 
 
 def help_text(job: str, config_class: type[BaseModel], default: Path | None) -> str:

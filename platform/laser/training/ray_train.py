@@ -5,14 +5,15 @@ import os
 import secrets
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
 import torch
 from ray._raylet import Config
-from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback, get_context
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback, get_context
 from ray.train import report as report_to_controller
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
@@ -36,12 +37,21 @@ class _ReportToDriver(UserCallback):
         self.report(values, int(values.pop(EPOCH)))
 
 
-def connect() -> None:
-    """Join the cluster of RAY_ADDRESS, as a submitted job does, or start one that ends with this process.
+class _Trainer(TorchTrainer):
+    """A trainer that leaves Ctrl-C as it is: a KeyboardInterrupt where `fit` waits."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Ray's own handler would end the process with status 1, without a word and without our cleaning up."""
+
+
+@contextmanager
+def cluster() -> Iterator[None]:
+    """Join the cluster of RAY_ADDRESS, as a submitted job does, or start one; leave it or end it with the block.
 
     A cluster started here has a dashboard, on loopback: Ray Train asks its state service whether workers are gone.
     """
     if ray.is_initialized():
+        yield
         return
     address = os.environ.get("RAY_ADDRESS", "local")
     if address == "local" and "RAY_AUTH_MODE" not in os.environ:
@@ -52,13 +62,16 @@ def connect() -> None:
     ray.init(
         address=address, include_dashboard=True, dashboard_host="127.0.0.1", log_to_driver=True, logging_level="warning"
     )
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def train_on_workers(config: Experiment, run_dir: Path, report: Report, callbacks: Sequence[Any] = ()) -> None:
     """Train on `training.num_workers` Ray Train workers; the outcome stands in `run_dir/result.json`."""
-    connect()
     training = config.training
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         _worker,
         train_loop_config={"config": config.model_dump_json(), "run_dir": str(run_dir)},
         torch_config=TorchConfig(backend="nccl" if training.use_gpu else "gloo"),
@@ -72,17 +85,18 @@ def train_on_workers(config: Experiment, run_dir: Path, report: Report, callback
             storage_path=str(run_dir / "ray"),
             failure_config=FailureConfig(max_failures=training.max_failures),
             callbacks=[_ReportToDriver(report), *callbacks],
+            logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
-    trainer.fit()
+    with cluster():
+        trainer.fit()
 
 
 def _worker(settings: dict[str, str]) -> None:
     """What each Ray Train worker runs: open the shared inputs, shard the model, train in step with the others."""
     config = Experiment.model_validate_json(settings["config"])
     training = config.training
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    logging.getLogger().setLevel(logging.WARNING)  # Ray Train has given it handlers, and tells each report
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed calls old names
     if get_context().get_world_rank() == 0:
         logging.getLogger("laser").setLevel(logging.INFO)

@@ -22,7 +22,7 @@ from laser.config.space import Choice, LogUniform, RandInt, Uniform, parse_space
 from laser.training.checkpoint import latest_checkpoint
 from laser.training.inputs import Inputs, prepare_inputs, with_absolute_paths
 from laser.training.outcome import SELECTION_METRIC, RunResults, epoch_metrics, read_outcome, run_results
-from laser.training.ray_train import EPOCH, connect
+from laser.training.ray_train import EPOCH, cluster
 from laser.training.train import run_tags, train_laser
 from laser.tuning.plan import Domain, planned_trials
 from laser.tuning.sweep import Sweep, Trial, TrialRecord
@@ -104,7 +104,6 @@ def run_search(plan: SearchPlan, sweep: Sweep, tracker: Tracker) -> list[TrialRe
         if not trials:
             return sweep.records()
         param_space = {"overrides": tune.grid_search([json.dumps(overrides) for overrides in trials])}
-    connect()
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C raises KeyboardInterrupt, as everywhere
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     trainable = tune.with_parameters(
@@ -130,7 +129,8 @@ def run_search(plan: SearchPlan, sweep: Sweep, tracker: Tracker) -> list[TrialRe
         ),
     )
     try:
-        tuner.fit()
+        with cluster():
+            tuner.fit()
     finally:
         for trial in sweep.unfinished_trials():
             if trial.run_id is not None:
