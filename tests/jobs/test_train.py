@@ -14,8 +14,8 @@ from laser.training.checkpoint import latest_checkpoint
 
 pytestmark = pytest.mark.ray
 
-LOSS_TOLERANCE = 2e-4  # measured: see test
-WEIGHT_TOLERANCE = 2e-3
+LOSS_TOLERANCE = 1e-5  # measured over all pairs of these runs: 6e-7 at losses of 6.1
+WEIGHT_TOLERANCE = 5e-5  # measured: 3e-6, after twelve steps of Adam
 
 
 @pytest.fixture(scope="module")
@@ -89,12 +89,11 @@ def test_a_run_holds_settings_metrics_of_each_epoch_environment_and_artifacts(wo
     assert {"config.yaml", "recommender"} <= {path.name for path in folder.iterdir()}
 
 
-def test_evaluate_reproduces_the_test_metrics_from_the_artifacts(workplace, plain, sharded):
+def test_evaluate_reproduces_the_test_metrics_from_the_artifacts(workplace, sharded):
     cache = f"cache_dir={workplace.repo / '.cache' / 'laser'}"
-    for summary in (plain, sharded):
-        evaluated = workplace.run("evaluate.py", f"run_id={summary['run_id']}", cache)
-        assert evaluated["metrics"] == pytest.approx(summary["test"], abs=1e-3)
-        assert evaluated["recorded"] == pytest.approx(summary["test"])
+    evaluated = workplace.run("evaluate.py", f"run_id={sharded['run_id']}", cache)
+    assert evaluated["metrics"] == pytest.approx(sharded["test"], abs=1e-3)
+    assert evaluated["recorded"] == pytest.approx(sharded["test"])
 
 
 def test_other_settings_do_not_resume(workplace, plain):
@@ -102,7 +101,7 @@ def test_other_settings_do_not_resume(workplace, plain):
     process = workplace.start("train.py", *settings, "training.learning_rate=0.5")
     output, errors = process.communicate(timeout=300)
     assert (process.returncode, output) == (2, "")
-    assert errors.splitlines()[-1].startswith("error: training.learning_rate: 0.5 differs from 0.001")
+    assert errors.splitlines()[-1].startswith("error: training.learning_rate: 0.5 differs from 0.0001")
 
 
 def test_an_unknown_run_is_the_users_mistake(workplace, plain):

@@ -51,31 +51,25 @@ def test_a_killed_sweep_goes_on_and_finished_trials_stay_untouched(workplace):
 
 
 def test_an_error_in_one_trial_does_not_end_the_others(workplace):
-    """A learning rate beyond float32 gives NaN in the first step."""
+    """A learning rate beyond float32 gives NaN after the first step."""
     space = ("space.mformer.num_experts=null", "space.training.learning_rate={choice: [1.0e+30, 1.0e-3]}")
     settings = workplace.settings("tune/quickstart.yaml", SPACE[0], *space, *FAST, "name=diverging")
-    summary = workplace.run("tune.py", *settings, "training.max_grad_norm=0.0", "training.warmup_steps=0")
+    summary = workplace.run(
+        "tune.py", *settings, "training.num_workers=0", "training.max_grad_norm=0.0", "training.warmup_steps=0"
+    )
     assert summary["trials"] == {"finished": 1, "stopped": 0, "failed": 1}
     assert summary["best"]["overrides"] == {"training.learning_rate": 1e-3}
     [failed] = (workplace.directory / "runs" / "sweeps" / "diverging" / "trials").glob("*/error.txt")
-    assert "lower training.learning_rate" in failed.read_text()
+    text = failed.read_text()
+    assert "Traceback" in text and "\x1b" not in text
+    assert text.splitlines()[-1].startswith("FloatingPointError: stage 1 epoch 1, step 2: loss nan")
+    assert json.loads((failed.parent / "record.json").read_text())["error"] == text.splitlines()[-1]
 
 
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ("space.mformer.experts={choice: [2]}", "mformer.experts"),
-        ("space.mformer.num_experts={choice: [0]}", "num_experts"),
-        ("space.mformer.num_experts={chioce: [2]}", "num_experts"),
-        ("tracking.uri=gopher://here", "tracking.uri: gopher://here"),
-        ("search.resume=true", "search.resume: no sweep named"),
-    ],
-)
-def test_a_wrong_search_is_refused_before_anything_starts(workplace, tmp_path, setting, message):
-    runs = tmp_path / "runs"
-    process = workplace.start("tune.py", *workplace.settings("tune/quickstart.yaml", setting, f"output_dir={runs}"))
+def test_a_wrong_search_is_refused_before_anything_starts(workplace, tmp_path):
+    settings = workplace.settings("tune/quickstart.yaml", "space.mformer.num_experts={choice: [0]}")
+    process = workplace.start("tune.py", *settings, f"output_dir={tmp_path / 'runs'}")
     output, errors = process.communicate(timeout=120)
     assert (process.returncode, output) == (2, ""), errors
-    assert errors.splitlines()[-1].startswith("error: ")
-    assert message in errors.splitlines()[-1]
-    assert list(runs.rglob("sweep.json")) == []
+    assert errors.splitlines()[-1].startswith("error: space.mformer.num_experts: 0; ")
+    assert list(tmp_path.iterdir()) == []

@@ -7,6 +7,7 @@ count in our own epochs, because Tune's iteration restarts when a trial goes on.
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 METRIC = f"val/{SELECTION_METRIC}"
 SHARED_STAGES = ("data.", "prompt.", "llm.source", "recommender.")
 """Settings of the stages that trials share, unless the space varies them."""
+COLOURS = re.compile("\x1b\\[[0-9;]*m")
 
 
 class TrialRun(Protocol):
@@ -183,10 +185,11 @@ class _RecordKeeper(tune.Callback):
         self._end(ours, "finished" if read_outcome(ours.path) else "stopped", None)
 
     def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
-        ours, error = self._ours(trial), str(trial.get_error())
+        ours = self._ours(trial)
+        error = COLOURS.sub("", Path(trial.error_file).read_text()).strip()  # get_error() looks where it is not yet
         ours.path.mkdir(parents=True, exist_ok=True)
         (ours.path / "error.txt").write_text(f"{error}\n")
-        self._end(ours, "failed", error.strip().splitlines()[-1] if error.strip() else "unknown")
+        self._end(ours, "failed", error.splitlines()[-1])
 
     def _ours(self, trial: Any) -> Trial:
         return self.sweep.trial(_overrides(trial.config))
