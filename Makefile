@@ -22,7 +22,7 @@ $(STAMP): constraints.txt pyproject.toml
 		{ echo "error: $(PYTHON) is older than Python 3.11; remedy: make PYTHON=<path of a newer one>" >&2; exit 2; }
 	@if [ ! -x $(BIN)/python ] || [ -e $(UNFINISHED) ]; then $(PYTHON) -m venv --clear $(VENV); fi
 	@touch $(UNFINISHED)
-	DS_BUILD_OPS=0 $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	DS_BUILD_OPS=0 $(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
 	@rm $(UNFINISHED)
 	@touch $@
 

@@ -31,6 +31,8 @@ from laser.training.engine import (
 )
 
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+# Its shared-memory all-reduce serves inference alone; compiling it takes two cores more than a minute.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def deepspeed_config(config: TrainingConfig) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import logging
 import os
 import secrets
-import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -101,8 +100,6 @@ def _worker(settings: dict[str, str]) -> None:
     if get_context().get_world_rank() == 0:
         logging.getLogger("laser").setLevel(logging.INFO)
     torch.set_num_threads(max(1, int(training.cpus_per_worker)))
-    # DeepSpeed compiles its CPU communication with ninja, which stands beside the interpreter.
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     from laser.models.laser import build_laser
     from laser.models.llm import choose_dtype, load_llm
     from laser.training.deepspeed import DeepSpeedEngine, sharded_llm
