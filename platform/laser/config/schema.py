@@ -278,3 +278,21 @@ class EvaluateJob(Section):
     tracking: TrackingConfig = TrackingConfig()
     cache_dir: str = ".cache/laser"
     """Where prepared data and the converted LLM are looked for; what is missing is made again."""
+
+
+class BenchmarkConfig(Section):
+    """What a benchmark measures, and how often."""
+
+    rounds: PositiveInt = 5
+    """Rounds that count; in each, every contestant runs once, in turn."""
+    warmup_rounds: NonNegativeInt = 1
+    """Rounds before them that do not count."""
+
+
+class BenchmarkJob(Experiment):
+    """A measurement of speed: the sections of an experiment, and which of its parts to measure."""
+
+    suite: Literal["train", "encode", "rank", "prepare", "sharding", "tune"]
+    """train: optimizer steps; encode: the catalogue; rank: full-catalogue ranks; prepare: raw data to a dataset;
+    sharding: memory and cost of the ZeRO stages; tune: what a sweep adds to its trials."""
+    benchmark: BenchmarkConfig = BenchmarkConfig()

@@ -1,0 +1,92 @@
+"""How a speed is measured: contestants take turns, the first rounds warm up, medians and spread are kept.
+
+A machine that others use too slows down and speeds up while one measures. Contestants that take turns meet the same
+conditions, so their ratio holds where their seconds do not.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from laser.config.progress import progress
+
+Work = Callable[[], object]
+PEAK_SIZE = 2048
+"""Rows and columns of the square product that sets the peak; 3 × 8 MiB in bf16."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one contestant, a value per counted round."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    def per_second(self, amount: float) -> float:
+        """Units of work per second, at the median."""
+        return amount / self.median
+
+    def as_figures(self) -> dict[str, float]:
+        """Median and range, rounded to microseconds."""
+        values = {"median": self.median, "min": min(self.seconds), "max": max(self.seconds)}
+        return {name: round(value, 6) for name, value in values.items()}
+
+
+def take_turns(contestants: Mapping[str, Work], rounds: int, warmup: int = 1) -> dict[str, Timing]:
+    """Run each contestant once a round, in an order that turns round each time, and time it.
+
+    Args:
+        contestants: name → work; a call does the whole of it and waits for its end.
+        rounds: counted rounds.
+        warmup: rounds before them that are not counted.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    names = list(contestants)
+    with progress(range(warmup + rounds), "measure", "round") as numbers:
+        for number in numbers:
+            for name in names if number % 2 else reversed(names):
+                started = time.perf_counter()
+                contestants[name]()
+                if number >= warmup:
+                    seconds[name].append(time.perf_counter() - started)
+    return {name: Timing(tuple(values)) for name, values in seconds.items()}
+
+
+def ratio(slower: Timing, faster: Timing) -> dict[str, float]:
+    """How many times faster the second is: the median of the rounds' own ratios, and their range."""
+    ratios = [ours / theirs for ours, theirs in zip(slower.seconds, faster.seconds, strict=True)]
+    values = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
+    return {name: round(value, 3) for name, value in values.items()}
+
+
+def matrix_product(dtype: torch.dtype, device: torch.device) -> tuple[Work, float]:
+    """A large square matrix product, and its operations: the yardstick of utilisation, measured in the same run."""
+    left, right = (torch.randn(PEAK_SIZE, PEAK_SIZE, device=device).to(dtype) for _ in range(2))
+    result = torch.empty_like(left)
+
+    def multiply() -> None:
+        torch.mm(left, right, out=result)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return multiply, 2.0 * PEAK_SIZE**3
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows with the same keys as aligned columns, for a terminal."""
+    if not rows:
+        return ""
+    lines = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
