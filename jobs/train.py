@@ -1,7 +1,7 @@
 """Train Laser once: a frozen LLM under Bi-Tuning with an M-Former, in two stages, here or on Ray Train workers.
 
 What it needs and does not find in the cache (dataset, converted LLM, ID-based recommender, encodings) is made first.
-Ctrl-C leaves a run that goes on with training.resume=true, also on another number of workers.
+Ctrl-C leaves a run that goes on with resume=true, also on another number of workers.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ def main(config: Experiment) -> Mapping[str, Any]:
     config = with_absolute_paths(config)
     tracking = open_tracking(config.tracking)
     inputs = prepare_inputs(config)
-    run_dir = run_directory(Path(config.output_dir), config.name, config.training.resume)
+    run_dir = run_directory(Path(config.output_dir), config.name, config.resume)
     check_resumable(run_dir, config, inputs)
     with tracking.run(config, "train", run_dir.name, run_tags(config, inputs), remembered_run(run_dir)) as run:
         remember_run(run_dir, run.run_id)
@@ -34,4 +34,4 @@ def main(config: Experiment) -> Mapping[str, Any]:
 
 
 if __name__ == "__main__":
-    run_job(main, Experiment, Path("configs/quickstart.yaml"), resume_with="training.resume")
+    run_job(main, Experiment, Path("configs/quickstart.yaml"), resume_with="resume")

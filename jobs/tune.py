@@ -1,7 +1,7 @@
 """Search over K, L and whatever else `space` names: each trial is a training run of its own on Ray Train workers.
 
 Runs on the cluster that RAY_ADDRESS names, as under `ray job submit -- python jobs/tune.py`, or on this machine alone.
-Ctrl-C leaves a sweep that goes on with search.resume=true; finished trials stay as they are.
+Ctrl-C leaves a sweep that goes on with resume=true; finished trials stay as they are.
 """
 
 import logging
@@ -43,4 +43,4 @@ def main(config: TuneExperiment) -> Mapping[str, Any]:
 
 
 if __name__ == "__main__":
-    run_job(main, TuneExperiment, Path("configs/tune/quickstart.yaml"), resume_with="search.resume")
+    run_job(main, TuneExperiment, Path("configs/tune/quickstart.yaml"), resume_with="resume")

@@ -40,10 +40,10 @@ def resumed(workplace):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors[-8000:]
-    assert errors.splitlines()[-1] == "interrupted; go on with training.resume=true"
+    assert errors.splitlines()[-1] == "interrupted; go on with resume=true"
     interrupted = run_id(workplace, "resumed")
     assert client(workplace).get_run(interrupted).info.status == "KILLED"
-    return workplace.run("train.py", *settings, "training.resume=true")
+    return workplace.run("train.py", *settings, "resume=true")
 
 
 def test_two_zero3_workers_train_as_one_plain_process(workplace, plain, sharded):
@@ -97,7 +97,7 @@ def test_evaluate_reproduces_the_test_metrics_from_the_artifacts(workplace, shar
 
 
 def test_other_settings_do_not_resume(workplace, plain):
-    settings = workplace.settings("quickstart.yaml", "name=plain", "training.num_workers=0", "training.resume=true")
+    settings = workplace.settings("quickstart.yaml", "name=plain", "training.num_workers=0", "resume=true")
     process = workplace.start("train.py", *settings, "training.learning_rate=0.5")
     output, errors = process.communicate(timeout=300)
     assert (process.returncode, output) == (2, "")

@@ -27,7 +27,7 @@ def test_a_killed_sweep_goes_on_and_finished_trials_stay_untouched(workplace):
     [finished] = records.glob("*/record.json")
     before = (finished.stat().st_mtime_ns, finished.read_text())
 
-    summary = workplace.run("tune.py", *settings, "search.resume=true")
+    summary = workplace.run("tune.py", *settings, "resume=true")
     assert summary["trials"] == {"finished": 2, "stopped": 0, "failed": 0}
     assert (finished.stat().st_mtime_ns, finished.read_text()) == before
 

@@ -12,5 +12,5 @@ def test_a_second_run_of_the_same_name_gets_its_own_directory(tmp_path):
 
 
 def test_nothing_to_resume_is_said(tmp_path):
-    with pytest.raises(UserError, match="training.resume"):
+    with pytest.raises(UserError, match="resume"):
         run_directory(tmp_path, "laser", resume=True)

@@ -34,24 +34,24 @@ def test_resume_takes_the_latest_of_that_name(config):
     open_sweep(config)
     latest = open_sweep(config)
     latest.remember_run("run-7")
-    resumed = open_sweep(with_overrides(config, {"search.resume": True}))
+    resumed = open_sweep(with_overrides(config, {"resume": True}))
     assert (resumed.path, resumed.run_id) == (latest.path, "run-7")
 
 
 def test_nothing_to_resume_is_the_users_mistake(config):
     with pytest.raises(UserError, match="no sweep named 'demo'"):
-        open_sweep(with_overrides(config, {"search.resume": True}))
+        open_sweep(with_overrides(config, {"resume": True}))
 
 
 def test_resume_refuses_settings_that_do_not_compare(config):
     open_sweep(config)
     with pytest.raises(UserError, match=r"training\.batch_size: 8 differs from 4"):
-        open_sweep(with_overrides(config, {"search.resume": True, "training.batch_size": 8}))
+        open_sweep(with_overrides(config, {"resume": True, "training.batch_size": 8}))
 
 
 def test_resume_allows_another_number_of_workers(config):
     open_sweep(config)
-    changed = {"search.resume": True, "training.num_workers": 2, "training.zero_stage": 3}
+    changed = {"resume": True, "training.num_workers": 2, "training.zero_stage": 3}
     assert open_sweep(with_overrides(config, changed)).records() == []
 
 

@@ -204,8 +204,6 @@ class TrainingConfig(Section):
     """Recompute the LLM's activations in the backward pass: less memory, 6 N instead of 4 N operations per token."""
     seed: NonNegativeInt = 0
     """Seed of initialisation, data order and samples."""
-    resume: bool = False
-    """Go on with the latest run of this name, from its last whole checkpoint, instead of starting a new one."""
 
 
 class TrackingConfig(Section):
@@ -226,6 +224,9 @@ class Experiment(Section):
     """Prepared data, converted LLMs, recommenders and encodings, keyed by the hash of what made them."""
     output_dir: str = "runs"
     """Checkpoints of each run, in a directory of its own. On a cluster: storage that all nodes share."""
+    resume: bool = False
+    """Go on with the latest run or sweep of this name instead of starting a new one: a run from its last whole
+    checkpoint, a sweep with the trials that have not ended."""
     data: DataConfig = DataConfig()
     prompt: PromptConfig = PromptConfig()
     llm: LLMConfig = LLMConfig()
@@ -253,8 +254,6 @@ class SearchConfig(Section):
     """Trials that run at once; each takes training.num_workers workers."""
     seed: NonNegativeInt = 0
     """Seed of the search."""
-    resume: bool = False
-    """Go on with a stopped sweep of the same name; finished trials stay as they are."""
 
 
 class TuneExperiment(Experiment):

@@ -18,7 +18,7 @@ def run_directory(output_dir: Path, name: str, resume: bool) -> Path:
     latest = max((int(match[1] or 1) for match in matches if match), default=0)
     if resume:
         if not latest:
-            raise UserError(f"training.resume: no run named {name!r} in {output_dir}; leave it out to start one")
+            raise UserError(f"resume: no run named {name!r} in {output_dir}; leave it out to start one")
         return output_dir / _numbered_name(name, latest)
     while True:  # another process may take the same number first
         latest += 1

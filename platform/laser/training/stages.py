@@ -55,7 +55,7 @@ _WEIGHTS_DO_NOT_DEPEND_ON = (
     "training.stage1_epochs",
     "training.stage2_epochs",
     "training.test",
-    "training.resume",
+    "resume",
 )
 
 

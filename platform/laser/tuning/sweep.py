@@ -42,7 +42,7 @@ SYMBOLS = {
 _MAY_CHANGE_ON_RESUME = (
     "cache_dir",
     "output_dir",
-    "search.resume",
+    "resume",
     "search.max_concurrent_trials",
     "search.num_samples",
     "tracking.uri",
@@ -55,7 +55,6 @@ _MAY_CHANGE_ON_RESUME = (
     "training.micro_batch_size",
     "training.inference_batch_tokens",
     "training.gradient_checkpointing",
-    "training.resume",
 )
 
 TrialState = Literal["finished", "stopped", "failed"]
@@ -186,7 +185,7 @@ class Sweep:
             if before.get(key) != now.get(key):
                 raise UserError(
                     f"{key}: {now.get(key)!r} differs from {before.get(key)!r} of the sweep to resume ({self.path}); "
-                    "set it back, or leave out search.resume to start a new sweep"
+                    "set it back, or leave out resume to start a new sweep"
                 )
 
     def _settings(self) -> dict[str, Any]:
@@ -194,16 +193,16 @@ class Sweep:
 
 
 def open_sweep(config: TuneExperiment) -> Sweep:
-    """A new sweep; with `search.resume`, the latest one of the same name.
+    """A new sweep; with `resume`, the latest one of the same name.
 
     Raises:
         UserError: there is none to resume, or its settings differ.
     """
-    if config.search.resume:
+    if config.resume:
         sweep = latest_sweep(config)
         if sweep is None:
             raise UserError(
-                f"search.resume: no sweep named {config.name!r} under {config.output_dir}; "
+                f"resume: no sweep named {config.name!r} under {config.output_dir}; "
                 "leave it out to start one, or set name and output_dir of the stopped one"
             )
         sweep.check_same_settings(config)
