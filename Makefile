@@ -23,6 +23,8 @@ $(STAMP): constraints.txt pyproject.toml
 	@if [ ! -x $(BIN)/python ] || [ -e $(UNFINISHED) ]; then $(PYTHON) -m venv --clear $(VENV); fi
 	@touch $(UNFINISHED)
 	DS_BUILD_OPS=0 $(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
+	@echo "compiling bytecode on all cores (some packages carry files for later Pythons, which are passed over)"
+	@$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
 	@rm $(UNFINISHED)
 	@touch $@
 

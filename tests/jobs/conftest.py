@@ -15,6 +15,7 @@ SMALL = (
     "prompt.max_item_tokens=8",
     "prompt.instruction=Sum up",
     "llm.num_layers=2",
+    "llm.dtype=fp32",  # bf16, which auto takes where the hardware has it, rounds by the shapes of batches
     "recommender.max_epochs=2",
     "mformer.num_experts=2",
     "mformer.num_virtual_tokens=4",

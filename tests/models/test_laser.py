@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from laser.config.schema import Experiment, MFormerConfig, TrainingConfig
+from laser.config.schema import Experiment, LLMConfig, MFormerConfig, TrainingConfig
 from laser.models.laser import Laser, build_laser
 from laser.models.llm import load_llm
 from laser.training.engine import Batch, PlainEngine
@@ -19,7 +19,7 @@ CONFIG = Experiment(
 
 
 def build(llm_directory: Path, num_layers: int | None = None) -> Laser:
-    llm = load_llm(llm_directory, torch.float32, num_layers, CPU, trust_remote_code=False)
+    llm = load_llm(llm_directory, torch.float32, LLMConfig(num_layers=num_layers), CPU)
     return build_laser(CONFIG, llm, recommender_width=8, embedding_std=0.1)
 
 

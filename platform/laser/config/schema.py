@@ -72,6 +72,8 @@ class LLMConfig(Section):
     """Arithmetic of the frozen LLM; `auto` takes bf16 where the hardware multiplies it natively, else fp32."""
     num_layers: PositiveInt | None = None
     """Read only the first so many decoder blocks (then the final norm); null keeps all, as the paper does."""
+    implementation: Literal["auto", "packed", "transformers"] = "auto"
+    """packed reads histories without padding (Llamas); transformers runs any decoder; `auto` packs where it can."""
     trust_remote_code: bool = False
     """Run code that ships with a hub model. Off unless you trust the author."""
 

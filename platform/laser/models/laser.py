@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from laser.config.schema import Experiment
 from laser.models.bituning import BiTuning
+from laser.models.llm import Decoder
 from laser.models.mformer import MFormer, Routing
 
 
@@ -34,7 +34,7 @@ class Laser(nn.Module):
         bituning: holds the suffix and runs the LLM.
     """
 
-    def __init__(self, llm: PreTrainedModel, mformer: MFormer, bituning: BiTuning) -> None:
+    def __init__(self, llm: Decoder, mformer: MFormer, bituning: BiTuning) -> None:
         super().__init__()
         self.llm = llm.requires_grad_(False)
         self.mformer = mformer
@@ -87,7 +87,7 @@ class Laser(nn.Module):
         return self
 
 
-def build_laser(config: Experiment, llm: PreTrainedModel, recommender_width: int, embedding_std: float) -> Laser:
+def build_laser(config: Experiment, llm: Decoder, recommender_width: int, embedding_std: float) -> Laser:
     """Laser around a loaded LLM, initialised from `training.seed` alone: the same on every worker.
 
     Args:

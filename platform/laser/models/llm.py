@@ -1,7 +1,7 @@
 """Loading the frozen LLM's weights: whole in one process, or tensor by tensor for a sharded one.
 
 `laser.models.llm_source` finds the files; this module reads them. Any decoder of `transformers` that takes
-`inputs_embeds` works.
+`inputs_embeds` works; Llamas run packed (`laser.models.packed`).
 """
 
 import json
@@ -24,6 +24,11 @@ from transformers import (
 from transformers.initialization import no_init_weights
 
 from laser.config.errors import UserError
+from laser.config.schema import LLMConfig
+from laser.models.fused import EAGER
+from laser.models.packed import PackedLlama, is_packable
+
+Decoder = PreTrainedModel | PackedLlama
 
 
 def choose_dtype(name: Literal["auto", "bf16", "fp32"], device: torch.device) -> torch.dtype:
@@ -61,21 +66,46 @@ def llm_config(directory: Path, num_layers: int | None, trust_remote_code: bool 
     return config
 
 
-def empty_llm(config: PretrainedConfig, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
-    """The decoder without LM head and weights, built under the context that the caller has set (`zero.Init`, meta)."""
+def empty_llm(config: PretrainedConfig, dtype: torch.dtype, settings: LLMConfig) -> Decoder:
+    """The decoder without LM head and weights, built under the context that the caller has set (`zero.Init`, meta).
+
+    Raises:
+        UserError: `llm.implementation` asks for what this model cannot have.
+    """
+    if settings.implementation == "packed" and not is_packable(config):
+        raise UserError(
+            f"llm.implementation: packed is for Llamas without biases, not for {config.model_type}; set it to auto"
+        )
+    if settings.implementation != "transformers" and is_packable(config):
+        return PackedLlama(config, dtype, EAGER)
     with no_init_weights():
-        return AutoModel.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+        return AutoModel.from_config(config, dtype=dtype, trust_remote_code=settings.trust_remote_code)
 
 
-def load_llm(
-    directory: Path, dtype: torch.dtype, num_layers: int | None, device: torch.device, trust_remote_code: bool = False
-) -> PreTrainedModel:
+def load_llm(directory: Path, dtype: torch.dtype, settings: LLMConfig, device: torch.device) -> Decoder:
     """The whole decoder without LM head on one device, in evaluation mode, without gradients."""
-    config = llm_config(directory, num_layers, trust_remote_code)
-    transformers.logging.set_verbosity_error()  # else it reports the head and the blocks that are left out, at length
-    transformers.logging.disable_progress_bar()
-    llm = AutoModel.from_pretrained(directory, config=config, dtype=dtype, trust_remote_code=trust_remote_code)
-    return llm.to(device).requires_grad_(False).eval()
+    config = llm_config(directory, settings.num_layers, settings.trust_remote_code)
+    with torch.device("meta"):
+        llm = empty_llm(config, dtype, settings)
+    if isinstance(llm, PackedLlama):
+        llm.requires_grad_(False).to_empty(device=device)
+        for name, weight in decoder_weights(llm, directory):
+            llm.get_parameter(name).copy_(weight)
+    else:
+        transformers.logging.set_verbosity_error()  # else it reports the head and the blocks left out, at length
+        transformers.logging.disable_progress_bar()
+        remote_code = settings.trust_remote_code
+        llm = AutoModel.from_pretrained(directory, config=config, dtype=dtype, trust_remote_code=remote_code).to(device)
+    return llm.requires_grad_(False).eval()
+
+
+def decoder_weights(llm: Decoder, directory: Path) -> Iterator[tuple[str, Tensor]]:
+    """Yield `(name, tensor)` of each parameter of the decoder, one at a time, from the files."""
+    if not isinstance(llm, PackedLlama):
+        yield from llm_weights(directory, [name for name, _ in llm.named_parameters()])
+        return
+    for name, parts in llm.sources().items():
+        yield name, torch.cat([weight for _, weight in llm_weights(directory, parts)])
 
 
 def llm_weights(directory: Path, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
@@ -120,8 +150,9 @@ def embedding_std(directory: Path, trust_remote_code: bool = False) -> float:
 
     Read from the file: under ZeRO-3 the module itself holds a shard.
     """
+    settings = LLMConfig(implementation="transformers", trust_remote_code=trust_remote_code)
     with torch.device("meta"):
-        llm = empty_llm(llm_config(directory, 1, trust_remote_code), torch.float32, trust_remote_code)
+        llm = empty_llm(llm_config(directory, 1, trust_remote_code), torch.float32, settings)
     table = llm.get_input_embeddings()
     name = next(name for name, module in llm.named_modules() if module is table)
     _, weight = next(llm_weights(directory, [f"{name}.weight"]))

@@ -16,11 +16,10 @@ import torch
 import torch.distributed as dist
 from deepspeed.utils import safe_get_full_optimizer_state
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from laser.config.schema import LLMConfig, TrainingConfig
 from laser.models.laser import Laser, LaserOutput
-from laser.models.llm import empty_llm, llm_config, llm_weights
+from laser.models.llm import Decoder, decoder_weights, empty_llm, llm_config
 from laser.training.engine import (
     Batch,
     OptimizerState,
@@ -60,7 +59,7 @@ def deepspeed_config(config: TrainingConfig) -> dict[str, Any]:
 
 def sharded_llm(
     directory: Path, dtype: torch.dtype, llm_settings: LLMConfig, training: TrainingConfig
-) -> PreTrainedModel:
+) -> Decoder:
     """The frozen decoder under ZeRO-3: built in shards, filled in shards; no worker ever holds it whole.
 
     Building inside `zero.Init` makes each module's tensors and splits them at once; filling reads one tensor's own
@@ -68,12 +67,12 @@ def sharded_llm(
     """
     # Init's own dtype argument is ignored where the device lacks fp16 (deepspeed 0.19.8): the dtype goes in as config.
     settings = deepspeed_config(training) | {"bf16": {"enabled": dtype == torch.bfloat16}}
-    remote_code = llm_settings.trust_remote_code
     with deepspeed.zero.Init(config_dict_or_path=settings):
-        llm = empty_llm(llm_config(directory, llm_settings.num_layers, remote_code), dtype, remote_code)
+        config = llm_config(directory, llm_settings.num_layers, llm_settings.trust_remote_code)
+        llm = empty_llm(config, dtype, llm_settings)
     parameters: dict[str, Any] = dict(llm.named_parameters())
     rank = dist.get_rank()
-    for name, weight in llm_weights(directory, list(parameters)):
+    for name, weight in decoder_weights(llm, directory):
         shard = parameters[name].ds_tensor
         flat = weight.reshape(-1)
         own = flat[rank * shard.numel() : (rank + 1) * shard.numel()]

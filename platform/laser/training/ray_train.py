@@ -112,7 +112,7 @@ def _worker(settings: dict[str, str]) -> None:
     if training.zero_stage == 3:
         llm = sharded_llm(inputs.llm_directory, dtype, config.llm, training)
     else:
-        llm = load_llm(inputs.llm_directory, dtype, config.llm.num_layers, device, config.llm.trust_remote_code)
+        llm = load_llm(inputs.llm_directory, dtype, config.llm, device)
     laser = build_laser(config, llm, inputs.recommender_width, inputs.embedding_std)
     if training.gradient_checkpointing:
         laser.enable_gradient_checkpointing()

@@ -79,7 +79,7 @@ def run_tags(config: Experiment, inputs: Inputs) -> dict[str, str | int]:
 def build_plain(config: Experiment, inputs: Inputs, device: torch.device) -> Laser:
     """The model whole on one device."""
     dtype = choose_dtype(config.llm.dtype, device)
-    llm = load_llm(inputs.llm_directory, dtype, config.llm.num_layers, device, config.llm.trust_remote_code)
+    llm = load_llm(inputs.llm_directory, dtype, config.llm, device)
     laser = build_laser(config, llm, inputs.recommender_width, inputs.embedding_std)
     if config.training.gradient_checkpointing:
         laser.enable_gradient_checkpointing()
