@@ -16,6 +16,7 @@ SMALL = (
     "prompt.instruction=Sum up",
     "llm.num_layers=2",
     "llm.dtype=fp32",  # bf16, which auto takes where the hardware has it, rounds by the shapes of batches
+    "llm.compile=false",
     "recommender.max_epochs=2",
     "mformer.num_experts=2",
     "mformer.num_virtual_tokens=4",

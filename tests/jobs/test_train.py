@@ -1,4 +1,4 @@
-"""One training run, four ways: plain torch, two ZeRO-3 workers, and one worker interrupted and resumed on two."""
+"""One training run, three ways: plain torch, two ZeRO-3 workers (compiled), and one interrupted and resumed on two."""
 
 import json
 import signal
@@ -25,7 +25,7 @@ def plain(workplace):
 
 @pytest.fixture(scope="module")
 def sharded(workplace):
-    return workplace.run("train.py", *workplace.settings("quickstart.yaml", "name=sharded"))
+    return workplace.run("train.py", *workplace.settings("quickstart.yaml", "name=sharded", "llm.compile=true"))
 
 
 @pytest.fixture(scope="module")

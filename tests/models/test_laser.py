@@ -19,7 +19,7 @@ CONFIG = Experiment(
 
 
 def build(llm_directory: Path, num_layers: int | None = None) -> Laser:
-    llm = load_llm(llm_directory, torch.float32, LLMConfig(num_layers=num_layers), CPU)
+    llm = load_llm(llm_directory, torch.float32, LLMConfig(compile=False, num_layers=num_layers), CPU)
     return build_laser(CONFIG, llm, recommender_width=8, embedding_std=0.1)
 
 

@@ -9,9 +9,10 @@ from torch import Tensor
 from laser.config.errors import UserError
 from laser.config.schema import LLMConfig
 from laser.models import fused
+from laser.models.attention import Packing
 from laser.models.bituning import BiTuning
 from laser.models.llm import empty_llm, llm_config, load_llm
-from laser.models.packed import PackedLlama, Packing
+from laser.models.packed import PackedLlama
 
 CPU = torch.device("cpu")
 LENGTHS = (9, 1, 30, 17)
@@ -20,7 +21,8 @@ LENGTHS = (9, 1, 30, 17)
 def both(directory: Path, num_layers: int | None = None):
     """The packed and the padded decoder of the same weights, float32."""
     for implementation in ("packed", "transformers"):
-        yield load_llm(directory, torch.float32, LLMConfig(implementation=implementation, num_layers=num_layers), CPU)
+        settings = LLMConfig(implementation=implementation, compile=False, num_layers=num_layers)
+        yield load_llm(directory, torch.float32, settings, CPU)
 
 
 def read(llm, directory_width: int, scale: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -69,7 +71,7 @@ def test_the_trimmed_last_block_equals_the_whole_one(tiny_llm):
     llm, _ = both(tiny_llm)
     packing = Packing.of(torch.tensor(LENGTHS))
     x_PH = torch.randn(sum(LENGTHS), 32, generator=torch.Generator().manual_seed(3))
-    rotations = llm._rotations(x_PH, packing)
+    rotations = llm.rotations(x_PH, packing)
     whole_PH = llm.layers[0](x_PH, packing, *rotations, False)
     last_BH = llm.layers[0](x_PH, packing, *rotations, True)
     torch.testing.assert_close(last_BH, whole_PH[packing.last_B], rtol=0, atol=1e-5)

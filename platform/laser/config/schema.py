@@ -74,6 +74,8 @@ class LLMConfig(Section):
     """Read only the first so many decoder blocks (then the final norm); null keeps all, as the paper does."""
     implementation: Literal["auto", "packed", "transformers"] = "auto"
     """packed reads histories without padding (Llamas); transformers runs any decoder; `auto` packs where it can."""
+    compile: bool = True
+    """Fuse the elementwise parts of a packed LLM with torch.compile; without a C++ compiler they run as they are."""
     trust_remote_code: bool = False
     """Run code that ships with a hub model. Off unless you trust the author."""
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from laser.models.attention import Packing
 from laser.models.llm import Decoder
-from laser.models.packed import PackedLlama, Packing
+from laser.models.packed import PackedLlama
 
 
 class BiTuning(nn.Module):

@@ -10,6 +10,9 @@ gradient.
 Shape suffixes: P packed tokens, H width, N heads of queries, keys and values, E head width, M width of the MLP.
 """
 
+import logging
+import os
+import shutil
 from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
@@ -17,6 +20,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 
 def rms_norm(x_PH: Tensor, weight_H: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
@@ -80,7 +85,21 @@ class Kernels(NamedTuple):
 EAGER = Kernels(rms_norm, rms_norm_backward, rotate, swiglu, swiglu_backward)
 
 
+def kernels(compile: bool) -> Kernels:
+    """Compiled functions where that is asked for and there is a C++ compiler, which torch needs on CPUs and GPUs."""
+    if not compile:
+        return EAGER
+    if not (shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")):
+        logger.warning("llm.compile: no C++ compiler (g++, clang++ or CXX): the LLM runs uncompiled, a third slower")
+        return EAGER
+    return compiled()
+
+
 @lru_cache(maxsize=1)
 def compiled() -> Kernels:
-    """The functions compiled for any number of tokens; the compilation itself happens at the first call of each."""
-    return Kernels(*(torch.compile(function, dynamic=True) for function in EAGER))
+    """The functions compiled for any number of tokens.
+
+    The first call of each compiles it (2 cores: 10 s for all five), or finds it in torch's cache on disk (3 s).
+    """
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # else it keeps a pool of processes for five functions
+    return Kernels._make(torch.compile(function, dynamic=True) for function in EAGER)

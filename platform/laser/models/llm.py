@@ -7,7 +7,7 @@
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 import transformers
@@ -25,10 +25,11 @@ from transformers.initialization import no_init_weights
 
 from laser.config.errors import UserError
 from laser.config.schema import LLMConfig
-from laser.models.fused import EAGER
+from laser.models.fused import kernels
 from laser.models.packed import PackedLlama, is_packable
 
-Decoder = PreTrainedModel | PackedLlama
+Decoder: TypeAlias = PreTrainedModel | PackedLlama
+"""What reads the text: any decoder of `transformers`, or a packed Llama."""
 
 
 def choose_dtype(name: Literal["auto", "bf16", "fp32"], device: torch.device) -> torch.dtype:
@@ -77,7 +78,7 @@ def empty_llm(config: PretrainedConfig, dtype: torch.dtype, settings: LLMConfig)
             f"llm.implementation: packed is for Llamas without biases, not for {config.model_type}; set it to auto"
         )
     if settings.implementation != "transformers" and is_packable(config):
-        return PackedLlama(config, dtype, EAGER)
+        return PackedLlama(config, dtype, kernels(settings.compile))
     with no_init_weights():
         return AutoModel.from_config(config, dtype=dtype, trust_remote_code=settings.trust_remote_code)
 

@@ -9,8 +9,7 @@ frozen and one position per history is read:
 - norms, rotations and activations are fused (`laser.models.fused`), with backward passes that know of no weight;
 - the last block computes keys and values of all tokens, and everything else for the last token of each history alone.
 
-Shape suffixes: B histories, S tokens of the longest, P packed tokens of all, H width, A query heads, G key and value
-heads, E head width, M width of the MLP.
+Shape suffixes: B histories, P packed tokens of all, H width, E half a head's width.
 """
 
 from dataclasses import dataclass
@@ -24,41 +23,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PretrainedConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from laser.models.attention import Packing, attend_on_cpu, attend_on_cuda
 from laser.models.fused import EAGER, Kernels, rms_norm
-
-
-@dataclass(frozen=True)
-class Packing:
-    """Where each history lies in the packed sequence."""
-
-    offsets_B1: Tensor
-    """int32 (B + 1): history b is `[offsets[b], offsets[b + 1])`."""
-    last_B: Tensor
-    """Packed position of each history's last token."""
-    position_P: Tensor
-    """Position of each token in its history."""
-    padded_P: Tensor
-    """Place of each token in the padded batch, flattened: `b · S + position`."""
-    mask_BS: Tensor
-    """True at tokens of the padded batch."""
-    longest: int
-    """S."""
-
-    @staticmethod
-    def of(lengths_B: Tensor) -> "Packing":
-        """The packing of histories of these lengths (int64, at least 1)."""
-        ends_B = lengths_B.cumsum(0)
-        longest = int(lengths_B.max())
-        mask_BS = torch.arange(longest, device=lengths_B.device) < lengths_B[:, None]
-        padded_P = mask_BS.flatten().nonzero()[:, 0]
-        return Packing(
-            offsets_B1=F.pad(ends_B, (1, 0)).int(),
-            last_B=ends_B - 1,
-            position_P=padded_P % longest,
-            padded_P=padded_P,
-            mask_BS=mask_BS,
-            longest=longest,
-        )
 
 
 @dataclass(frozen=True)
@@ -120,7 +86,7 @@ class PackedLlama(nn.Module):
             embeddings_PH: input embeddings, packed.
             packing: where each history lies.
         """
-        cos_PE, sin_PE = self._rotations(embeddings_PH, packing)
+        cos_PE, sin_PE = self.rotations(embeddings_PH, packing)
         x_PH = embeddings_PH
         for number, block in enumerate(self.layers):
             arguments = (x_PH, packing, cos_PE, sin_PE, number == len(self.layers) - 1)
@@ -130,7 +96,7 @@ class PackedLlama(nn.Module):
                 x_PH = block(*arguments)
         return self.norm(x_PH)
 
-    def _rotations(self, embeddings_PH: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
+    def rotations(self, embeddings_PH: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
         """Cosines and sines of each token, half a head wide, float32."""
         cos_1PE, sin_1PE = self.rotary(embeddings_PH.new_empty(0, dtype=torch.float32), packing.position_P[None])
         half = cos_1PE.shape[-1] // 2
@@ -190,46 +156,8 @@ class _Block(nn.Module):
         query, key, value = qkv.split([self.shape.heads, self.shape.groups, self.shape.groups], dim=1)
         if last:
             query, x_PH = query[packing.last_B], x_PH[packing.last_B]
-        attend = _attend_packed if qkv.is_cuda else _attend_padded
+        attend = attend_on_cuda if qkv.is_cuda else attend_on_cpu
         return _OutputAndMLP.apply(attend(query, key, value, packing, last), x_PH, self)
-
-
-def _attend_packed(query_PAE: Tensor, key_PGE: Tensor, value_PGE: Tensor, packing: Packing, last: bool) -> Tensor:
-    """Causal attention within each history by a kernel that takes them packed; `last`: one query a history."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    offsets = packing.offsets_B1
-    query_offsets = torch.arange(len(offsets), device=offsets.device, dtype=offsets.dtype) if last else offsets
-    attended_PAE = varlen_attn(
-        query_PAE,
-        key_PGE,
-        value_PGE,
-        query_offsets,
-        offsets,
-        1 if last else packing.longest,
-        packing.longest,
-        is_causal=not last,  # the last token sees its whole history
-        enable_gqa=True,
-    )
-    return attended_PAE.flatten(1)
-
-
-def _attend_padded(query_PAE: Tensor, key_PGE: Tensor, value_PGE: Tensor, packing: Packing, last: bool) -> Tensor:
-    """The same for devices without such a kernel: the heads alone are padded, behind the tokens that matter."""
-    batch, longest = packing.mask_BS.shape
-    repeat = query_PAE.shape[1] // key_PGE.shape[1]
-
-    def padded(x: Tensor) -> Tensor:
-        out = x.new_zeros(batch * longest, *x.shape[1:]).index_copy(0, packing.padded_P, x)
-        return out.view(batch, longest, *x.shape[1:]).transpose(1, 2)
-
-    key, value = (padded(x.repeat_interleave(repeat, dim=1)) for x in (key_PGE, value_PGE))
-    if last:
-        query = query_PAE[:, :, None]
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=packing.mask_BS[:, None, None])
-        return attended.flatten(1)
-    attended = F.scaled_dot_product_attention(padded(query_PAE), key, value, is_causal=True)
-    return attended.transpose(1, 2).reshape(batch * longest, -1)[packing.padded_P]
 
 
 class _QueryKeyValue(torch.autograd.Function):
@@ -275,7 +203,5 @@ class _OutputAndMLP(torch.autograd.Function):
         gradient_PH = gradients[0]
         to_gate_up = block.kernels.swiglu_backward(gradient_PH @ block.down, gate_up)
         to_normed_PH = to_gate_up @ block.gate_up
-        to_middle_PH = block.kernels.rms_norm_backward(
-            to_normed_PH, middle_PH, block.mlp_norm, scale_P1, gradient_PH
-        )
+        to_middle_PH = block.kernels.rms_norm_backward(to_normed_PH, middle_PH, block.mlp_norm, scale_P1, gradient_PH)
         return to_middle_PH @ block.output, to_middle_PH, None

@@ -57,9 +57,7 @@ def deepspeed_config(config: TrainingConfig) -> dict[str, Any]:
     }
 
 
-def sharded_llm(
-    directory: Path, dtype: torch.dtype, llm_settings: LLMConfig, training: TrainingConfig
-) -> Decoder:
+def sharded_llm(directory: Path, dtype: torch.dtype, llm_settings: LLMConfig, training: TrainingConfig) -> Decoder:
     """The frozen decoder under ZeRO-3: built in shards, filled in shards; no worker ever holds it whole.
 
     Building inside `zero.Init` makes each module's tensors and splits them at once; filling reads one tensor's own

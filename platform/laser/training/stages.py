@@ -41,6 +41,8 @@ _WEIGHTS_DO_NOT_DEPEND_ON = (
     "cache_dir",
     "output_dir",
     "data.path",  # the dataset's fingerprint stands for it
+    "llm.implementation",
+    "llm.compile",
     "llm.source",  # may be named in several ways; its tensors' shapes are checked on loading
     "tracking.uri",
     "tracking.experiment",

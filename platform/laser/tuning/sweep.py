@@ -43,6 +43,8 @@ _MAY_CHANGE_ON_RESUME = (
     "cache_dir",
     "output_dir",
     "resume",
+    "llm.implementation",
+    "llm.compile",
     "search.max_concurrent_trials",
     "search.num_samples",
     "tracking.uri",
