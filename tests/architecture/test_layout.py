@@ -65,10 +65,11 @@ def test_config_room_imports_without_torch():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(REPO)))
 def test_every_config_loads(path: Path):
     from laser.config.compose import load_config
-    from laser.config.schema import Experiment, TuneExperiment
+    from laser.config.schema import BenchmarkJob, Experiment, TuneExperiment
     from laser.config.space import parse_space
 
-    config = load_config(TuneExperiment if path.parent.name == "tune" else Experiment, [f"config={path}"], path)
+    schema = {"tune": TuneExperiment, "benchmark": BenchmarkJob}.get(path.parent.name, Experiment)
+    config = load_config(schema, [f"config={path}"], path)
     if isinstance(config, TuneExperiment):
         assert parse_space(config.space, Experiment)
 

@@ -290,6 +290,12 @@ class BenchmarkConfig(Section):
     """Rounds that count; in each, every contestant runs once, in turn."""
     warmup_rounds: NonNegativeInt = 1
     """Rounds before them that do not count."""
+    histories: PositiveInt = 32
+    """train: training examples that a round passes through."""
+    sample_items: PositiveInt = 256
+    """encode: items that a round passes through."""
+    peer_max_tokens: PositiveInt = 12_000
+    """train: the peer tries no batch size whose padded batch may exceed this; a token's activations take about 1 MB."""
 
 
 class BenchmarkJob(Experiment):

@@ -70,9 +70,13 @@ class Prompts:
         """The prompt of one history of at most `max_history_items` items."""
         segments = [self.instruction]
         for number, item in zip(self.numbers, history, strict=False):
-            segments += [number, self.bodies[self.offsets[item] : self.offsets[item + 1]]]
+            segments += [number, self.item(item)]
         assert len(history) <= len(self.numbers), "callers cut histories to max_history_items"
         return np.concatenate(segments)
+
+    def item(self, item: int) -> Tokens:
+        """The text of one item, without number."""
+        return self.bodies[self.offsets[item] : self.offsets[item + 1]]
 
     def lengths(self, examples: Examples) -> NDArray[np.int64]:
         """Tokens of each example's prompt."""

@@ -63,6 +63,12 @@ class Laser(nn.Module):
         """Everything but the LLM, by name."""
         return {name: parameter for name, parameter in self.named_parameters() if not name.startswith("llm.")}
 
+    @property
+    def llm_block_weights(self) -> int:
+        """N, the LLM's weights that every token is multiplied with: all but the embeddings."""
+        embeddings = sum(weight.numel() for weight in self.llm.get_input_embeddings().parameters())
+        return sum(weight.numel() for weight in self.llm.parameters()) - embeddings
+
     @staticmethod
     def virtual_token_names() -> tuple[str, ...]:
         """The trainable weights that are virtual tokens themselves; they may have a learning rate of their own."""

@@ -1,0 +1,86 @@
+"""Suite encode: items encoded per second, as at each epoch's start, beside `transformers` over padded batches.
+
+Ours sorts the items by length, fills batches by tokens, and runs the LLM packed; the peer runs the same Laser with
+`transformers`' own decoder over batches of fixed size in the order of the catalogue, padded to their longest. Tokens
+are real ones: text and virtual tokens, no padding.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from laser.benchmarks.measure import Work, matrix_product, ratio, take_turns, wait
+from laser.benchmarks.suites import BenchmarkResult
+from laser.config.compose import with_overrides
+from laser.config.schema import BenchmarkJob
+from laser.data.batches import inference_batches
+from laser.models.llm import choose_dtype
+from laser.training.engine import PlainEngine
+from laser.training.inputs import Histories, prepare_inputs
+from laser.training.train import build_plain
+
+PEER_BATCH = 32
+
+
+def run(job: BenchmarkJob) -> BenchmarkResult:
+    """Encode a sample of the catalogue, both ways in turn."""
+    device = torch.device("cuda" if job.training.use_gpu else "cpu")
+    inputs = prepare_inputs(job)
+    items = inputs.items
+    size = min(job.benchmark.sample_items, len(items))
+    sample = np.sort(np.random.default_rng(job.training.seed).choice(len(items), size, replace=False))
+    engines = {
+        name: PlainEngine(
+            build_plain(with_overrides(job, {"llm.implementation": implementation}), inputs, device),
+            job.training,
+            device,
+        )
+        for name, implementation in (("ours", "auto"), ("transformers", "transformers"))
+    }
+    by_length = [sample[rows] for rows in inference_batches(items.lengths[sample], job.training.inference_batch_tokens)]
+    in_order = [sample[start : start + PEER_BATCH] for start in range(0, size, PEER_BATCH)]
+    multiply, operations = matrix_product(choose_dtype(job.llm.dtype, device), device)
+    contestants = {
+        "peak": multiply,
+        "ours": encoding(engines["ours"], items, by_length),
+        "transformers": encoding(engines["transformers"], items, in_order),
+    }
+    timings = take_turns(contestants, job.benchmark.rounds, job.benchmark.warmup_rounds)
+    laser = engines["ours"].laser
+    num_tokens = int(items.lengths[sample].sum()) + (laser.num_virtual_tokens + 1) * size
+    work = 2.0 * laser.llm_block_weights * num_tokens
+    peak = timings["peak"].per_second(operations)
+    names = ("ours", "transformers")
+    figures = {
+        "items_per_second": {name: timings[name].per_second(size) for name in names},
+        "tokens_per_second": {name: timings[name].per_second(num_tokens) for name in names},
+        "utilisation": {name: round(timings[name].per_second(work) / peak, 4) for name in names},
+        "speedup_over_transformers": ratio(timings["transformers"], timings["ours"]),
+        "seconds": {name: timing.as_figures() for name, timing in timings.items()},
+        "peak_gflops": round(peak / 1e9, 1),
+        "tokens_per_item": round(num_tokens / size, 1),
+    }
+    rows = [
+        {
+            "contestant": name,
+            "seconds": timings[name].median,
+            "items/s": timings[name].per_second(size),
+            "tokens/s": timings[name].per_second(num_tokens),
+            "of peak, 2 N a token": timings[name].per_second(work) / peak,
+        }
+        for name in names
+    ]
+    return BenchmarkResult(figures, rows)
+
+
+def encoding(engine: PlainEngine, items: Histories, batches: list[NDArray[np.int64]]) -> Work:
+    """A pass over batches of items without gradient, their assembly included."""
+
+    def encode() -> None:
+        engine.laser.eval()
+        with torch.no_grad():
+            for indices in batches:
+                engine.forward(items.batch(indices, [1.0] * len(indices), engine.device))
+        wait(engine.device)
+
+    return encode

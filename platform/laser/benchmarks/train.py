@@ -1,0 +1,163 @@
+"""Suite train: histories per second of Laser's optimizer steps, beside HF Trainer with peft's prompt tuning.
+
+Both read the same prompts of the same sampled histories with the same frozen LLM in the same dtype, and take the same
+loss over the whole catalogue; each has the best of its batch sizes. The peer trains free virtual tokens alone; ours
+also pays for the M-Former. Tokens are real ones: text and virtual tokens, no padding.
+"""
+
+import gc
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from laser.benchmarks.measure import Timing, Work, matrix_product, ratio, take_turns, wait
+from laser.benchmarks.peer_trainer import PeerTrainer
+from laser.benchmarks.suites import BenchmarkResult
+from laser.config.compose import with_overrides
+from laser.config.schema import BenchmarkJob
+from laser.data.batches import training_batches
+from laser.models.llm import choose_dtype
+from laser.training.engine import PlainEngine
+from laser.training.inputs import Histories, Inputs, prepare_inputs
+from laser.training.step import training_step
+from laser.training.train import build_plain
+
+BATCH_SIZES = (4, 8, 16, 32)
+
+
+def run(job: BenchmarkJob) -> BenchmarkResult:
+    """Find the best batch size of each contestant in one round, then let the best take turns."""
+    device = torch.device("cuda" if job.training.use_gpu else "cpu")
+    job = with_overrides(job, {"training.train_users": job.benchmark.histories})
+    inputs = prepare_inputs(job)
+    ours = Ours(job, inputs, device)
+    peer = PeerTrainer(job, inputs, ours.item_embeddings_IH, device)
+    peer_sizes = [size for size in BATCH_SIZES if peer.padded_tokens(size) <= job.benchmark.peer_max_tokens]
+    trials = {f"ours {size}": ours.epoch(size) for size in BATCH_SIZES}
+    trials |= {f"peer {size}": peer.epoch(size) for size in peer_sizes}
+    first = take_turns(trials, rounds=1, warmup=0)
+    size, peer_size = (_best(first, name) for name in ("ours", "peer"))
+
+    multiply, operations = matrix_product(choose_dtype(job.llm.dtype, device), device)
+    contestants: dict[str, Work] = {
+        "peak": multiply,
+        "ours": ours.epoch(size),
+        "llm alone": ours.llm_alone(size),
+        "peer": peer.epoch(peer_size),
+    }
+    timings = take_turns(contestants, job.benchmark.rounds, job.benchmark.warmup_rounds)
+    peak = timings["peak"].per_second(operations)
+    num_tokens, num_histories = ours.num_tokens, len(inputs.train)
+    utilisation = timings["llm alone"].per_second(4.0 * ours.engine.laser.llm_block_weights * num_tokens) / peak
+    figures = {
+        "histories_per_second": {name: timings[name].per_second(num_histories) for name in ("ours", "peer")},
+        "tokens_per_second": {name: timings[name].per_second(num_tokens) for name in ("ours", "llm alone", "peer")},
+        "batch_size": {"ours": size, "peer": peer_size},
+        "seconds": {name: timing.as_figures() for name, timing in timings.items()},
+        "seconds_by_batch_size": {name: round(timing.median, 3) for name, timing in first.items()},
+        "speedup_over_peer": ratio(timings["peer"], timings["ours"]),
+        "llm_utilisation": round(utilisation, 4),
+        "step_share_outside_llm": round(1 - timings["llm alone"].median / timings["ours"].median, 4),
+        "peak_gflops": round(peak / 1e9, 1),
+        "tokens_per_history": round(num_tokens / num_histories, 1),
+        "peer_padding_share": round(1 - num_tokens / peer.padded_tokens_of_epoch(peer_size), 3),
+        "loss_difference_to_transformers": ours.difference_to_transformers(size),
+        "loss_curve": {"ours": ours.losses[:8], "peer": peer.losses[:8]},
+    }
+    rows = [
+        {
+            "contestant": name,
+            "batch": batch,
+            "seconds": timings[name].median,
+            "histories/s": timings[name].per_second(num_histories),
+            "tokens/s": timings[name].per_second(num_tokens),
+            "of peak, 4 N a token": timings[name].per_second(4.0 * ours.engine.laser.llm_block_weights * num_tokens)
+            / peak,
+        }
+        for name, batch in (("ours", size), ("llm alone", size), ("peer", peer_size))
+    ]
+    return BenchmarkResult(figures, rows)
+
+
+def _best(timings: dict[str, Timing], contestant: str) -> int:
+    """The batch size with the shortest time of all `<contestant> <batch size>`."""
+    times = {name: timing.median for name, timing in timings.items() if name.startswith(contestant)}
+    return int(min(times, key=lambda name: times[name]).split()[1])
+
+
+def text_embeddings(laser: Any, items: Histories) -> Tensor:
+    """A stand-in catalogue (I, H) that takes seconds to make: each item's mean token embedding, centred."""
+    table_VH = laser.llm.get_input_embeddings().weight
+    prompts = items.prompts
+    rows = [table_VH[torch.tensor(prompts.item(i))].float().mean(dim=0) for i in range(len(items))]
+    embeddings_IH = torch.stack(rows)
+    return embeddings_IH - embeddings_IH.mean(dim=0)
+
+
+@dataclass
+class _Epoch:
+    """One pass of our training loop over the sampled histories, at one batch size."""
+
+    engine: PlainEngine
+    inputs: Inputs
+    item_embeddings_IH: Tensor
+    config: Any
+    batch_size: int
+    losses: list[float]
+
+    def __call__(self) -> None:
+        histories = self.inputs.train
+        for indices in training_batches(histories.lengths, self.batch_size, self.config.seed, 0):
+            batch = histories.batch(indices, [1.0] * len(indices), self.engine.device)
+            result = training_step(self.engine, [batch], self.item_embeddings_IH, self.config, 1.0)
+            self.losses.append(round(result.contrastive, 4))
+        wait(self.engine.device)
+
+
+class Ours:
+    """Laser under the plain engine."""
+
+    def __init__(self, job: BenchmarkJob, inputs: Inputs, device: torch.device) -> None:
+        self.job, self.inputs, self.device = job, inputs, device
+        laser = build_plain(job, inputs, device)
+        self.engine = PlainEngine(laser, job.training, device)
+        self.item_embeddings_IH = text_embeddings(laser, inputs.items).to(device)
+        virtual = laser.num_virtual_tokens + 1
+        self.num_tokens = int(inputs.train.lengths.sum()) + virtual * len(inputs.train)
+        self.losses: list[float] = []
+
+    def epoch(self, batch_size: int) -> Work:
+        """Optimizer steps over all histories, data and update included."""
+        return _Epoch(self.engine, self.inputs, self.item_embeddings_IH, self.job.training, batch_size, self.losses)
+
+    def llm_alone(self, batch_size: int) -> Work:
+        """Forward and backward of the LLM alone over the same batches: no M-Former, no loss, no update."""
+        laser, histories = self.engine.laser, self.inputs.train
+        sizes = training_batches(histories.lengths, batch_size, self.job.training.seed, 0)
+        batches = [histories.batch(indices, [1.0] * len(indices), self.device) for indices in sizes]
+
+        def pass_through() -> None:
+            for batch in batches:
+                shape = (len(batch.targets_B), laser.num_virtual_tokens, laser.llm_width)
+                prefix_BLH = (self.inputs.embedding_std * torch.randn(shape, device=self.device)).requires_grad_()
+                laser.bituning(laser.llm, prefix_BLH, batch.token_ids_BT, batch.token_mask_BT).sum().backward()
+            laser.bituning.suffix.grad = None
+            wait(self.device)
+
+        return pass_through
+
+    def difference_to_transformers(self, batch_size: int) -> dict[str, float]:
+        """Largest difference of the losses of the same first steps, with the LLM as `transformers` runs it."""
+        curves = []
+        for implementation in ("auto", "transformers"):
+            job = with_overrides(self.job, {"llm.implementation": implementation})
+            engine = PlainEngine(build_plain(job, self.inputs, self.device), job.training, self.device)
+            losses: list[float] = []
+            _Epoch(engine, self.inputs, self.item_embeddings_IH, job.training, batch_size, losses)()
+            curves.append(np.array(losses))
+            del engine
+            gc.collect()
+        return {"largest": float(np.abs(curves[0] - curves[1]).max()), "loss": float(curves[1].mean())}
