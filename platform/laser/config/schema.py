@@ -166,8 +166,9 @@ class TrainingConfig(Section):
 
     num_workers: NonNegativeInt = 1
     """Ray Train workers; 0 trains in this process with plain torch, without Ray and DeepSpeed."""
-    zero_stage: Literal[0, 2, 3] = 0
-    """DeepSpeed ZeRO stage: 0 replicates, 2 shards optimizer and gradients, 3 also shards the frozen LLM."""
+    zero_stage: Literal[0, 2, 3, "auto"] = "auto"
+    """DeepSpeed ZeRO stage: 0 replicates, 2 shards optimizer and gradients, 3 also shards the frozen LLM; `auto` takes
+    the fastest whose need fits the memory found on the workers, and says why."""
     cpus_per_worker: PositiveFloat = 1.0
     """CPU cores that a worker reserves; also its number of torch threads (rounded down, at least 1)."""
     use_gpu: bool = False

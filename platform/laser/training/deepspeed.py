@@ -24,21 +24,28 @@ from laser.training.engine import (
     Batch,
     OptimizerState,
     adam,
+    numel,
     read_adam_state,
     scale_learning_rates,
     write_adam_state,
 )
+from laser.training.sharding import GATHERED_BLOCKS
 
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 # Its shared-memory all-reduce serves inference alone; compiling it takes two cores more than a minute.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def deepspeed_config(config: TrainingConfig) -> dict[str, Any]:
+def deepspeed_config(config: TrainingConfig, largest_block: int = 0) -> dict[str, Any]:
     """The DeepSpeed configuration of an experiment.
 
     Trainable weights are float32, and neither `fp16` nor `bf16` is switched on, because these would cast them: the
     frozen LLM keeps the dtype it was loaded with.
+
+    Args:
+        config: the stage and the clipping.
+        largest_block: weights of the largest block. Under stage 3 the next block is fetched while one runs, and a
+            block is given back as soon as it has run. (DeepSpeed's own limits of 10⁹ weights keep small models whole.)
     """
     return {
         "train_micro_batch_size_per_gpu": 1,  # bookkeeping only: batches are ours
@@ -48,8 +55,11 @@ def deepspeed_config(config: TrainingConfig) -> dict[str, Any]:
         "zero_optimization": {
             "stage": config.zero_stage,
             "contiguous_gradients": True,
-            "overlap_comm": False,
+            "overlap_comm": config.zero_stage == 3,
             "stage3_param_persistence_threshold": 0,  # nothing stays whole, so memory falls as 1 / workers
+            "stage3_prefetch_bucket_size": largest_block,
+            "stage3_max_live_parameters": GATHERED_BLOCKS * largest_block,
+            "stage3_max_reuse_distance": 0,
         },
         "zero_allow_untested_optimizer": False,
         "steps_per_print": None,
@@ -65,7 +75,9 @@ def sharded_llm(directory: Path, dtype: torch.dtype, llm_settings: LLMConfig, tr
     """
     # Init's own dtype argument is ignored where the device lacks fp16 (deepspeed 0.19.8): the dtype goes in as config.
     settings = deepspeed_config(training) | {"bf16": {"enabled": dtype == torch.bfloat16}}
+    exact_arange = torch.arange
     with deepspeed.zero.Init(config_dict_or_path=settings):
+        torch.arange = exact_arange  # Init's own rounds to bf16, and rotary frequencies are made of it
         config = llm_config(directory, llm_settings.num_layers, llm_settings.trust_remote_code)
         llm = empty_llm(config, dtype, llm_settings)
     parameters: dict[str, Any] = dict(llm.named_parameters())
@@ -94,7 +106,7 @@ class DeepSpeedEngine:
         self.engine, *_ = deepspeed.initialize(
             model=laser,
             optimizer=adam(laser, config),
-            config=deepspeed_config(config),
+            config=deepspeed_config(config, _largest_block(laser)),
             dist_init_required=False,
         )
         if self.stage:
@@ -196,6 +208,11 @@ class DeepSpeedEngine:
     def _full(self, parameter: Tensor) -> Tensor:
         with self._gathered(parameter):
             return parameter.detach().clone()
+
+
+def _largest_block(laser: Laser) -> int:
+    """Weights of the module that has most of its own: what stage 3 gathers at once."""
+    return max(sum(numel(parameter) for parameter in module.parameters(recurse=False)) for module in laser.modules())
 
 
 def _full_shape(parameter: nn.Parameter) -> torch.Size:

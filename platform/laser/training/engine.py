@@ -71,6 +71,11 @@ class Engine(Protocol):
         """Overwrite Adam's moments; None starts them afresh (collective)."""
 
 
+def numel(parameter: nn.Parameter) -> int:
+    """Numbers in the whole weight; under ZeRO-3 the parameter itself is empty."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
 def parameter_groups(laser: Laser, config: TrainingConfig) -> list[dict]:
     """Optimizer groups: the virtual tokens with their learning rate, and all other trainable weights with theirs."""
     tokens = set(laser.virtual_token_names())

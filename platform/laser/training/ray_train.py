@@ -16,6 +16,7 @@ from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, Us
 from ray.train import report as report_to_controller
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
+from laser.config.compose import with_overrides
 from laser.config.schema import Experiment
 from laser.training.stages import Report
 
@@ -104,10 +105,15 @@ def _worker(settings: dict[str, str]) -> None:
     from laser.models.llm import choose_dtype, load_llm
     from laser.training.deepspeed import DeepSpeedEngine, sharded_llm
     from laser.training.inputs import prepare_inputs
+    from laser.training.sharding import automatic_stage
     from laser.training.stages import TwoStageTraining
 
     device = get_device()
     inputs = prepare_inputs(config)
+    if training.zero_stage == "auto":
+        stage = automatic_stage(config, inputs, device, get_context().get_local_world_size())
+        config = with_overrides(config, {"training.zero_stage": stage})
+        training = config.training
     dtype = choose_dtype(config.llm.dtype, device)
     if training.zero_stage == 3:
         llm = sharded_llm(inputs.llm_directory, dtype, config.llm, training)

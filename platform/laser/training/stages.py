@@ -26,7 +26,7 @@ from laser.training.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from laser.training.engine import Engine
+from laser.training.engine import Engine, numel
 from laser.training.inputs import Inputs
 from laser.training.loop import encode_items, evaluate, train_epoch
 from laser.training.outcome import SELECTION_METRIC, Outcome, best_metrics, epoch_metrics, write_outcome
@@ -188,7 +188,7 @@ class TwoStageTraining:
             untrained_val=epoch_metrics(state.history[0]),
             selected=selected,
             epochs=state.epoch,
-            trainable_parameters=sum(_numel(p) for p in self.engine.laser.trainable_parameters().values()),
+            trainable_parameters=sum(numel(p) for p in self.engine.laser.trainable_parameters().values()),
             tokens_per_second=state.tokens / train_seconds if train_seconds else 0.0,
             seconds=seconds,
         )
@@ -199,7 +199,3 @@ class TwoStageTraining:
 
     def _barrier(self) -> None:
         self.engine.sum(self.engine.router_weight().new_zeros(1))
-
-
-def _numel(parameter: Any) -> int:
-    return int(getattr(parameter, "ds_numel", parameter.numel()))  # under ZeRO-3 the parameter itself is empty

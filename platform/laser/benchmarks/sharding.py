@@ -1,0 +1,118 @@
+"""Suite sharding: what a worker of the frozen LLM holds, and what a step costs, under each ZeRO stage.
+
+Each setting starts its workers anew, as processes with one thread each and gloo (or nccl) between them, trains over the
+same sampled histories, and reports; the settings take turns. Ray only starts such workers; it is left out here.
+"""
+
+import json
+import os
+import resource
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
+
+from laser.benchmarks.measure import wait
+from laser.benchmarks.suites import BenchmarkResult
+from laser.config.compose import with_overrides
+from laser.config.schema import BenchmarkJob
+from laser.data.batches import training_batches
+from laser.models.laser import build_laser
+from laser.models.llm import choose_dtype, load_llm
+from laser.training.inputs import prepare_inputs
+from laser.training.loop import own_micro_batches
+from laser.training.step import training_step
+
+SETTINGS = ((1, 0), (1, 3), (2, 0), (2, 2), (2, 3))
+"""(workers, stage)."""
+MIB = 2**20
+
+
+def run(job: BenchmarkJob) -> BenchmarkResult:
+    """Measure each setting once a round."""
+    job = with_overrides(job, {"training.train_users": job.benchmark.histories})
+    prepare_inputs(job)  # so that workers find everything made
+    found: dict[tuple[int, int], list[list[dict[str, float]]]] = {setting: [] for setting in SETTINGS}
+    for number in range(job.benchmark.rounds):
+        for setting in SETTINGS if number % 2 else reversed(SETTINGS):
+            found[setting].append(_measured(job, *setting))
+    rows = [
+        {
+            "workers": workers,
+            "stage": stage,
+            "LLM held, MiB a worker": max(worker["llm_held_mib"] for worker in rounds[0]),
+            "peak memory, MiB a worker": statistics.median(max(w["peak_mib"] for w in workers_) for workers_ in rounds),
+            "seconds": statistics.median(workers_[0]["seconds"] for workers_ in rounds),
+            "loss": rounds[0][0]["loss"],
+        }
+        for (workers, stage), rounds in found.items()
+    ]
+    by_setting = {(row["workers"], row["stage"]): row for row in rows}
+    held = "LLM held, MiB a worker"
+    ratios = [three[0]["seconds"] / zero[0]["seconds"] for three, zero in zip(found[2, 3], found[2, 0], strict=True)]
+    figures = {
+        "settings": rows,
+        "llm_held_2_workers_over_1": round(by_setting[2, 3][held] / by_setting[1, 3][held], 4),
+        "zero3_cost_over_zero0": {
+            "median": round(statistics.median(ratios), 3),
+            "min": round(min(ratios), 3),
+            "max": round(max(ratios), 3),
+        },
+    }
+    return BenchmarkResult(figures, rows)
+
+
+def _measured(job: BenchmarkJob, workers: int, stage: int) -> list[dict[str, float]]:
+    """Start the workers of one setting and collect what each reports."""
+    overrides = {"training.num_workers": workers, "training.zero_stage": stage}
+    text = with_overrides(job, overrides).model_dump_json()
+    with tempfile.TemporaryDirectory() as folder:
+        spawn(_worker, args=(workers, text, folder), nprocs=workers)
+        return [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in range(workers)]
+
+
+def _worker(rank: int, workers: int, text: str, folder: str) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(workers)}  # DeepSpeed asks for them
+    from laser.training.deepspeed import DeepSpeedEngine, sharded_llm
+
+    job = BenchmarkJob.model_validate_json(text)
+    device = torch.device("cuda", rank) if job.training.use_gpu else torch.device("cpu")
+    torch.set_num_threads(max(1, int(job.training.cpus_per_worker)))
+    backend = "nccl" if job.training.use_gpu else "gloo"
+    dist.init_process_group(backend, init_method=f"file://{folder}/meeting", rank=rank, world_size=workers)
+    inputs = prepare_inputs(job)
+    dtype = choose_dtype(job.llm.dtype, device)
+    if job.training.zero_stage == 3:
+        llm = sharded_llm(inputs.llm_directory, dtype, job.llm, job.training)
+    else:
+        llm = load_llm(inputs.llm_directory, dtype, job.llm, device)
+    laser = build_laser(job, llm, inputs.recommender_width, inputs.embedding_std)
+    engine = DeepSpeedEngine(laser, job.training, device)
+    held: Any = [getattr(weight, "ds_tensor", weight) for weight in laser.llm.parameters()]
+    items_IH = torch.randn(len(inputs.items), laser.llm_width, generator=torch.Generator().manual_seed(0)).to(device)
+
+    def epoch() -> float:
+        loss = 0.0
+        for indices in training_batches(inputs.train.lengths, job.training.batch_size, job.training.seed, 0):
+            micro_batches = own_micro_batches(engine, inputs.train, indices, job.training.micro_batch_size)
+            loss = training_step(engine, micro_batches, items_IH, job.training, 1.0).contrastive
+        wait(device)
+        return loss
+
+    epoch()  # warms up: kernels are compiled, the order of blocks becomes known to the prefetch
+    started = time.perf_counter()
+    loss = epoch()
+    report = {
+        "llm_held_mib": sum(weight.numel() * weight.element_size() for weight in held) / MIB,
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "seconds": time.perf_counter() - started,
+        "loss": loss,
+    }
+    (Path(folder) / f"{rank}.json").write_text(json.dumps(report))
+    dist.barrier()
+    dist.destroy_process_group()
