@@ -287,6 +287,14 @@ class BenchmarkConfig(Section):
     """Rounds that count; in each, every contestant runs once, in turn."""
     warmup_rounds: NonNegativeInt = 1
     """Rounds before them that do not count."""
+    rank_users: PositiveInt = 10_000
+    """rank: users. The peer's scores of all of them are held at once: 4 bytes times users times items."""
+    rank_items: PositiveInt = 100_000
+    """rank: items of the catalogue."""
+    rank_width: PositiveInt = 576
+    """rank: H, width of representations and item embeddings. SmolLM2-135M: 576."""
+    rank_peer_batch: PositiveInt = 4_096
+    """rank: users that the peer ranks at once. RecBole's eval_batch_size: 4096."""
 
 
 class BenchmarkJob(Experiment):
