@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from laser.evaluation import ranking
 from laser.evaluation.ranking import ranks
 
 
@@ -31,6 +32,18 @@ def test_nan_scores_are_an_error():
     scores_BI[1, 2] = torch.nan
     with pytest.raises(FloatingPointError, match="1 of 3 rows"):
         ranks(scores_BI, torch.tensor([0, 0, 0]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_rows_of_several_tiles_rank_as_one_row_does(dtype, monkeypatch):
+    monkeypatch.setattr(ranking, "TILE_SCORES", 3 * 301 + 5)
+    scores_BI = torch.randn(10, 301, generator=torch.Generator().manual_seed(0)).to(dtype)
+    targets_B = torch.arange(0, 300, 30)
+    expected = (scores_BI >= scores_BI.gather(1, targets_B[:, None])).sum(dim=1)
+    assert torch.equal(ranks(scores_BI, targets_B), expected)
+    scores_BI[9, 300] = torch.nan
+    with pytest.raises(FloatingPointError, match="1 of 10 rows"):
+        ranks(scores_BI, targets_B)
 
 
 def test_masked_history_leaves_the_competition_and_a_masked_target_ranks_last():

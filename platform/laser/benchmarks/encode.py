@@ -27,7 +27,7 @@ def run(job: BenchmarkJob) -> BenchmarkResult:
     device = torch.device("cuda" if job.training.use_gpu else "cpu")
     inputs = prepare_inputs(job)
     items = inputs.items
-    size = min(job.benchmark.sample_items, len(items))
+    size = min(job.benchmark.encode_items, len(items))
     sample = np.sort(np.random.default_rng(job.training.seed).choice(len(items), size, replace=False))
     engines = {
         name: PlainEngine(

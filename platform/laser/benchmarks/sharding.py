@@ -35,7 +35,7 @@ MIB = 2**20
 
 def run(job: BenchmarkJob) -> BenchmarkResult:
     """Measure each setting once a round."""
-    job = with_overrides(job, {"training.train_users": job.benchmark.histories})
+    job = with_overrides(job, {"training.train_users": job.benchmark.train_histories})
     prepare_inputs(job)  # so that workers find everything made
     found: dict[tuple[int, int], list[list[dict[str, float]]]] = {setting: [] for setting in SETTINGS}
     for number in range(job.benchmark.rounds):

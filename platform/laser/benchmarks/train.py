@@ -31,11 +31,11 @@ BATCH_SIZES = (4, 8, 16, 32)
 def run(job: BenchmarkJob) -> BenchmarkResult:
     """Find the best batch size of each contestant in one round, then let the best take turns."""
     device = torch.device("cuda" if job.training.use_gpu else "cpu")
-    job = with_overrides(job, {"training.train_users": job.benchmark.histories})
+    job = with_overrides(job, {"training.train_users": job.benchmark.train_histories})
     inputs = prepare_inputs(job)
     ours = Ours(job, inputs, device)
     peer = PeerTrainer(job, inputs, ours.item_embeddings_IH, device)
-    peer_sizes = [size for size in BATCH_SIZES if peer.padded_tokens(size) <= job.benchmark.peer_max_tokens]
+    peer_sizes = [size for size in BATCH_SIZES if peer.padded_tokens(size) <= job.benchmark.train_peer_max_tokens]
     trials = {f"ours {size}": ours.epoch(size) for size in BATCH_SIZES}
     trials |= {f"peer {size}": peer.epoch(size) for size in peer_sizes}
     first = take_turns(trials, rounds=1, warmup=0)

@@ -291,12 +291,20 @@ class BenchmarkConfig(Section):
     """Rounds that count; in each, every contestant runs once, in turn."""
     warmup_rounds: NonNegativeInt = 1
     """Rounds before them that do not count."""
-    histories: PositiveInt = 32
-    """train: training examples that a round passes through."""
-    sample_items: PositiveInt = 256
+    train_histories: PositiveInt = 32
+    """train, sharding: training examples that a round passes through."""
+    encode_items: PositiveInt = 256
     """encode: items that a round passes through."""
-    peer_max_tokens: PositiveInt = 12_000
+    train_peer_max_tokens: PositiveInt = 12_000
     """train: the peer tries no batch size whose padded batch may exceed this; a token's activations take about 1 MB."""
+    rank_users: PositiveInt = 10_000
+    """rank: users. The peer's scores of all of them are held at once: 4 bytes times users times items."""
+    rank_items: PositiveInt = 100_000
+    """rank: items of the catalogue."""
+    rank_width: PositiveInt = 576
+    """rank: H, width of representations and item embeddings. SmolLM2-135M: 576."""
+    rank_peer_batch: PositiveInt = 4_096
+    """rank: users that the peer ranks at once. RecBole's eval_batch_size: 4096."""
 
 
 class BenchmarkJob(Experiment):

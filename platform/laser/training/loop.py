@@ -9,6 +9,7 @@ from math import ceil
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,10 +17,9 @@ from laser.config.progress import progress
 from laser.config.schema import TrainingConfig
 from laser.data.batches import inference_batches, share, training_batches
 from laser.evaluation.metrics import ranking_metrics
-from laser.evaluation.ranking import ranks
+from laser.evaluation.ranking import catalogue_ranks
 from laser.training.engine import Batch, Engine
 from laser.training.inputs import Histories
-from laser.training.losses import item_scores
 from laser.training.step import training_step
 
 
@@ -128,7 +128,9 @@ def evaluate(
     """Recall@10, NDCG@10 and MRR of the full catalogue's ranking; each worker ranks its part of the users."""
     ranks_E = torch.zeros(len(histories), dtype=torch.int64, device=engine.device)
     targets_E = torch.from_numpy(histories.examples.targets.astype(np.int64)).to(engine.device)
+    unit_items_IH = F.normalize(item_embeddings_IH.float(), dim=-1)
     for indices, representation_BH in representations(engine, histories, config.inference_batch_tokens, label):
         rows = torch.from_numpy(indices).to(engine.device)
-        ranks_E[rows] = ranks(item_scores(representation_BH, item_embeddings_IH), targets_E[rows])
+        unit_BH = F.normalize(representation_BH.float(), dim=-1)
+        ranks_E[rows] = catalogue_ranks(unit_BH, unit_items_IH, targets_E[rows])
     return ranking_metrics(engine.sum(ranks_E).cpu().numpy())

@@ -1,0 +1,206 @@
+"""Full-catalogue ranks: ours beside RecBole's full-sort evaluation, on the same scores, and from embeddings.
+
+    python jobs/benchmark.py suite=rank
+
+RecBole runs as it is, from its wheel, in this process: what its `Trainer.evaluate` does with a batch of scores
+(`Collector.eval_batch_collect`) and at the end (`Evaluator.evaluate`). The -inf that its trainer writes over padding
+and history is left out on both sides. Its autograd anomaly detection comes with its models, which are not imported.
+
+Shape suffixes: B users, I items, H width.
+"""
+
+import ctypes
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from laser.benchmarks.measure import Timing, matrix_product, ratio, take_turns
+from laser.benchmarks.suites import BenchmarkResult
+from laser.config.schema import BenchmarkConfig, BenchmarkJob
+from laser.data.wheels import fetch_wheel
+from laser.evaluation.metrics import ranking_metrics
+from laser.evaluation.ranking import catalogue_ranks, ranks
+
+PEER_WHEELS = ("recbole==1.2.1", "colorama==0.4.6", "texttable==1.7.0", "tensorboard==2.20.0", "absl-py==2.5.1")
+"""RecBole, and what the import of its evaluator wants that we do not have."""
+STRONGEST_SIGNAL = 4.0
+"""The targets' scores: 0 to so many standard deviations above the mean of all items, so that ranks spread."""
+
+Metrics = Callable[[], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Users and items as unit vectors, and one wanted item per user."""
+
+    representation_BH: Tensor
+    items_IH: Tensor
+    targets_B: Tensor
+
+    @property
+    def num_scores(self) -> int:
+        return len(self.representation_BH) * len(self.items_IH)
+
+
+def run(job: BenchmarkJob) -> BenchmarkResult:
+    """Time both ways to the metrics, check that they agree, and say how near ours is to the hardware's bounds."""
+    settings = job.benchmark
+    evaluator = import_recbole(Path(job.cache_dir))
+    problem = make_problem(settings)
+    timings, operations, agreement = measure(settings, evaluator, problem)
+    peaks = {
+        "embeddings, RecBole": peak_mib(lambda: recbole_metrics(evaluator, problem, settings.rank_peer_batch)),
+        "embeddings, ours": peak_mib(lambda: our_metrics(problem)),
+        "embeddings, ours, a quarter of the users": peak_mib(lambda: our_metrics(first_users(problem, 4))),
+        "embeddings, ours, a quarter of the items": peak_mib(lambda: our_metrics(first_items(problem, 4))),
+    }
+    return summarise(settings, problem, timings, operations, peaks, agreement)
+
+
+def measure(
+    settings: BenchmarkConfig, evaluator: Any, problem: Problem
+) -> tuple[dict[str, Timing], float, dict[str, float]]:
+    """Time the contestants and the bounds: timings, operations of the square product, metrics of both."""
+    scores_BI = problem.representation_BH @ problem.items_IH.T
+    square_product, operations = matrix_product(torch.float32, torch.device("cpu"))
+    contestants: dict[str, Callable[[], Any]] = {
+        "read the scores": lambda: [batch.sum() for batch in scores_BI.split(settings.rank_peer_batch)],
+        "scores, RecBole": lambda: recbole_metrics(evaluator, problem, settings.rank_peer_batch, scores_BI),
+        "scores, ours": lambda: ranking_metrics(ranks(scores_BI, problem.targets_B).numpy()),
+        "square product": square_product,
+        "embeddings, RecBole": lambda: recbole_metrics(evaluator, problem, settings.rank_peer_batch),
+        "embeddings, ours": lambda: our_metrics(problem),
+    }
+    agreement = check_agreement(contestants["scores, RecBole"], contestants["scores, ours"])
+    return take_turns(contestants, settings.rounds, settings.warmup_rounds), operations, agreement
+
+
+def make_problem(settings: BenchmarkConfig) -> Problem:
+    """Random directions, with each user's turned towards the target by a random amount."""
+    generator = torch.Generator().manual_seed(0)
+    users, items, width = settings.rank_users, settings.rank_items, settings.rank_width
+    items_IH = F.normalize(torch.randn(items, width, generator=generator), dim=1)
+    targets_B = torch.randint(items, (users,), generator=generator)
+    signal_B1 = torch.rand(users, 1, generator=generator) * STRONGEST_SIGNAL * width**-0.5
+    representation_BH = F.normalize(torch.randn(users, width, generator=generator), dim=1)
+    representation_BH = F.normalize(representation_BH + signal_B1 * items_IH[targets_B], dim=1)
+    return Problem(representation_BH, items_IH, targets_B)
+
+
+def first_users(problem: Problem, divisor: int) -> Problem:
+    """A part of the users, over all items."""
+    users = len(problem.targets_B) // divisor
+    return replace(problem, representation_BH=problem.representation_BH[:users], targets_B=problem.targets_B[:users])
+
+
+def first_items(problem: Problem, divisor: int) -> Problem:
+    """All users, over a part of the items."""
+    items = len(problem.items_IH) // divisor
+    return replace(problem, items_IH=problem.items_IH[:items], targets_B=problem.targets_B % items)
+
+
+def our_metrics(problem: Problem) -> Mapping[str, float]:
+    """From embeddings to metrics, as `training/loop.py` does it."""
+    ranks_B = catalogue_ranks(problem.representation_BH, problem.items_IH, problem.targets_B)
+    return ranking_metrics(ranks_B.numpy())
+
+
+def import_recbole(cache_dir: Path) -> Any:
+    """RecBole's `evaluator` package, from wheels in the cache."""
+    sys.path[:0] = [str(fetch_wheel(requirement, cache_dir)) for requirement in PEER_WHEELS]
+    vars(np)["float"] = float  # its NDCG uses this name, which numpy 1.24 dropped; its own Config sets it likewise
+    return import_module("recbole.evaluator")
+
+
+@torch.no_grad()
+def recbole_metrics(evaluator: Any, problem: Problem, batch: int, scores_BI: Tensor | None = None) -> dict[str, float]:
+    """RecBole's evaluation, batch by batch, of the scores, or of the products that its models make of embeddings."""
+    config = {
+        "metrics": ["Recall", "NDCG", "MRR"],
+        "topk": [10],
+        "metric_decimal_place": 12,
+        "eval_args": {"mode": "full"},
+        "device": torch.device("cpu"),
+    }
+    collector = evaluator.Collector(config)
+    for start in range(0, len(problem.targets_B), batch):
+        users = slice(start, start + batch)
+        targets_B = problem.targets_B[users]
+        batch_BI = problem.representation_BH[users] @ problem.items_IH.T if scores_BI is None else scores_BI[users]
+        collector.eval_batch_collect(batch_BI, None, torch.arange(len(targets_B)), targets_B)
+    metrics = evaluator.Evaluator(config).evaluate(collector.get_data_struct())
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def check_agreement(theirs: Metrics, ours: Metrics) -> dict[str, float]:
+    """Recall@10 and NDCG@10, which both define alike (RecBole cuts MRR at 10).
+
+    Raises:
+        ArithmeticError: they differ by more than ties can, which RecBole's top-k breaks as it likes.
+    """
+    expected, found = theirs(), ours()
+    names = ("recall@10", "ndcg@10")
+    if any(abs(expected[name] - found[name]) > 1e-3 for name in names):
+        raise ArithmeticError(f"metrics differ on the same scores: RecBole {dict(expected)}, ours {dict(found)}")
+    return {f"{name} RecBole": expected[name] for name in names} | {f"{name} ours": found[name] for name in names}
+
+
+def peak_mib(work: Callable[[], object]) -> float:
+    """MiB that the call adds to this process's resident memory at its highest (Linux, glibc)."""
+    ctypes.CDLL(None).malloc_trim(0)  # else what earlier calls have freed would be taken again and not be seen
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    before = _status_kib("VmRSS")
+    work()
+    return (_status_kib("VmHWM") - before) / 1024
+
+
+def _status_kib(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
+def summarise(
+    settings: BenchmarkConfig,
+    problem: Problem,
+    timings: Mapping[str, Timing],
+    operations: float,
+    peaks: Mapping[str, float],
+    agreement: Mapping[str, float],
+) -> BenchmarkResult:
+    """Ratios, and fractions of the bounds: memory read at once for given scores, the matrix product for embeddings."""
+    own_operations = 2.0 * problem.num_scores * settings.rank_width
+    peak = timings["square product"].per_second(operations)
+    figures = {
+        "num_users": settings.rank_users,
+        "num_items": settings.rank_items,
+        "width": settings.rank_width,
+        "threads": torch.get_num_threads(),
+        "seconds": {name: timing.as_figures() for name, timing in timings.items()},
+        "times_faster_on_scores": ratio(timings["scores, RecBole"], timings["scores, ours"]),
+        "times_faster_from_embeddings": ratio(timings["embeddings, RecBole"], timings["embeddings, ours"]),
+        "read_gb_per_second": timings["read the scores"].per_second(4e-9 * problem.num_scores),
+        "share_of_read_bound_on_scores": ratio(timings["read the scores"], timings["scores, ours"])["median"],
+        "square_product_gflops": peak / 1e9,
+        "gflops_from_embeddings": timings["embeddings, ours"].per_second(own_operations) / 1e9,
+        "share_of_product_bound_from_embeddings": timings["embeddings, ours"].per_second(own_operations) / peak,
+        "peak_mib": {name: round(value, 1) for name, value in peaks.items()},
+        "agreement": dict(agreement),
+    }
+    rows = [
+        {
+            "contestant": name,
+            "seconds": timing.median,
+            "ns_per_score": 1e9 * timing.median / problem.num_scores if name != "square product" else float("nan"),
+            "peak_mib": peaks.get(name, float("nan")),
+        }
+        for name, timing in timings.items()
+    ]
+    return BenchmarkResult(figures, rows)

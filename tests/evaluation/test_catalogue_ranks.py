@@ -1,0 +1,101 @@
+"""Ranks by tiles of products against a full sort of exact scores: the last bit decides nothing that it should not."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from laser.evaluation import ranking
+from laser.evaluation.ranking import catalogue_ranks, ranks
+
+
+def sorted_ranks(representation_BH: Tensor, items_IH: Tensor, targets_B: Tensor) -> Tensor:
+    """By definition: all scores in float64, rounded, each row sorted; the target is the last of those that tie."""
+    scores_BI = (representation_BH.double() @ items_IH.double().T).float()
+    wanted_B1 = scores_BI.gather(1, targets_B[:, None])
+    ascending_BI = scores_BI.sort(dim=1).values
+    return scores_BI.shape[1] - torch.searchsorted(ascending_BI, wanted_B1)[:, 0]
+
+
+def random_case(num_users: int, num_items: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    representation_BH = F.normalize(torch.randn(num_users, width, generator=generator), dim=1)
+    items_IH = F.normalize(torch.randn(num_items, width, generator=generator), dim=1)
+    return representation_BH, items_IH, torch.randint(num_items, (num_users,), generator=generator)
+
+
+def nearly_equal_items(case: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """All items within a few last bits of one another: the matrix product alone orders them wrongly."""
+    representation_BH, items_IH, targets_B = case
+    return representation_BH, items_IH[:1] + 1e-7 * items_IH, targets_B
+
+
+def coarse(case: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Rounded to bf16 and beyond, so that many scores tie."""
+    representation_BH, items_IH, targets_B = case
+    return *((4 * values).round().bfloat16().float() for values in (representation_BH, items_IH)), targets_B
+
+
+CASES = {
+    "one of each": random_case(1, 1, 1),
+    "odd sizes": random_case(67, 1003, 37),
+    "wide": random_case(9, 501, 576),
+    "ties": coarse(random_case(31, 700, 24)),
+    "nearly equal": nearly_equal_items(random_case(23, 301, 64)),
+    "collapsed": (torch.ones(5, 7), torch.ones(90, 7), torch.arange(5)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("tile_scores", "tile_users"), [(2**20, 2048), (640, 64), (77, 7), (1, 1)])
+def test_ranks_equal_a_full_sort_whatever_the_tile(name, tile_scores, tile_users, monkeypatch):
+    monkeypatch.setattr(ranking, "TILE_SCORES", tile_scores)
+    monkeypatch.setattr(ranking, "TILE_USERS", tile_users)
+    monkeypatch.setattr(ranking, "PAIR_ELEMENTS", 500)
+    case = CASES[name]
+    assert torch.equal(catalogue_ranks(*case), sorted_ranks(*case))
+
+
+def test_ranks_do_not_depend_on_how_users_are_shared_out():
+    representation_BH, items_IH, targets_B = nearly_equal_items(random_case(50, 2000, 96))
+    whole_B = catalogue_ranks(representation_BH, items_IH, targets_B)
+    for size in (1, 7, 32):
+        parts = zip(representation_BH.split(size), targets_B.split(size), strict=True)
+        assert torch.equal(torch.cat([catalogue_ranks(part, items_IH, targets) for part, targets in parts]), whole_B)
+
+
+def test_equal_items_tie_wherever_they_stand():
+    representation_BH, items_IH, _ = random_case(40, 333, 50)
+    copies_IH = torch.cat([items_IH, items_IH.flip(0), items_IH])
+    first_B, last_B = torch.arange(40), torch.arange(40) + 2 * 333
+    expected_B = 3 * sorted_ranks(representation_BH, items_IH, first_B)
+    assert torch.equal(catalogue_ranks(representation_BH, copies_IH, first_B), expected_B)
+    assert torch.equal(catalogue_ranks(representation_BH, copies_IH, last_B), expected_B)
+
+
+def test_a_user_without_direction_ranks_every_target_last():
+    _, items_IH, targets_B = random_case(6, 400, 16)
+    assert catalogue_ranks(torch.zeros(6, 16), items_IH, targets_B).tolist() == [400] * 6
+
+
+def test_exact_scores_rank_as_given_scores_do():
+    representation_BH, items_IH, targets_B = coarse(random_case(20, 500, 16))
+    scores_BI = representation_BH @ items_IH.T  # small multiples of 1: exact in any order
+    assert torch.equal(catalogue_ranks(representation_BH, items_IH, targets_B), ranks(scores_BI, targets_B))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_not_finite_is_an_error(value):
+    representation_BH, items_IH, targets_B = random_case(4, 30, 8)
+    representation_BH[2, 3] = value
+    with pytest.raises(FloatingPointError, match="1 of 4 users"):
+        catalogue_ranks(representation_BH, items_IH, targets_B)
+    representation_BH[2, 3] = 0.0
+    items_IH[29, 0] = value
+    with pytest.raises(FloatingPointError, match="4 of 4 users"):
+        catalogue_ranks(representation_BH, items_IH, targets_B)
+
+
+def test_no_gradient_is_kept():
+    representation_BH, items_IH, targets_B = random_case(4, 30, 8)
+    assert not catalogue_ranks(representation_BH.requires_grad_(), items_IH, targets_B).requires_grad
