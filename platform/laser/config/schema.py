@@ -151,6 +151,8 @@ class MFormerConfig(Section):
     """Attention heads; divides hidden_size. Paper: 12."""
     cross_attention_frequency: PositiveInt = 2
     """Cross-attention to the recommender's encoding in every so many-th block. Paper: 2."""
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of its matrix products; its weights are float32 in either case."""
     dropout: Fraction = 0.0
     """Dropout in the M-Former. Above 0, results depend on the number of workers (each draws its own mask)."""
 

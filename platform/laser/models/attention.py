@@ -74,7 +74,7 @@ class Packing:
         return groups
 
 
-def attend_on_cuda(query_PAE: Tensor, key_PGE: Tensor, value_PGE: Tensor, packing: Packing, last: bool) -> Tensor:
+def attend_by_kernel(query_PAE: Tensor, key_PGE: Tensor, value_PGE: Tensor, packing: Packing, last: bool) -> Tensor:
     """Attention of all tokens or, with `last`, of each history's last one; (P or B, A · E)."""
     from torch.nn.attention.varlen import varlen_attn
 
@@ -95,8 +95,8 @@ def attend_on_cuda(query_PAE: Tensor, key_PGE: Tensor, value_PGE: Tensor, packin
     return attended.flatten(1)
 
 
-def attend_on_cpu(query_PAE: Tensor, key_PGE: Tensor, value_PGE: Tensor, packing: Packing, last: bool) -> Tensor:
-    """The same on a CPU."""
+def attend_by_products(query_PAE: Tensor, key_PGE: Tensor, value_PGE: Tensor, packing: Packing, last: bool) -> Tensor:
+    """The same on any device and in any dtype."""
     return _Attention.apply(query_PAE, key_PGE, value_PGE, packing, last)
 
 

@@ -116,6 +116,7 @@ def build_laser(config: Experiment, llm: Decoder, recommender_width: int, embedd
             cross_attention_frequency=config.mformer.cross_attention_frequency,
             dropout=config.mformer.dropout,
             output_std=embedding_std,
+            bf16=config.mformer.dtype == "bf16",
         )
         bituning = BiTuning(llm_width, embedding_std)
     return Laser(llm, mformer, bituning)

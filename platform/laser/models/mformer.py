@@ -61,8 +61,7 @@ class MFormer(nn.Module):
     Choosing by argmax gives the router no gradient. As in the Switch Transformer (arXiv 2101.03961) the output is
     scaled by the chosen gate, here straight through, by gate / stop_gradient(gate): the value stays, so that the
     prefix keeps the scale of the LLM's embeddings at any K, and the gradient reaches the router. The scale acts on the
-    prefix, not on the query
-    tokens: the Q-Former begins with a layer norm, which would cancel it and its gradient.
+    prefix, not on the query tokens: the Q-Former begins with a layer norm, which would cancel it and its gradient.
 
     Args:
         recommender_width: C.
@@ -75,6 +74,7 @@ class MFormer(nn.Module):
         cross_attention_frequency: cross-attention in every so many-th block, the first one included.
         dropout: probability in attention and feed-forward.
         output_std: standard deviation of the initial prefix; the LLM's input embeddings' own.
+        bf16: multiply matrices in bf16; the weights stay float32, and so does the router.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class MFormer(nn.Module):
         cross_attention_frequency: int,
         dropout: float,
         output_std: float,
+        bf16: bool = False,
     ) -> None:
         super().__init__()
         config = Blip2QFormerConfig(
@@ -102,6 +103,7 @@ class MFormer(nn.Module):
             cross_attention_frequency=cross_attention_frequency,
             encoder_hidden_size=recommender_width,
         )
+        self.bf16 = bf16
         self.router = Router(recommender_width, num_experts)
         self.query_tokens = nn.Parameter(torch.empty(num_experts, num_virtual_tokens, hidden_size))
         self.transformer = Blip2QFormerModel(config)
@@ -121,9 +123,11 @@ class MFormer(nn.Module):
         mask_BN = mask_BN.bool()
         routing = self.router(encoding_BNC, mask_BN)
         query_BLD = self.query_tokens[routing.expert_B]
-        hidden_BLD = self.transformer(
-            query_embeds=query_BLD, encoder_hidden_states=encoding_BNC, encoder_attention_mask=mask_BN
-        ).last_hidden_state
+        with torch.autocast(encoding_BNC.device.type, torch.bfloat16, enabled=self.bf16):
+            hidden_BLD = self.transformer(
+                query_embeds=query_BLD, encoder_hidden_states=encoding_BNC, encoder_attention_mask=mask_BN
+            ).last_hidden_state
+            prefix_BLH = self.projection(hidden_BLD)
         gate_B = routing.gate_BK.gather(1, routing.expert_B[:, None])[:, 0]
         scale_B = gate_B / gate_B.detach()
-        return MFormerOutput(self.projection(hidden_BLD) * scale_B[:, None, None], routing)
+        return MFormerOutput(prefix_BLH.float() * scale_B[:, None, None], routing)
