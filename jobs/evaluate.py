@@ -15,7 +15,8 @@ def main(job: EvaluateJob) -> Mapping[str, Any]:
     from laser.config.compose import read_yaml, validate, with_overrides
     from laser.tracking.runs import open_tracking
     from laser.training.evaluate import evaluate_checkpoint
-    from laser.training.inputs import prepare_inputs, with_absolute_paths
+    from laser.training.inputs import prepare_inputs
+    from laser.training.shared import with_absolute_paths
 
     run = open_tracking(job.tracking, must_exist=True).find(job.run_id)
     with tempfile.TemporaryDirectory() as temporary:

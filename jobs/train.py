@@ -16,19 +16,19 @@ from laser.config.schema import Experiment
 def main(config: Experiment) -> Mapping[str, Any]:
     """Train, select on validation, test once, and record all of it as an MLflow run."""
     from laser.tracking.runs import open_tracking
-    from laser.training.inputs import prepare_inputs, with_absolute_paths
     from laser.training.outcome import run_results
     from laser.training.run_directory import remember_run, remembered_run, run_directory
+    from laser.training.shared import make_stages, with_absolute_paths
     from laser.training.train import check_resumable, run_tags, train_laser
 
     config = with_absolute_paths(config)
     tracking = open_tracking(config.tracking)
-    inputs = prepare_inputs(config)
+    stages = make_stages(config)
     run_dir = run_directory(Path(config.output_dir), config.name, config.resume)
-    check_resumable(run_dir, config, inputs)
-    with tracking.run(config, "train", run_dir.name, run_tags(config, inputs), remembered_run(run_dir)) as run:
+    check_resumable(run_dir, config, stages)
+    with tracking.run(config, "train", run_dir.name, run_tags(config, stages), remembered_run(run_dir)) as run:
         remember_run(run_dir, run.run_id)
-        outcome = train_laser(config, inputs, run_dir, run.report)
+        outcome = train_laser(config, stages, run_dir, run.report)
         run.record(run_results(run_dir))
     return {"run_id": run.run_id, "run_dir": str(run_dir), **asdict(outcome)}
 

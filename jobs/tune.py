@@ -28,7 +28,7 @@ def main(config: TuneExperiment) -> Mapping[str, Any]:
     tracking = open_tracking(config.tracking)
     plan = plan_search(config)
     sweep = open_sweep(config)
-    tags = run_tags(plan.base, plan.shared) if plan.shared else {}
+    tags = run_tags(plan.base, plan.stages) if plan.stages else {}
     with sweep.running(), tracking.run(config, "tune", sweep.path.name, tags, sweep.run_id) as parent:
         sweep.remember_run(parent.run_id)
         records = leaderboard(run_search(plan, sweep, SweepTracker(tracking, parent.run_id)))

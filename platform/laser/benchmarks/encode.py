@@ -17,7 +17,7 @@ from laser.data.batches import inference_batches
 from laser.models.llm import choose_dtype
 from laser.training.engine import PlainEngine
 from laser.training.inputs import Histories, prepare_inputs
-from laser.training.train import build_plain
+from laser.training.plain import build_plain
 
 PEER_BATCH = 32
 

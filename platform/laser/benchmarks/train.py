@@ -22,8 +22,8 @@ from laser.data.batches import training_batches
 from laser.models.llm import choose_dtype
 from laser.training.engine import PlainEngine
 from laser.training.inputs import Histories, Inputs, prepare_inputs
+from laser.training.plain import build_plain
 from laser.training.step import training_step
-from laser.training.train import build_plain
 
 BATCH_SIZES = (4, 8, 16, 32)
 

@@ -25,7 +25,9 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from laser.config.compose import flatten
 from laser.config.errors import UserError
+from laser.config.schema import Experiment
 
 logger = logging.getLogger(__name__)
 
@@ -145,6 +147,37 @@ def discard_checkpoints(directory: Path, keep: set[str]) -> None:
     for path in directory.iterdir():
         if path.name not in keep and (path.name.startswith("stage") or path.name.endswith(".writing")):
             shutil.rmtree(path)
+
+
+_WEIGHTS_DO_NOT_DEPEND_ON = (
+    "name",
+    "cache_dir",
+    "output_dir",
+    "data.path",  # the dataset's fingerprint stands for it
+    "llm.implementation",
+    "llm.compile",
+    "llm.source",  # may be named in several ways; its tensors' shapes are checked on loading
+    "tracking.uri",
+    "tracking.experiment",
+    "training.num_workers",
+    "training.zero_stage",
+    "training.cpus_per_worker",
+    "training.use_gpu",
+    "training.max_failures",
+    "training.micro_batch_size",
+    "training.inference_batch_tokens",
+    "training.gradient_checkpointing",
+    "training.stage1_epochs",
+    "training.stage2_epochs",
+    "training.test",
+    "resume",
+)
+
+
+def dependent_settings(config: Experiment, fingerprint: str) -> dict[str, Any]:
+    """The flattened settings that the trained weights depend on, and the dataset's fingerprint."""
+    settings = {key: value for key, value in flatten(config).items() if key not in _WEIGHTS_DO_NOT_DEPEND_ON}
+    return {**settings, "data fingerprint": fingerprint}
 
 
 def check_same_settings(state: TrainingState, settings: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from laser.training.checkpoint import read_checkpoint
 from laser.training.engine import PlainEngine
 from laser.training.inputs import Inputs
 from laser.training.loop import evaluate
-from laser.training.train import build_plain
+from laser.training.plain import build_plain
 
 
 def evaluate_checkpoint(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from laser.config.compose import stage_key, with_overrides
+from laser.config.compose import stage_key
 from laser.config.errors import UserError
 from laser.config.schema import Experiment
 from laser.data.batches import pad_right
@@ -25,6 +25,7 @@ from laser.recommenders.encodings import Encodings, user_encodings
 from laser.recommenders.storage import load_recommender, weights_hash
 from laser.training.engine import Batch
 from laser.training.pretrain import pretrained_recommender
+from laser.training.shared import SharedStages
 
 
 @dataclass(frozen=True)
@@ -75,18 +76,10 @@ class Inputs:
     items: Histories
     """Each item as a history of one item, in the order of internal ids."""
 
-
-def with_absolute_paths(config: Experiment) -> Experiment:
-    """The same experiment with its local paths absolute, for processes that start in another directory."""
-    overrides: dict[str, str] = {
-        "cache_dir": str(Path(config.cache_dir).expanduser().absolute()),
-        "output_dir": str(Path(config.output_dir).expanduser().absolute()),
-    }
-    for key, value in (("data.path", config.data.path), ("llm.source", config.llm.source)):
-        local = Path(value).expanduser()
-        if not value.startswith("pypi:") and local.exists():
-            overrides[key] = str(local.absolute())
-    return with_overrides(config, overrides)
+    @property
+    def stages(self) -> SharedStages:
+        """What there is to know of them without opening them."""
+        return SharedStages(self.dataset.name, self.dataset.fingerprint, self.recommender_directory)
 
 
 def prepare_inputs(config: Experiment, recommender_directory: Path | None = None) -> Inputs:

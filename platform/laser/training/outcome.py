@@ -2,12 +2,16 @@
 
 import json
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from laser.training.checkpoint import Checkpoint, latest_checkpoint, read_checkpoint
 
 SELECTION_METRIC = "ndcg@10"
+
+Report = Callable[[Mapping[str, float], int], None]
+"""Takes the metrics of an epoch and the number of epochs done."""
 
 
 @dataclass(frozen=True)

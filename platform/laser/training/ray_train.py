@@ -18,7 +18,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from laser.config.compose import with_overrides
 from laser.config.schema import Experiment
-from laser.training.stages import Report
+from laser.training.outcome import Report
 
 logger = logging.getLogger(__name__)
 

@@ -8,19 +8,18 @@ the end.
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from laser.config.compose import flatten
 from laser.config.schema import Experiment
 from laser.training.checkpoint import (
     TrainingState,
     check_same_settings,
     checkpoint_name,
+    dependent_settings,
     discard_checkpoints,
     latest_checkpoint,
     read_checkpoint,
@@ -29,42 +28,9 @@ from laser.training.checkpoint import (
 from laser.training.engine import Engine, numel
 from laser.training.inputs import Inputs
 from laser.training.loop import encode_items, evaluate, train_epoch
-from laser.training.outcome import SELECTION_METRIC, Outcome, best_metrics, epoch_metrics, write_outcome
+from laser.training.outcome import SELECTION_METRIC, Outcome, Report, best_metrics, epoch_metrics, write_outcome
 
 logger = logging.getLogger(__name__)
-
-Report = Callable[[Mapping[str, float], int], None]
-"""Takes the metrics of an epoch and the number of epochs done."""
-
-_WEIGHTS_DO_NOT_DEPEND_ON = (
-    "name",
-    "cache_dir",
-    "output_dir",
-    "data.path",  # the dataset's fingerprint stands for it
-    "llm.implementation",
-    "llm.compile",
-    "llm.source",  # may be named in several ways; its tensors' shapes are checked on loading
-    "tracking.uri",
-    "tracking.experiment",
-    "training.num_workers",
-    "training.zero_stage",
-    "training.cpus_per_worker",
-    "training.use_gpu",
-    "training.max_failures",
-    "training.micro_batch_size",
-    "training.inference_batch_tokens",
-    "training.gradient_checkpointing",
-    "training.stage1_epochs",
-    "training.stage2_epochs",
-    "training.test",
-    "resume",
-)
-
-
-def dependent_settings(config: Experiment, fingerprint: str) -> dict[str, Any]:
-    """The flattened settings that the trained weights depend on, and the dataset's fingerprint."""
-    settings = {key: value for key, value in flatten(config).items() if key not in _WEIGHTS_DO_NOT_DEPEND_ON}
-    return {**settings, "data fingerprint": fingerprint}
 
 
 class TwoStageTraining:

@@ -21,9 +21,9 @@ from laser.config.compose import with_overrides
 from laser.config.schema import Experiment, SearchConfig, TuneExperiment
 from laser.config.space import Choice, LogUniform, RandInt, Uniform, parse_space
 from laser.training.checkpoint import latest_checkpoint
-from laser.training.inputs import Inputs, prepare_inputs, with_absolute_paths
 from laser.training.outcome import SELECTION_METRIC, RunResults, epoch_metrics, read_outcome, run_results
 from laser.training.ray_train import EPOCH, cluster
+from laser.training.shared import SharedStages, make_stages, with_absolute_paths
 from laser.training.train import run_tags, train_laser
 from laser.tuning.plan import Domain, planned_trials
 from laser.tuning.sweep import Sweep, Trial, TrialRecord
@@ -66,7 +66,7 @@ class SearchPlan:
     space: dict[str, Domain]
     trials: list[dict[str, Any]] | None
     """The overrides of all trials; None where a sampler decides as it goes."""
-    shared: Inputs | None
+    stages: SharedStages | None
     """The shared stages, made once; None where the space varies them."""
 
 
@@ -83,8 +83,8 @@ def plan_search(config: TuneExperiment) -> SearchPlan:
     trials = planned_trials(space, config.search)
     for overrides in trials or ():
         with_overrides(base, overrides)
-    shared = None if any(key.startswith(SHARED_STAGES) for key in space) else prepare_inputs(base)
-    return SearchPlan(config, base, space, trials, shared)
+    varied = any(key.startswith(SHARED_STAGES) for key in space)
+    return SearchPlan(config, base, space, trials, None if varied else make_stages(base))
 
 
 def run_search(plan: SearchPlan, sweep: Sweep, tracker: Tracker) -> list[TrialRecord]:
@@ -109,7 +109,7 @@ def run_search(plan: SearchPlan, sweep: Sweep, tracker: Tracker) -> list[TrialRe
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C raises KeyboardInterrupt, as everywhere
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     trainable = tune.with_parameters(
-        _run_trial, base=plan.base.model_dump_json(), sweep=str(sweep.path), tracker=tracker
+        _run_trial, base=plan.base.model_dump_json(), stages=plan.stages, sweep=str(sweep.path), tracker=tracker
     )
     tuner = tune.Tuner(
         tune.with_resources(trainable, tune.PlacementGroupFactory([{"memory": 1}])),  # one byte: nothing is refused
@@ -140,7 +140,9 @@ def run_search(plan: SearchPlan, sweep: Sweep, tracker: Tracker) -> list[TrialRe
     return sweep.records()
 
 
-def _run_trial(params: Mapping[str, Any], base: str, sweep: str, tracker: Tracker) -> dict[str, float]:
+def _run_trial(
+    params: Mapping[str, Any], base: str, stages: SharedStages | None, sweep: str, tracker: Tracker
+) -> dict[str, float]:
     """One trial, in a process of its own; Tune hears of each epoch and, at the end, of the best one."""
     trial = Sweep(Path(sweep)).trial(_overrides(params))
     with trial.exclusive():
@@ -151,18 +153,18 @@ def _run_trial(params: Mapping[str, Any], base: str, sweep: str, tracker: Tracke
                 tune.report(report)
             return {EPOCH: reports[-1][EPOCH], METRIC: max(report[METRIC] for report in reports)}
         experiment = with_overrides(Experiment.model_validate_json(base), trial.overrides)
-        inputs = prepare_inputs(experiment)
-        run = tracker.start(experiment, trial.name, {**run_tags(experiment, inputs), **trial.symbols}, trial.run_id)
+        stages = stages or make_stages(experiment)
+        run = tracker.start(experiment, trial.name, {**run_tags(experiment, stages), **trial.symbols}, trial.run_id)
         trial.remember_run(run.run_id)
         if experiment.training.num_workers:
-            outcome = train_laser(experiment, inputs, trial.path, run.report, [TuneReportCallback()])
+            outcome = train_laser(experiment, stages, trial.path, run.report, [TuneReportCallback()])
         else:
 
             def report_here(metrics: Mapping[str, float], epoch: int) -> None:
                 run.report(metrics, epoch)
                 tune.report({**metrics, EPOCH: epoch})
 
-            outcome = train_laser(experiment, inputs, trial.path, report_here)
+            outcome = train_laser(experiment, stages, trial.path, report_here)
     return {EPOCH: outcome.epochs, METRIC: outcome.val[SELECTION_METRIC]}
 
 

@@ -1,0 +1,46 @@
+"""What processes that only start a training know of the stages that runs share: enough to name and check them.
+
+Opening them (`laser.training.inputs`) imports the models and takes seconds; a sweep starts such a process a trial.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from laser.config.compose import with_overrides
+from laser.config.schema import Experiment
+
+
+@dataclass(frozen=True)
+class SharedStages:
+    """Stages that are made."""
+
+    dataset: str
+    """The dataset's name."""
+    fingerprint: str
+    """The dataset's content hash."""
+    recommender: Path
+    """Directory of the trained ID-based recommender."""
+
+
+def make_stages(config: Experiment) -> SharedStages:
+    """Make the shared stages that are missing.
+
+    Raises:
+        UserError: bad data, settings or LLM source, or a dataset that leaves nothing to train or validate on.
+    """
+    from laser.training.inputs import prepare_inputs
+
+    return prepare_inputs(config).stages
+
+
+def with_absolute_paths(config: Experiment) -> Experiment:
+    """The same experiment with its local paths absolute, for processes that start in another directory."""
+    overrides: dict[str, str] = {
+        "cache_dir": str(Path(config.cache_dir).expanduser().absolute()),
+        "output_dir": str(Path(config.output_dir).expanduser().absolute()),
+    }
+    for key, value in (("data.path", config.data.path), ("llm.source", config.llm.source)):
+        local = Path(value).expanduser()
+        if not value.startswith("pypi:") and local.exists():
+            overrides[key] = str(local.absolute())
+    return with_overrides(config, overrides)
