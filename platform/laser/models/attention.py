@@ -108,16 +108,18 @@ class _Attention(torch.autograd.Function):
         ctx: Any, query_PAE: Tensor, key_PGE: Tensor, value_PGE: Tensor, packing: Packing, last: bool
     ) -> Tensor:
         out_PAE = torch.empty_like(query_PAE, memory_format=torch.contiguous_format)
-        groups = key_PGE.shape[1]
+        groups, scale = key_PGE.shape[1], query_PAE.shape[-1] ** -0.5
         kept = []
         for group in packing.groups:
             key_XSE, value_XSE = _keys(key_PGE, group), _keys(value_PGE, group)
             for first, end in _chunks(group, last):
                 query_XCE = _by_key(_queries(query_PAE, group, first, end, last), groups)
-                mask_CS = _mask(first, end, query_PAE.shape[1] // groups, query_PAE.dtype, query_PAE.device)
                 scores_XCS = torch.baddbmm(
-                    mask_CS, query_XCE, key_XSE[:, :end].transpose(1, 2), alpha=query_PAE.shape[-1] ** -0.5
+                    query_PAE.new_zeros(1), query_XCE, key_XSE[:, :end].transpose(1, 2), beta=0, alpha=scale
                 )
+                if not last:  # of the keys, the chunk's own may come after a query
+                    own_XRCC = scores_XCS.unflatten(1, (-1, end - first))[..., first:]
+                    own_XRCC += _later(query_PAE.dtype, query_PAE.device)[: end - first, : end - first]
                 probability_XCS = scores_XCS.softmax(dim=-1)
                 out_MCAE = _queries(out_PAE, group, first, end, last)
                 out_MCAE.copy_(_by_token(probability_XCS @ value_XSE[:, :end], out_MCAE.shape))
@@ -191,8 +193,7 @@ def _by_token(x_XCE: Tensor, shape: torch.Size) -> Tensor:
     return x_XCE.view(count, groups, heads // groups, queries, width).permute(0, 3, 1, 2, 4).flatten(2, 3)
 
 
-@lru_cache(maxsize=1024)
-def _mask(first: int, end: int, repeat: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """-inf where a key comes after the query, else 0: (R·C, S) for the queries `[first, end)` of R heads."""
-    later = torch.arange(end, device=device) > torch.arange(first, end, device=device)[:, None]
-    return torch.zeros(later.shape, dtype=dtype, device=device).masked_fill_(later, -torch.inf).repeat(repeat, 1)
+@lru_cache
+def _later(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """-inf where a key of a chunk comes after the query, else 0: (CHUNK, CHUNK)."""
+    return torch.full((CHUNK, CHUNK), -torch.inf, dtype=dtype, device=device).triu_(1)
