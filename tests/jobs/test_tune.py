@@ -21,7 +21,7 @@ def test_a_killed_sweep_goes_on_and_finished_trials_stay_untouched(workplace):
     while not list(records.glob("*/record.json")):
         assert process.poll() is None, process.communicate()[1][-8000:]
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)  # as `ray job stop` does; test_train interrupts by Ctrl-C's signal
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors[-8000:]
     [finished] = records.glob("*/record.json")

@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+import signal
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -59,9 +60,11 @@ def cluster() -> Iterator[None]:
         # the home directory, and every later `ray start` of this account would refuse whoever does not send it.
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         Config.initialize("")  # has Ray read them again, as ray.init() itself does
+    on_sigterm = signal.getsignal(signal.SIGTERM)  # `kill`, `ray job stop`; Ray puts an abort in its place
     ray.init(
         address=address, include_dashboard=True, dashboard_host="127.0.0.1", log_to_driver=True, logging_level="warning"
     )
+    signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield
     finally:
