@@ -1,5 +1,6 @@
 """Order in time and the k-core, block by block, beside plain ways to the same."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,8 @@ def rows() -> dict[str, np.ndarray]:
 
 
 def blocks_of(rows: dict, folder: Path, drop_repeats: bool = False, memory: int = 1 << 30):
-    workspace = Workspace(folder, memory)
-    interactions = workspace.interactions("read")
+    workspace = Workspace(folder, memory, 1 << 20)
+    interactions = workspace.interactions()
     batch = pa.record_batch([pa.array(values) for values in rows.values()], names=list(rows))
     for start in range(0, NUM_ROWS, 700):
         interactions.append(batch.slice(start, 700))
@@ -87,11 +88,12 @@ def test_numbers_do_not_depend_on_how_much_text_waits(tmp_path):
     users = pa.chunked_array([["b", "a", "b"], ["c", "a"]])
     items = pa.chunked_array([["y", "x", "new"], ["x", "y"]])
     found = []
-    for memory in (8, 1 << 20):
-        collector = Collector(Workspace(tmp_path, memory), pa.array(["x", "y"]))
-        for start in range(5):
-            collector.add(users.slice(start, 1), items.slice(start, 1), np.array([start]))
-        assert collector.users().to_pylist() == ["b", "a", "c"]
+    for text_bytes in (8, 1 << 20):
+        with ThreadPoolExecutor(1) as thread:
+            collector = Collector(Workspace(tmp_path, 1 << 20, text_bytes), thread, pa.array(["x", "y"]))
+            for start in range(5):
+                collector.add(users.slice(start, 1), items.slice(start, 1), np.array([start]))
+            assert collector.users().to_pylist() == ["b", "a", "c"]
         assert collector.num_unknown == 1
         pieces = [collector.interactions[number] for number in range(len(collector.interactions))]
         found.append(pa.Table.from_batches(pieces).to_pydict())

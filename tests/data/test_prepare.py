@@ -124,7 +124,9 @@ def test_an_amazon_dump_is_the_dataset_that_pairs_are(pairs, tmp_path):
     assert rejected["repeated_interactions"] == 1
 
 
-def test_an_amazon_dump_of_2023_in_plain_lines_with_uneven_fields(tmp_path):
+@pytest.mark.parametrize("block_bytes", [100, 1 << 20])
+def test_an_amazon_dump_of_2023_in_plain_lines_with_uneven_fields(tmp_path, monkeypatch, block_bytes: int):
+    monkeypatch.setattr(streams, "BLOCK_BYTES", block_bytes)
     reviews = [
         {"rating": 5.0, "asin": "other", "parent_asin": item, "user_id": user, "timestamp": int(time) * 1000}
         for user, item, time, _ in REVIEWERS

@@ -49,8 +49,9 @@ class DataConfig(Section):
     seed: NonNegativeInt = 0
     """Seed of the permutation that numbers the items, so that ids carry no order."""
     memory_mib: PositiveInt = 2048
-    """Memory in MiB for preparing, beyond the interpreter's own; interactions that do not fit go to files beside the
-    target. The result is the same. Buffers need some 256 MiB however low it is. (recformer: files are read whole.)"""
+    """Memory in MiB for preparing, beyond the interpreter's own. Interactions that it does not hold go to files beside
+    the target; the result is the same. 400 MiB are needed however low it is, and what stays in memory counts extra:
+    about 100 bytes a user beyond a million, the items' text, and RecFormer's files, which are read whole."""
 
 
 class PromptConfig(Section):

@@ -6,7 +6,6 @@ line by line: it takes what is merely uneven (a list here, a text there) and nam
 
 import json
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,11 @@ import pyarrow.json as arrow_json
 
 from laser.config.errors import UserError
 from laser.data.streams import broken_gzip, line_blocks, line_of_row, open_text
-from laser.data.tables import Kinds, TableFile
+from laser.data.tables import Kinds, TableFile, as_text
 
-SAMPLE_LINES = 1000
+SAMPLE_LINES = 2000
 """Lines that show which fields there are, and of which type."""
+BLANK = b" \t\r\n"
 
 
 class JsonLinesFile(TableFile):
@@ -26,8 +26,10 @@ class JsonLinesFile(TableFile):
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        with open_text(path) as file:
+            block = next(self._blocks(file), b"")
         sample: dict[str, Any] = {}
-        for row, line in enumerate(self._first_lines()):
+        for row, line in enumerate(_lines(block.split(b"\n", SAMPLE_LINES)[:SAMPLE_LINES])):
             for name, value in self._object(line, row).items():
                 if sample.get(name) in (None, []):
                     sample[name] = value
@@ -36,22 +38,12 @@ class JsonLinesFile(TableFile):
         super().__init__(path, list(sample))
         self._sample = sample
 
-    def _first_lines(self) -> list[bytes]:
-        try:
-            with open_text(self.path) as file:
-                content = file.read(1 << 20)
-        except OSError as error:
-            raise broken_gzip(self.path, error) from error
-        lines = content.splitlines()
-        whole = lines if len(content) < 1 << 20 or len(lines) < 2 else lines[:-1]
-        return [line for line in islice(whole, SAMPLE_LINES) if line.strip()]
-
     def batches(self, kinds: Kinds) -> Iterator[pa.Table]:
         schema = pa.schema([(name, self._type(name, kind)) for name, kind in kinds.items()])
         rows = 0
         with open_text(self.path) as file:
             for block in self._blocks(file):
-                table = self._parse(block, schema, rows)
+                table = self._parse(block, schema, kinds, rows)
                 rows += table.num_rows
                 yield table
 
@@ -69,19 +61,19 @@ class JsonLinesFile(TableFile):
             return pa.string()
         return pa.float64() if kind == "number" or isinstance(value, float) else pa.int64()
 
-    def _parse(self, block: bytes, schema: pa.Schema, first_row: int) -> pa.Table:
+    def _parse(self, block: bytes, schema: pa.Schema, kinds: Kinds, first_row: int) -> pa.Table:
         try:
             if not block.isascii():
                 block.decode("utf-8")  # Arrow does not look
-            return arrow_json.read_json(
+            table = arrow_json.read_json(
                 pa.BufferReader(block),
                 parse_options=arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
             )
         except (pa.ArrowInvalid, UnicodeDecodeError):
-            lines = (line for line in block.split(b"\n") if line.strip())
-            objects = [self._object(line, first_row + row) for row, line in enumerate(lines)]
-        columns = [self._column(objects, field, first_row) for field in schema]
-        return pa.table(columns, names=schema.names)
+            objects = [self._object(line, first_row + row) for row, line in enumerate(_lines(block.split(b"\n")))]
+            table = pa.table({field.name: self._column(objects, field, kinds, first_row) for field in schema})
+        columns = {name: as_text(table[name]) if kind == "text" else table[name] for name, kind in kinds.items()}
+        return pa.table(columns)
 
     def _object(self, line: bytes, row: int) -> dict[str, Any]:
         try:
@@ -96,19 +88,23 @@ class JsonLinesFile(TableFile):
             raise UserError(f"{self.where(row)}: holds a {type(value).__name__}; wanted a JSON object")
         return value
 
-    def _column(self, objects: list[dict[str, Any]], field: pa.Field, first_row: int) -> pa.Array:
+    def _column(self, objects: list[dict[str, Any]], field: pa.Field, kinds: Kinds, first_row: int) -> pa.Array:
         values = [value.get(field.name) for value in objects]
-        if pa.types.is_integer(field.type) or pa.types.is_floating(field.type):
-            wanted = int if pa.types.is_integer(field.type) else (int, float)
-            for row, value in enumerate(values):
-                if value is not None and (isinstance(value, bool) or not isinstance(value, wanted)):
-                    known = f"a number as in the lines before it ({self._sample[field.name]!r})"
-                    raise UserError(f"{self.where(first_row + row)}: {field.name} {value!r}; wanted {known}")
-            return pa.array(values, field.type)
-        return pa.array([None if value is None else _text(value) for value in values], pa.string())
+        if kinds[field.name] == "text" or pa.types.is_string(field.type):
+            return pa.array([None if value is None else _text(value) for value in values], pa.string())
+        wanted = int if pa.types.is_integer(field.type) else (int, float)
+        for row, value in enumerate(values):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, wanted)):
+                known = f"a number as in the lines before it ({self._sample[field.name]!r})"
+                raise UserError(f"{self.where(first_row + row)}: {field.name} {value!r}; wanted {known}")
+        return pa.array(values, field.type)
 
     def where(self, row: int) -> str:
-        return f"{self.path}:{line_of_row(self.path, row)}"
+        return f"{self.path}:{line_of_row(self.path, row, BLANK)}"
+
+
+def _lines(lines: list[bytes]) -> Iterator[bytes]:
+    return (line for line in lines if line.strip(BLANK))
 
 
 def _text(value: Any) -> str:

@@ -35,14 +35,14 @@ def by_user_and_time(
         the blocks, and how many repeats were dropped.
     """
     dealt, pieces_of_block = _deal(interactions, num_users, workspace)
-    blocks = workspace.interactions("sorted")
+    blocks = workspace.interactions()
     num_repeats = 0
 
     def load(pieces: list[int]) -> pa.RecordBatch:
         return pa.concat_batches([dealt.pop(piece) for piece in pieces])
 
     def order(block: pa.RecordBatch) -> pa.RecordBatch:
-        return _sort(_without_repeats(block) if drop_repeats else block)
+        return _without_repeats(_sort(block)) if drop_repeats else _sort(block)
 
     for block in ahead(order, (load(pieces_of_block[number]) for number in sorted(pieces_of_block))):
         num_repeats -= block.num_rows
@@ -58,7 +58,7 @@ def _deal(
     for number in range(len(interactions)):
         counts += np.bincount(interactions[number].column("user").to_numpy(), minlength=num_users)
     block_of_user = ((np.cumsum(counts) - counts) // BLOCK_ROWS).astype(np.uint16)  # numpy sorts 16 bits by radix
-    dealt = workspace.interactions("dealt")
+    dealt = workspace.interactions()
     pieces_of_block: dict[int, list[int]] = defaultdict(list)
 
     def split(piece: pa.RecordBatch) -> tuple[pa.RecordBatch, NDArray[np.int64]]:
@@ -79,12 +79,19 @@ def _sort(block: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _without_repeats(block: pa.RecordBatch) -> pa.RecordBatch:
-    order = _stable_order(block, ["item", "time", "user"])
-    same = np.ones(max(0, len(order) - 1), dtype=bool)
-    for name in ("user", "time", "item"):
-        values = block.column(name).to_numpy()[order]
+    """A sorted block without the interactions that equal an earlier one in user, item and time."""
+    user, time = (block.column(name).to_numpy() for name in ("user", "time"))
+    together = np.flatnonzero((user[1:] == user[:-1]) & (time[1:] == time[:-1]))
+    if not len(together):
+        return block
+    rows = np.union1d(together, together + 1)
+    few = _take(block, rows)
+    order = _stable_order(few, ["item", "time", "user"])
+    same = np.ones(len(order) - 1, dtype=bool)
+    for column in few.columns:
+        values = column.to_numpy()[order]
         same &= values[1:] == values[:-1]
-    return _take(block, np.sort(np.delete(order, np.flatnonzero(same) + 1))) if same.any() else block
+    return _take(block, np.delete(np.arange(len(user)), rows[order[1:][same]]))
 
 
 def _take(block: pa.RecordBatch, rows: NDArray[np.int64]) -> pa.RecordBatch:

@@ -51,7 +51,7 @@ def prepare_dataset(config: DataConfig, cache_dir: Path) -> Dataset:
             with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as folder:
                 aside = Path(folder) / "dataset"
                 aside.mkdir()
-                _prepare(directory, config, Workspace(Path(folder), config.memory_mib << 20), aside)
+                _prepare(directory, config, Workspace.within(config.memory_mib, Path(folder)), aside)
                 aside.rename(place)
     return open_dataset(place)
 
@@ -79,7 +79,7 @@ def _prepare(directory: Path, config: DataConfig, workspace: Workspace, target: 
         )
     items, id_of_row = _number_items(raw.items, core.item_counts, config.seed)
     rejected["items_without_interaction"] = raw.items.num_rows - items.num_rows
-    with TableWriter(target / "items.parquet") as writer:
+    with TableWriter(target / "items.parquet", repetitive=True) as writer:
         writer.write(items)
     num_kept_users, digests = write_users(target, raw.users, blocks, core, id_of_row)
     manifest = {

@@ -45,7 +45,7 @@ def read_recformer(directory: Path, config: DataConfig, workspace: Workspace) ->
                 split.append(number)
     if not user_rows:
         raise UserError(f"{directory / 'train.json'}:1: holds no interaction; give it users with items")
-    interactions = workspace.interactions("read")
+    interactions = workspace.interactions()
     columns = [pa.array(user_rows, pa.int32()), pa.array(item_rows, pa.int32()), pa.array(split, pa.int8())]
     interactions.append(pa.record_batch(columns, names=["user", "item", "split"]))
     return RawData(directory.name, items, pa.array([str(raw_users[int(user)]) for user in users]), interactions)

@@ -5,6 +5,7 @@ RecBole: `<name>.inter` and `<name>.item`, tab-separated, with typed headers suc
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from laser.config.errors import UserError
 from laser.config.schema import DataConfig
 from laser.data.interactions import Collector, Workspace
 from laser.data.sources import RawData, chosen_attributes, only_one
-from laser.data.tables import DelimitedFile, Kind, ParquetFile, TableFile
+from laser.data.tables import DelimitedFile, Kind, ParquetFile, TableFile, as_text
 from laser.data.times import Clock, FractionOfSecond, UnreadableTime, fractions
 
 
@@ -91,11 +92,11 @@ def read_items(
     file.require(title, "title_column")
     attributes = chosen_attributes(config, known, file.path)
     table = file.read(list(dict.fromkeys([item_column, title, *attributes])))
-    raw_ids = _as_text(table.column(item_column))
+    raw_ids = as_text(table.column(item_column))
     _refuse(file, 0, pc.equal(raw_ids, ""), f"no id in column {item_column!r}; fill it, or remove the row")
     columns = {"raw_id": raw_ids}
     for name, column in {"title": title, **{name: name for name in attributes}}.items():
-        columns[name] = pc.utf8_trim_whitespace(_as_text(table.column(column)))
+        columns[name] = pc.utf8_trim_whitespace(as_text(table.column(column)))
     codes = raw_ids.combine_chunks().dictionary_encode().indices.to_numpy()
     firsts = np.unique(codes, return_index=True)[1]
     num_duplicates = len(codes) - len(firsts)
@@ -144,32 +145,26 @@ def read_interactions(
     }
     if config.min_rating is not None:
         kinds[file.require(columns.rating, "rating_column")] = "number"
-    item_ids = items.column("raw_id").combine_chunks()
 
     def stream(clock: Clock) -> tuple[Collector, dict[str, int]]:
-        collector = Collector(workspace, item_ids, unknown_item)
         row = low = 0
-        for batch in file.batches(kinds):
-            users, chosen = (_as_text(batch.column(name)) for name in (columns.user, columns.item))
-            for name, texts in ((columns.user, users), (columns.item, chosen)):
-                _refuse(file, row, pc.equal(texts, ""), f"nothing in column {name!r}; fill it, or remove the row")
-            keep = _well_rated(file, row, batch, columns.rating, config.min_rating)
-            collector.add(users, chosen, _times(file, row, batch, columns.time, clock), keep)
-            low += 0 if keep is None else len(keep) - int(keep.sum())
-            row += batch.num_rows
+        with ThreadPoolExecutor(1) as thread:
+            collector = Collector(workspace, thread, items.column("raw_id").combine_chunks(), unknown_item)
+            for batch in file.batches(kinds):
+                users, chosen = (as_text(batch.column(name)) for name in (columns.user, columns.item))
+                for name, texts in ((columns.user, users), (columns.item, chosen)):
+                    _refuse(file, row, pc.equal(texts, ""), f"nothing in column {name!r}; fill it, or remove the row")
+                keep = _well_rated(file, row, batch, columns.rating, config.min_rating)
+                collector.add(users, chosen, _times(file, row, batch, columns.time, clock), keep)
+                low += 0 if keep is None else len(keep) - int(keep.sum())
+                row += batch.num_rows
+            collector.users()
         return collector, {} if config.min_rating is None else {"interactions_below_min_rating": low}
 
     try:
         return stream(Clock())
     except FractionOfSecond:
         return stream(Clock(fractions))
-
-
-def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-        column = pc.binary_join(column.cast(pa.list_(pa.string())), ", ")
-    column = column.cast(pa.string())
-    return pc.fill_null(column, "") if column.null_count else column
 
 
 def _refuse(file: TableFile, first_row: int, bad: pa.ChunkedArray, what: str) -> None:

@@ -64,10 +64,13 @@ def broken_gzip(path: Path, error: OSError) -> UserError:
     return UserError(f"{path}:{number + 1}: not a whole gzip file ({reason}); fetch it again")
 
 
-def line_of_row(path: Path, row: int) -> int:
-    """The line, counted from 1, that holds a row, counted from 0, where blank lines are no rows. For messages."""
+def line_of_row(path: Path, row: int, blank: bytes = b"\r\n") -> int:
+    """The line, counted from 1, that holds a row, counted from 0. For messages.
+
+    Lines of nothing but `blank` bytes are no rows.
+    """
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        numbers = (number for number, line in enumerate(file, start=1) if line.strip(b"\r\n"))
+        numbers = (number for number, line in enumerate(file, start=1) if line.strip(blank))
         return next(islice(numbers, row, None))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import csv
 
@@ -21,6 +22,14 @@ Kinds = Mapping[str, Kind]
 
 PARQUET_ROWS = 1 << 18
 """Rows of Parquet that are read at once."""
+
+
+def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Any column as text: lists joined with ", ", nulls empty."""
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        column = pc.binary_join(column.cast(pa.list_(pa.string())), ", ")
+    column = column.cast(pa.string())
+    return pc.fill_null(column, "") if column.null_count else column
 
 
 class TableFile(ABC):
@@ -55,7 +64,7 @@ class TableFile(ABC):
 
     def read(self, names: list[str]) -> pa.Table:
         """Columns as a whole, for files that are small."""
-        return pa.concat_tables(self.batches(dict.fromkeys(names, "text")), promote_options="permissive")
+        return pa.concat_tables(self.batches(dict.fromkeys(names, "text")))
 
 
 class DelimitedFile(TableFile):

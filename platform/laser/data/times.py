@@ -61,8 +61,10 @@ class Clock:
             raise UnreadableTime(pc.index(pc.is_null(column), pa.scalar(True)).as_py(), "")
         if pa.types.is_timestamp(column.type):
             self._form = _local_dates
-        elif pa.types.is_floating(column.type) and self._form is None:
+        elif pa.types.is_floating(column.type):
             self._form = fractions
+        elif not pa.types.is_integer(column.type):
+            column = column.cast(pa.string())
         if self._form is None:
             first = column.slice(0, 1)
             self._form = next((form for form in _FORMS if _read(first, form) is not None), None)
