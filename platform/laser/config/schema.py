@@ -51,7 +51,7 @@ class DataConfig(Section):
     memory_mib: PositiveInt = 2048
     """Memory in MiB for preparing, beyond the interpreter's own. Interactions that it does not hold go to files beside
     the target; the result is the same. 400 MiB are needed however low it is, and what stays in memory counts extra:
-    about 100 bytes a user beyond a million, the items' text, and RecFormer's files, which are read whole."""
+    some 100 bytes a user beyond a million, the items' text, and RecFormer's files, which are read whole."""
 
 
 class PromptConfig(Section):
