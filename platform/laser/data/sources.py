@@ -1,20 +1,19 @@
 """Raw interactions and items, in whatever layout they come, as one table of each.
 
-Three families of layouts have a reader each: RecFormer's JSON folders (`sources_recformer`), RecBole's atomic files
-and CSV or Parquet pairs (both in `sources_tables`). A reader checks its input and names the file and line of what is
-wrong.
+Four families of layouts have a reader each: RecFormer's JSON folders (`sources_recformer`), RecBole's atomic files and
+CSV or Parquet pairs (both in `sources_tables`), and dumps of Amazon reviews (`sources_amazon`). A reader checks its
+input and names the file and line of what is wrong. All but RecFormer's read interactions as a stream.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from laser.config.errors import UserError
 from laser.config.schema import DataConfig
+from laser.data.interactions import Interactions, Workspace
 from laser.data.wheels import fetch_wheel
 
 
@@ -27,19 +26,16 @@ class RawData:
     """raw_id, title ("" where there is none), then one text column per attribute."""
     users: pa.Array
     """Raw user ids, each once."""
-    user_rows: NDArray[np.int64]
-    """The user of each interaction, as a position in `users`."""
-    item_rows: NDArray[np.int64]
-    """The item of each interaction, as a row of `items`."""
-    timestamps: NDArray[np.int64] | None
-    """Time of each interaction; None where the file order is the time order."""
-    split: NDArray[np.int8] | None = None
-    """0 training, 1 validation, 2 test where the source fixes the split; None leaves one out."""
+    interactions: Interactions
+    """`user` and `item` are positions in `users` and `items`. Without `time` the order of the file is the order in
+    time; without `split` the split leaves one out."""
+    drop_repeats: bool = False
+    """Whether interactions with equal user, item and time are one."""
     rejected: dict[str, int] = field(default_factory=dict)
     """What the reader left out, and how many."""
 
 
-Reader = Callable[[Path, DataConfig], RawData]
+Reader = Callable[[Path, DataConfig, Workspace], RawData]
 
 
 def source_directory(config: DataConfig, cache_dir: Path) -> Path:
@@ -74,23 +70,42 @@ def detect_format(directory: Path, config: DataConfig) -> str:
         return "recbole"
     if any(name.startswith("interactions.") for name in names):
         return "pairs"
+    if any(name.startswith("meta_") and ".json" in name for name in names):
+        return "amazon"
     raise UserError(
-        f"data.path: {config.path} holds no train.json and meta_data.json (recformer), no .inter file (recbole) and no "
-        "interactions.csv or .parquet (pairs); name another folder"
+        f"data.path: {config.path} holds no train.json and meta_data.json (recformer), no .inter file (recbole), no "
+        "interactions.csv or .parquet (pairs) and no meta_*.json.gz (amazon); name another folder"
     )
 
 
-def read_source(directory: Path, config: DataConfig) -> RawData:
+def read_source(directory: Path, config: DataConfig, workspace: Workspace) -> RawData:
     """Read a folder of any known layout.
 
     Raises:
         UserError: missing or malformed files; names file and line, the value and the remedy.
     """
+    from laser.data.sources_amazon import read_amazon
     from laser.data.sources_recformer import read_recformer
     from laser.data.sources_tables import read_pairs, read_recbole
 
-    readers: dict[str, Reader] = {"recformer": read_recformer, "recbole": read_recbole, "pairs": read_pairs}
-    return readers[detect_format(directory, config)](directory, config)
+    readers: dict[str, Reader] = {
+        "recformer": read_recformer,
+        "recbole": read_recbole,
+        "pairs": read_pairs,
+        "amazon": read_amazon,
+    }
+    return readers[detect_format(directory, config)](directory, config, workspace)
+
+
+def only_one(directory: Path, found: list[Path], wanted: str) -> Path:
+    """The one file that was found.
+
+    Raises:
+        UserError: there is none, or more than one.
+    """
+    if len(found) != 1:
+        raise UserError(f"{directory}: holds {len(found)} files {wanted}, wanted one; add it, or remove the others")
+    return found[0]
 
 
 def chosen_attributes(config: DataConfig, known: list[str], where: Path) -> list[str]:

@@ -9,17 +9,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from laser.config.errors import UserError
 from laser.config.schema import DataConfig
+from laser.data.interactions import Workspace
 from laser.data.sources import RawData, chosen_attributes
 
 SPLITS = ("train", "val", "test")
 
 
-def read_recformer(directory: Path, config: DataConfig) -> RawData:
+def read_recformer(directory: Path, config: DataConfig, workspace: Workspace) -> RawData:
     """Read a RecFormer folder; the split that it fixes is kept."""
     texts = {name: _read(directory / f"{name}.json") for name in (*SPLITS, "meta_data", "smap", "umap")}
     files = {name: _parse(directory / f"{name}.json", text) for name, text in texts.items()}
@@ -45,15 +45,10 @@ def read_recformer(directory: Path, config: DataConfig) -> RawData:
                 split.append(number)
     if not user_rows:
         raise UserError(f"{directory / 'train.json'}:1: holds no interaction; give it users with items")
-    return RawData(
-        name=directory.name,
-        items=items,
-        users=pa.array([str(raw_users[int(user)]) for user in users]),
-        user_rows=np.array(user_rows),
-        item_rows=np.array(item_rows),
-        timestamps=None,
-        split=np.array(split, dtype=np.int8),
-    )
+    interactions = workspace.interactions()
+    columns = [pa.array(user_rows, pa.int32()), pa.array(item_rows, pa.int32()), pa.array(split, pa.int8())]
+    interactions.append(pa.record_batch(columns, names=["user", "item", "split"]))
+    return RawData(directory.name, items, pa.array([str(raw_users[int(user)]) for user in users]), interactions)
 
 
 def _items(

@@ -1,244 +1,207 @@
-"""Tabular sources: RecBole's atomic files, and pairs of CSV or Parquet files.
+"""Tabular sources: RecBole's atomic files, and pairs of CSV or Parquet files; and how any table becomes interactions.
 
 RecBole: `<name>.inter` and `<name>.item`, tab-separated, with typed headers such as `user_id:token`. Pairs:
 `interactions` (user, item, timestamp, and rating where one filters by it) and `items` (item, title, any attributes).
 """
 
-import csv as text_csv
-import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pyarrow import csv
 
 from laser.config.errors import UserError
 from laser.config.schema import DataConfig
-from laser.data.sources import RawData, chosen_attributes
+from laser.data.interactions import Collector, Workspace
+from laser.data.sources import RawData, chosen_attributes, only_one
+from laser.data.tables import DelimitedFile, Kind, ParquetFile, TableFile, as_text
+from laser.data.times import Clock, FractionOfSecond, UnreadableTime, fractions
 
 
-@dataclass(frozen=True)
-class _File:
-    """A table read as it stands, and how to name a row of it."""
-
-    path: Path
-    table: pa.Table
-    first_line: int
-    """Line of row 0: 2 under a header, 1 in Parquet, where a row has no line."""
-
-    def where(self, row: int) -> str:
-        return f"{self.path}:{row + self.first_line}"
-
-    def column(self, name: str, key: str) -> pa.ChunkedArray:
-        if name not in self.table.column_names:
-            has = ", ".join(self.table.column_names)
-            raise UserError(f"{self.path}:1: no column {name!r} (it has: {has}); add it, or set data.{key}")
-        return self.table.column(name)
-
-
-def read_recbole(directory: Path, config: DataConfig) -> RawData:
+def read_recbole(directory: Path, config: DataConfig, workspace: Workspace) -> RawData:
     """Read the `.inter` and `.item` files of a folder."""
-    interactions = _read_delimited(_only(directory, "*.inter"), "\t", typed_header=True)
-    items = _read_delimited(_only(directory, "*.item"), "\t", typed_header=True)
-    user_column, item_column = config.user_column or "user_id", config.item_column or "item_id"
-    return _assemble(directory, config, interactions, items, user_column, item_column)
+    interactions = DelimitedFile(_only(directory, "*.inter"), "\t", typed_header=True)
+    items = DelimitedFile(_only(directory, "*.item"), "\t", typed_header=True)
+    return _read(directory, config, workspace, interactions, items, "user_id", "item_id")
 
 
-def read_pairs(directory: Path, config: DataConfig) -> RawData:
+def read_pairs(directory: Path, config: DataConfig, workspace: Workspace) -> RawData:
     """Read `interactions.{csv,parquet}` and `items.{csv,parquet}`."""
-    files: list[_File] = []
-    for name in ("interactions", "items"):
-        path = _only(directory, f"{name}.csv", f"{name}.parquet")
-        files.append(_read_delimited(path, ",", typed_header=False) if path.suffix == ".csv" else _read_parquet(path))
-    interactions, items = files
-    return _assemble(directory, config, interactions, items, config.user_column or "user", config.item_column or "item")
+    interactions, items = _csv_or_parquet(directory, "interactions"), _csv_or_parquet(directory, "items")
+    return _read(directory, config, workspace, interactions, items, "user", "item")
+
+
+def _csv_or_parquet(directory: Path, name: str) -> TableFile:
+    path = _only(directory, f"{name}.csv", f"{name}.parquet")
+    return DelimitedFile(path, ",", typed_header=False) if path.suffix == ".csv" else ParquetFile(path)
 
 
 def _only(directory: Path, *patterns: str) -> Path:
-    found = sorted(path for pattern in patterns for path in directory.glob(pattern))
-    if len(found) != 1:
-        wanted = " or ".join(patterns)
-        raise UserError(f"{directory}: holds {len(found)} files {wanted}, wanted one; add it, or remove the others")
-    return found[0]
+    found = [path for pattern in patterns for path in directory.glob(pattern)]
+    return only_one(directory, found, " or ".join(patterns))
 
 
-def _read_delimited(path: Path, delimiter: str, typed_header: bool) -> _File:
-    """All columns as text, so that nothing is guessed; empty text stays empty."""
-    if not path.stat().st_size:
-        raise UserError(f"{path}:1: empty file; wanted a header and rows")
-    try:
-        with path.open("rb") as file:
-            header = file.readline().decode("utf-8-sig").rstrip("\r\n")
-        names = next(text_csv.reader([header], delimiter=delimiter))
-        types = dict.fromkeys(names, pa.string())
-        table = csv.read_csv(
-            path,
-            read_options=csv.ReadOptions(use_threads=False),  # else errors do not name the row
-            parse_options=_format(delimiter),
-            convert_options=csv.ConvertOptions(column_types=types, strings_can_be_null=False),
-        )
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-        raise _unreadable(path, error) from error
-    if not table.num_rows:
-        raise UserError(f"{path}:1: a header and no rows; wanted rows")
-    if typed_header:
-        table = table.rename_columns([name.partition(":")[0] for name in table.column_names])
-    return _File(path, table, first_line=2)
-
-
-def _format(delimiter: str) -> csv.ParseOptions:
-    return csv.ParseOptions(delimiter=delimiter, quote_char=False if delimiter == "\t" else '"')
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    line = 1
-    with path.open("rb") as file:
-        for line, content in enumerate(file, start=1):
-            try:
-                content.decode("utf-8")
-            except UnicodeDecodeError as bad:
-                return UserError(f"{path}:{line}: byte {content[bad.start]:#04x} is not UTF-8; save the file as UTF-8")
-    message = str(error).splitlines()[0]
-    row = re.search(r"Row #(\d+): ", message)
-    text = message.replace(row[0], "") if row else message
-    return UserError(f"{path}:{row[1] if row else 1}: {text}; mend the row")
-
-
-def _read_parquet(path: Path) -> _File:
-    try:
-        table = pq.read_table(path, memory_map=True)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}:1: not a whole Parquet file ({str(error).splitlines()[0]}); write it again") from error
-    if not table.num_rows:
-        raise UserError(f"{path}:1: no rows; wanted rows")
-    return _File(path, table, first_line=1)
-
-
-def _assemble(
-    directory: Path, config: DataConfig, interactions: _File, items: _File, user_column: str, item_column: str
+def _read(
+    directory: Path,
+    config: DataConfig,
+    workspace: Workspace,
+    interactions: TableFile,
+    items: TableFile,
+    user_column: str,
+    item_column: str,
 ) -> RawData:
-    item_table = _item_table(config, items, item_column)
-    users = _as_text(interactions.column(user_column, "user_column"))
-    chosen = _as_text(interactions.column(item_column, "item_column"))
-    _refuse(interactions, pc.equal(users, ""), lambda row: f"no user in column {user_column!r}; fill or remove it")
-    item_rows = pc.index_in(chosen, item_table.column("raw_id").combine_chunks())
-    _refuse(
-        interactions,
-        pc.is_null(item_rows),
-        lambda row: f"item {chosen[row].as_py()!r} is not in {items.path.name}; add it there, or remove the row",
-    )
-    timestamps = _timestamps(interactions, config.timestamp_column)
-    keep, rejected = _well_rated(interactions, config)
-    encoded = users.combine_chunks().dictionary_encode()
-    return RawData(
-        name=directory.name,
-        items=item_table,
-        users=encoded.dictionary,
-        user_rows=encoded.indices.to_numpy().astype(np.int64)[keep],
-        item_rows=item_rows.to_numpy().astype(np.int64)[keep],
-        timestamps=timestamps[keep],
-        rejected=rejected,
-    )
+    user_column, item_column = config.user_column or user_column, config.item_column or item_column
+    table, _ = read_items(items, config, item_column, title_column(items, config), "refuse")
+    columns = Columns(user_column, item_column, config.timestamp_column, config.rating_column)
+
+    def unknown_item(row: int, item: str) -> UserError:
+        what = f"item {item!r} is not in {items.path.name}; add it there, or remove the row"
+        return UserError(f"{interactions.where(row)}: {what}")
+
+    collector, rejected = read_interactions(interactions, columns, table, config, workspace, unknown_item)
+    return RawData(directory.name, table, collector.users(), collector.interactions, rejected=rejected)
 
 
-def _item_table(config: DataConfig, items: _File, item_column: str) -> pa.Table:
-    raw_ids = _as_text(items.column(item_column, "item_column"))
-    _refuse(items, pc.equal(raw_ids, ""), lambda row: f"no id in column {item_column!r}; fill it, or remove the row")
-    if pc.count_distinct(raw_ids).as_py() < len(raw_ids):
-        seen: set[str] = set()
-        for row, raw in enumerate(raw_ids.to_pylist()):
-            if raw in seen:
-                raise UserError(f"{items.where(row)}: duplicate item {raw!r}; keep one row of it")
-            seen.add(raw)
-    title = config.title_column or next((name for name in items.table.column_names if name.endswith("title")), "title")
-    columns = {"raw_id": raw_ids, "title": pc.utf8_trim_whitespace(_as_text(items.column(title, "title_column")))}
-    known = [name for name in items.table.column_names if name not in (item_column, title)]
-    for name in chosen_attributes(config, known, items.path):
-        columns[name] = pc.utf8_trim_whitespace(_as_text(items.table.column(name)))
-    return pa.table(columns)
+def title_column(items: TableFile, config: DataConfig) -> str:
+    """The column of titles: as set, else the first whose name is or ends with `title`."""
+    return config.title_column or next((name for name in items.column_names if name.endswith("title")), "title")
 
 
-def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-        column = pc.binary_join(column.cast(pa.list_(pa.string())), ", ")
-    return pc.fill_null(column.cast(pa.string()), "")
+def read_items(
+    file: TableFile, config: DataConfig, item_column: str, title: str, duplicates: str, known: list[str] | None = None
+) -> tuple[pa.Table, int]:
+    """The table of items: raw_id, title, attributes.
+
+    Args:
+        file: the items.
+        config: may choose attributes.
+        item_column: holds the raw id.
+        title: holds the title.
+        duplicates: "refuse" them, or keep the "first".
+        known: attributes to choose from; None takes all other columns.
+
+    Returns:
+        the table, and how many duplicates were dropped.
+    """
+    known = [name for name in file.column_names if name not in (item_column, title)] if known is None else known
+    file.require(item_column, "item_column")
+    file.require(title, "title_column")
+    attributes = chosen_attributes(config, known, file.path)
+    table = file.read(list(dict.fromkeys([item_column, title, *attributes])))
+    raw_ids = as_text(table.column(item_column))
+    _refuse(file, 0, pc.equal(raw_ids, ""), f"no id in column {item_column!r}; fill it, or remove the row")
+    columns = {"raw_id": raw_ids}
+    for name, column in {"title": title, **{name: name for name in attributes}}.items():
+        columns[name] = pc.utf8_trim_whitespace(as_text(table.column(column)))
+    codes = raw_ids.combine_chunks().dictionary_encode().indices.to_numpy()
+    firsts = np.unique(codes, return_index=True)[1]
+    num_duplicates = len(codes) - len(firsts)
+    if num_duplicates and duplicates == "refuse":
+        row = int(np.setdiff1d(np.arange(len(codes)), firsts)[0])
+        raise UserError(f"{file.where(row)}: duplicate item {raw_ids[row].as_py()!r}; keep one row of it")
+    items = pa.table(columns)
+    return (items.take(pa.array(np.sort(firsts))) if num_duplicates else items), num_duplicates
 
 
-def _refuse(file: _File, bad: pa.ChunkedArray, explain: Callable[[int], str]) -> None:
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns that make an interaction."""
+
+    user: str
+    item: str
+    time: str
+    rating: str
+
+
+def read_interactions(
+    file: TableFile,
+    columns: Columns,
+    items: pa.Table,
+    config: DataConfig,
+    workspace: Workspace,
+    unknown_item: Callable[[int, str], UserError] | None,
+) -> tuple[Collector, dict[str, int]]:
+    """Stream a file into a collector.
+
+    Args:
+        file: the interactions.
+        columns: their names.
+        items: the items that may be named.
+        config: the lowest rating.
+        workspace: of the preparation.
+        unknown_item: see `Collector`.
+
+    Returns:
+        the collector, and what was left out.
+    """
+    kinds: dict[str, Kind] = {
+        file.require(columns.user, "user_column"): "text",
+        file.require(columns.item, "item_column"): "text",
+        file.require(columns.time, "timestamp_column"): "time",
+    }
+    if config.min_rating is not None:
+        kinds[file.require(columns.rating, "rating_column")] = "number"
+
+    def stream(clock: Clock) -> tuple[Collector, dict[str, int]]:
+        row = low = 0
+        with ThreadPoolExecutor(1) as thread:
+            collector = Collector(workspace, thread, items.column("raw_id").combine_chunks(), unknown_item)
+            for batch in file.batches(kinds):
+                users, chosen = (as_text(batch.column(name)) for name in (columns.user, columns.item))
+                for name, texts in ((columns.user, users), (columns.item, chosen)):
+                    _refuse(file, row, pc.equal(texts, ""), f"nothing in column {name!r}; fill it, or remove the row")
+                keep = _well_rated(file, row, batch, columns.rating, config.min_rating)
+                collector.add(users, chosen, _times(file, row, batch, columns.time, clock), keep)
+                low += 0 if keep is None else len(keep) - int(keep.sum())
+                row += batch.num_rows
+            collector.users()
+        return collector, {} if config.min_rating is None else {"interactions_below_min_rating": low}
+
+    try:
+        return stream(Clock())
+    except FractionOfSecond:
+        return stream(Clock(fractions))
+
+
+def _refuse(file: TableFile, first_row: int, bad: pa.ChunkedArray, what: str) -> None:
     """Name the first bad row, if there is one."""
     row = pc.index(bad, pa.scalar(True)).as_py()
     if row >= 0:
-        raise UserError(f"{file.where(row)}: {explain(row)}")
+        raise UserError(f"{file.where(first_row + row)}: {what}")
 
 
-def _timestamps(file: _File, name: str) -> NDArray[np.int64]:
-    """Integers as they are; fractions of seconds and ISO 8601 text as microseconds. Only their order is used."""
-    column = file.column(name, "timestamp_column")
-    if pa.types.is_timestamp(column.type):
-        column = column.cast(pa.timestamp("us")).cast(pa.int64())
-    elif not pa.types.is_integer(column.type):
-        column = _parsed(file, name, _as_text(column))
-    _refuse(file, pc.is_null(column), lambda row: f"no {name}; fill it, or remove the row")
-    return column.cast(pa.int64()).to_numpy()
-
-
-def _parsed(file: _File, name: str, text: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Parse times, all in the form of the first that can be read; a mixture is a mistake."""
-    form = next((form for form in _TIME_FORMS if _cast(text.slice(0, 1), form) is not None), None)
-    if form is _integers and _cast(text, form) is None:
-        form = _fractions  # whole and fractional seconds may be mixed
-    parsed = None if form is None else _cast(text, form)
-    if parsed is None:
-        row = 0 if form is None else next(row for row in range(len(text)) if _cast(text.slice(row, 1), form) is None)
-        raise UserError(
-            f"{file.where(row)}: {name} {text[row].as_py()!r}; wanted seconds or ISO 8601 text, in one form in all rows"
-        )
-    return parsed
-
-
-def _cast(text: pa.ChunkedArray, form: Callable[[pa.ChunkedArray], pa.ChunkedArray]) -> pa.ChunkedArray | None:
+def _times(file: TableFile, first_row: int, batch: pa.Table, name: str, clock: Clock) -> NDArray[np.int64]:
     try:
-        return form(text)
-    except pa.ArrowInvalid:
+        return clock.read(batch.column(name))
+    except UnreadableTime as error:
+        wanted = "seconds or ISO 8601 text, in one form in all rows"
+        raise UserError(f"{file.where(first_row + error.row)}: {name} {error.value!r}; wanted {wanted}") from error
+
+
+def _well_rated(
+    file: TableFile, first_row: int, batch: pa.Table, name: str, min_rating: float | None
+) -> NDArray[np.bool_] | None:
+    """Which interactions reach `data.min_rating`; None where all do."""
+    if min_rating is None:
         return None
-
-
-def _integers(text: pa.ChunkedArray) -> pa.ChunkedArray:
-    return text.cast(pa.int64())
-
-
-def _fractions(text: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pc.round(pc.multiply(text.cast(pa.float64()), 1e6)).cast(pa.int64())
-
-
-def _local_dates(text: pa.ChunkedArray) -> pa.ChunkedArray:
-    return text.cast(pa.timestamp("us")).cast(pa.int64())
-
-
-def _zoned_dates(text: pa.ChunkedArray) -> pa.ChunkedArray:
-    return text.cast(pa.timestamp("us", tz="UTC")).cast(pa.int64())
-
-
-_TIME_FORMS = (_integers, _fractions, _local_dates, _zoned_dates)
-
-
-def _well_rated(file: _File, config: DataConfig) -> tuple[NDArray[np.bool_], dict[str, int]]:
-    """Which interactions reach `data.min_rating`, and how many do not."""
-    if config.min_rating is None:
-        return np.ones(file.table.num_rows, dtype=bool), {}
-    text = _as_text(file.column(config.rating_column, "rating_column"))
+    column = batch.column(name)
     try:
-        ratings = text.cast(pa.float64()).to_numpy()
+        ratings = column.cast(pa.float64())
     except pa.ArrowInvalid:
-        row = next(row for row in range(len(text)) if _cast(text.slice(row, 1), _fractions) is None)
-        raise UserError(
-            f"{file.where(row)}: {config.rating_column} {text[row].as_py()!r} is no number; mend it, or "
-            "drop data.min_rating"
-        ) from None
-    keep = ratings >= config.min_rating
-    return keep, {"interactions_below_min_rating": int((~keep).sum())}
+        row = next(row for row in range(len(column)) if not _is_number(column[row].as_py()))
+        what = f"{name} {column[row].as_py()!r} is no number; mend it, or drop data.min_rating"
+        raise UserError(f"{file.where(first_row + row)}: {what}") from None
+    _refuse(file, first_row, pc.is_null(ratings), f"no {name}; fill it, or drop data.min_rating")
+    return ratings.to_numpy() >= min_rating
+
+
+def _is_number(text: str) -> bool:
+    try:
+        pa.scalar(text).cast(pa.float64())
+    except pa.ArrowInvalid:
+        return False
+    return True
