@@ -1,9 +1,12 @@
 """Suite encode: items encoded per second, as at each epoch's start, beside `transformers` over padded batches.
 
-Ours sorts the items by length, fills batches by tokens, and runs the LLM packed; the peer runs the same Laser with
-`transformers`' own decoder over batches of fixed size in the order of the catalogue, padded to their longest. Tokens
-are real ones: text and virtual tokens, no padding.
+Ours sorts the catalogue by length, fills batches by tokens, and runs the LLM packed; a round takes some of these
+batches, evenly from the longest to the shortest. The peer runs the same Laser with `transformers`' own decoder over the
+same items in the order of the catalogue, in batches of fixed size padded to their longest. Tokens are real ones: text
+and virtual tokens, no padding.
 """
+
+from math import ceil
 
 import numpy as np
 import torch
@@ -27,8 +30,11 @@ def run(job: BenchmarkJob) -> BenchmarkResult:
     device = torch.device("cuda" if job.training.use_gpu else "cpu")
     inputs = prepare_inputs(job)
     items = inputs.items
-    size = min(job.benchmark.encode_items, len(items))
-    sample = np.sort(np.random.default_rng(job.training.seed).choice(len(items), size, replace=False))
+    every = inference_batches(items.lengths, job.training.inference_batch_tokens)
+    count = min(len(every), ceil(job.benchmark.encode_items * len(every) / len(items)))
+    by_length = [every[int(number)] for number in np.linspace(0, len(every) - 1, count)]
+    sample = np.sort(np.concatenate(by_length))
+    size = len(sample)
     engines = {
         name: PlainEngine(
             build_plain(with_overrides(job, {"llm.implementation": implementation}), inputs, device),
@@ -37,7 +43,6 @@ def run(job: BenchmarkJob) -> BenchmarkResult:
         )
         for name, implementation in (("ours", "auto"), ("transformers", "transformers"))
     }
-    by_length = [sample[rows] for rows in inference_batches(items.lengths[sample], job.training.inference_batch_tokens)]
     in_order = [sample[start : start + PEER_BATCH] for start in range(0, size, PEER_BATCH)]
     multiply, operations = matrix_product(choose_dtype(job.llm.dtype, device), device)
     contestants = {

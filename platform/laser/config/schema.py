@@ -303,7 +303,7 @@ class BenchmarkConfig(Section):
     train_histories: PositiveInt = 32
     """train, sharding: training examples that a round passes through."""
     encode_items: PositiveInt = 256
-    """encode: items that a round passes through."""
+    """encode: items that a round passes through, rounded up to whole batches."""
     train_peer_max_tokens: PositiveInt = 12_000
     """train: the peer tries no batch size whose padded batch may exceed this; a token's activations take about 1 MB."""
     rank_users: PositiveInt = 10_000
