@@ -192,8 +192,9 @@ class TrainingConfig(Section):
     """Histories per optimizer step, over all workers. Paper: 4."""
     micro_batch_size: PositiveInt = 16
     """Most histories that a worker passes through the LLM at once; larger shares are accumulated."""
-    inference_batch_tokens: PositiveInt = 4096
-    """Text tokens, padding counted, that a worker passes through the LLM at once when it takes no gradient."""
+    inference_batch_tokens: PositiveInt = 2048
+    """Text tokens, padding counted, that a worker passes through the LLM at once when it takes no gradient. What fits
+    a CPU's caches; a GPU wants some 16,384."""
     learning_rate: PositiveFloat = 1e-4
     """Adam learning rate of the M-Former and its router. Paper: 1e-4."""
     token_learning_rate: PositiveFloat | None = None
