@@ -28,6 +28,7 @@ from torch import Tensor
 from laser.config.compose import flatten
 from laser.config.errors import UserError
 from laser.config.schema import Experiment
+from laser.training.shared import HOW_IT_RUNS
 
 logger = logging.getLogger(__name__)
 
@@ -150,27 +151,13 @@ def discard_checkpoints(directory: Path, keep: set[str]) -> None:
 
 
 _WEIGHTS_DO_NOT_DEPEND_ON = (
+    *HOW_IT_RUNS,
     "name",
-    "cache_dir",
-    "output_dir",
     "data.path",  # the dataset's fingerprint stands for it
-    "llm.implementation",
-    "llm.compile",
     "llm.source",  # may be named in several ways; its tensors' shapes are checked on loading
-    "tracking.uri",
-    "tracking.experiment",
-    "training.num_workers",
-    "training.zero_stage",
-    "training.cpus_per_worker",
-    "training.use_gpu",
-    "training.max_failures",
-    "training.micro_batch_size",
-    "training.inference_batch_tokens",
-    "training.gradient_checkpointing",
     "training.stage1_epochs",
     "training.stage2_epochs",
     "training.test",
-    "resume",
 )
 
 

@@ -9,6 +9,26 @@ from pathlib import Path
 from laser.config.compose import with_overrides
 from laser.config.schema import Experiment
 
+HOW_IT_RUNS = (
+    "cache_dir",
+    "output_dir",
+    "resume",
+    "data.memory_mib",
+    "llm.implementation",
+    "llm.compile",
+    "tracking.uri",
+    "tracking.experiment",
+    "training.num_workers",
+    "training.zero_stage",
+    "training.cpus_per_worker",
+    "training.use_gpu",
+    "training.max_failures",
+    "training.micro_batch_size",
+    "training.inference_batch_tokens",
+    "training.gradient_checkpointing",
+)
+"""Settings of where and how an experiment runs, which change no result: they may differ when it goes on."""
+
 
 @dataclass(frozen=True)
 class SharedStages:

@@ -30,6 +30,7 @@ from laser.config.errors import UserError
 from laser.config.schema import TuneExperiment
 from laser.data.locking import exclusive
 from laser.training.run_directory import remember_run, remembered_run, run_directory
+from laser.training.shared import HOW_IT_RUNS
 
 SYMBOLS = {
     "mformer.num_experts": "K",
@@ -39,25 +40,7 @@ SYMBOLS = {
 }
 """How the paper calls what is most often varied; other settings are called by the last part of their key."""
 
-_MAY_CHANGE_ON_RESUME = (
-    "cache_dir",
-    "output_dir",
-    "resume",
-    "llm.implementation",
-    "llm.compile",
-    "search.max_concurrent_trials",
-    "search.num_samples",
-    "tracking.uri",
-    "tracking.experiment",
-    "training.num_workers",
-    "training.zero_stage",
-    "training.cpus_per_worker",
-    "training.use_gpu",
-    "training.max_failures",
-    "training.micro_batch_size",
-    "training.inference_batch_tokens",
-    "training.gradient_checkpointing",
-)
+_MAY_CHANGE_ON_RESUME = (*HOW_IT_RUNS, "search.max_concurrent_trials", "search.num_samples")
 
 TrialState = Literal["finished", "stopped", "failed"]
 """finished: all its epochs; stopped: early, by the scheduler; failed: by an error."""
