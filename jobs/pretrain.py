@@ -12,6 +12,7 @@ def main(config: Experiment) -> Mapping[str, Any]:
     """Train `recommender` on `data`, and record it as an MLflow run."""
     from laser.data.prepare import prepare_dataset
     from laser.tracking.runs import open_tracking
+    from laser.training.outcome import TEST_RANKS
     from laser.training.pretrain import pretrained_recommender
 
     tracking = open_tracking(config.tracking)
@@ -25,6 +26,8 @@ def main(config: Experiment) -> Mapping[str, Any]:
             figures |= {f"{split}/{name}": value for name, value in metrics.items()}
         run.summarise(figures)
         run.log_directory(Path(result["path"]), "recommender")
+        if result["test"]:
+            run.log_directory(Path(result["path"]) / TEST_RANKS.parent, "ranks")
     return {"run_id": run.run_id, **{name: value for name, value in result.items() if name != "history"}}
 
 

@@ -1,12 +1,13 @@
 """Ranks by tiles of products against a full sort of exact scores: the last bit decides nothing that it should not."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from laser.evaluation import ranking
-from laser.evaluation.ranking import catalogue_ranks, ranks
+from laser.evaluation.ranking import catalogue_ranks, ranks, ranks_without_histories
 
 
 def sorted_ranks(representation_BH: Tensor, items_IH: Tensor, targets_B: Tensor) -> Tensor:
@@ -82,6 +83,22 @@ def test_exact_scores_rank_as_given_scores_do():
     representation_BH, items_IH, targets_B = coarse(random_case(20, 500, 16))
     scores_BI = representation_BH @ items_IH.T  # small multiples of 1: exact in any order
     assert torch.equal(catalogue_ranks(representation_BH, items_IH, targets_B), ranks(scores_BI, targets_B))
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "one of each"])
+def test_ranks_without_histories_equal_those_of_masked_scores(name, monkeypatch):
+    monkeypatch.setattr(ranking, "PAIR_ELEMENTS", 500)
+    representation_BH, items_IH, targets_B = CASES[name]
+    random = np.random.default_rng(0)
+    histories = [random.integers(0, len(items_IH), random.integers(1, 40)).astype(np.int32) for _ in targets_B]
+    histories[0] = np.append(histories[0], targets_B[0].item())  # ranks last
+    histories[1] = np.repeat(histories[1][:3], 2)  # a repeated item leaves once
+    histories[2] = histories[2][:0]
+    whole_B = catalogue_ranks(representation_BH, items_IH, targets_B)
+    left_B = ranks_without_histories(whole_B, representation_BH, items_IH, targets_B, histories)
+    scores_BI = (representation_BH.double() @ items_IH.double().T).float()
+    assert torch.equal(left_B, ranks(scores_BI, targets_B, histories))
+    assert left_B[0] == len(items_IH) and left_B[2] == whole_B[2] and (left_B[1:] <= whole_B[1:]).sum() > 0
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])

@@ -10,6 +10,7 @@ import torch
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 
+from laser.evaluation.user_ranks import read_ranks
 from laser.training.checkpoint import latest_checkpoint
 
 pytestmark = pytest.mark.ray
@@ -87,6 +88,7 @@ def test_a_run_holds_settings_metrics_of_each_epoch_environment_and_artifacts(wo
     assert environment["packages"]["torch"] == torch.__version__.partition("+")[0] or environment["packages"]["torch"]
     assert load_file(folder / "checkpoint" / "item_embeddings.safetensors")["item_embeddings"].shape[1] == 576
     assert {"config.yaml", "recommender"} <= {path.name for path in folder.iterdir()}
+    assert read_ranks(folder / "ranks" / "test.parquet").metrics() == pytest.approx(resumed["test"], rel=1e-12)
 
 
 def test_evaluate_reproduces_the_test_metrics_from_the_artifacts(workplace, sharded):

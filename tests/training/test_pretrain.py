@@ -11,8 +11,8 @@ from laser.config.errors import UserError
 from laser.config.schema import Bert4RecConfig, DataConfig, SASRecConfig
 from laser.data.dataset import Dataset
 from laser.data.prepare import prepare_dataset
-from laser.evaluation.metrics import ranking_metrics
 from laser.evaluation.recommenders import recommender_ranks
+from laser.evaluation.user_ranks import read_ranks
 from laser.training.pretrain import pretrained_recommender, train_recommender, training_sequences
 
 NUM_ITEMS = 30
@@ -50,13 +50,15 @@ WALKERS = [
 
 
 @pytest.mark.parametrize("config", WALKERS, ids=lambda config: config.type)
-def test_pretraining_learns_a_walk_and_returns_its_best_weights(config, walks):
-    model, result = train_recommender(config, walks)
+def test_pretraining_learns_a_walk_and_returns_its_best_weights(config, walks, tmp_path: Path):
+    model, result = pretrained_recommender(config, walks, tmp_path)
     # Lowest of 4 seeds: 0.97 and 0.95; chance is 0.33.
     assert result["val"]["recall@10"] > 0.9 and result["test"]["recall@10"] > 0.9
     assert result["val"]["ndcg@10"] == max(metrics["val/ndcg@10"] for metrics in result["history"])
-    assert ranking_metrics(recommender_ranks(model, walks.examples("val"))) == pytest.approx(result["val"], abs=1e-12)
-    assert ranking_metrics(recommender_ranks(model, walks.examples("test"))) == pytest.approx(result["test"], abs=1e-12)
+    assert recommender_ranks(model, walks.examples("val")).metrics() == pytest.approx(result["val"], abs=1e-12)
+    assert recommender_ranks(model, walks.examples("test")).metrics() == pytest.approx(result["test"], abs=1e-12)
+    ranks = read_ranks(Path(result["path"]) / "ranks" / "test.parquet")
+    assert ranks.metrics() == result["test"] and ranks.users.tolist() == walks.examples("test").users.tolist()
     assert [metrics["epoch"] % config.validate_every for metrics in result["history"]] == [0] * len(result["history"])
 
 
@@ -90,7 +92,8 @@ def test_a_second_request_loads_what_the_first_trained(walks, tmp_path: Path):
     (first, trained), (second, loaded) = results
     assert trained == {**loaded, "reused": False} and loaded["reused"]
     assert reports[0] == reports[1] and [step for step, _ in reports[0]] == [1, 2]
-    assert reports[0][0][1].keys() == {"epoch", "loss", "val/recall@10", "val/ndcg@10", "val/mrr"}
+    metrics = [f"val/{name}{suffix}" for name in ("recall@10", "ndcg@10", "mrr") for suffix in ("", "_masked")]
+    assert reports[0][0][1].keys() == {"epoch", "loss", *metrics}
     assert all(torch.equal(first.state_dict()[name], weight) for name, weight in second.state_dict().items())
     _, other = pretrained_recommender(SASRecConfig(**SMALL, max_epochs=1), walks, tmp_path)
     assert other["path"] != trained["path"] and not other["reused"]

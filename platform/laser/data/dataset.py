@@ -35,6 +35,8 @@ class Examples:
     starts: NDArray[np.int64]
     ends: NDArray[np.int64]
     targets: NDArray[np.int32]
+    whole_starts: NDArray[np.int64] | None = None
+    """Where the histories start that `last` has cut; None while they are whole."""
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -43,9 +45,15 @@ class Examples:
         """Item ids of one example, oldest first."""
         return self.item_ids[self.starts[index] : self.ends[index]]
 
+    def whole_history(self, index: int) -> NDArray[np.int32]:
+        """Item ids of one example, also those before the most recent ones that `last` has kept."""
+        starts = self.starts if self.whole_starts is None else self.whole_starts
+        return self.item_ids[starts[index] : self.ends[index]]
+
     def last(self, num_items: int) -> "Examples":
         """The same examples with histories cut to their most recent items."""
-        return replace(self, starts=np.maximum(self.starts, self.ends - num_items))
+        whole_starts = self.starts if self.whole_starts is None else self.whole_starts
+        return replace(self, starts=np.maximum(self.starts, self.ends - num_items), whole_starts=whole_starts)
 
     def take(self, indices: NDArray[np.int64]) -> "Examples":
         """A selection, in the order of `indices`."""
@@ -55,6 +63,7 @@ class Examples:
             starts=self.starts[indices],
             ends=self.ends[indices],
             targets=self.targets[indices],
+            whole_starts=None if self.whole_starts is None else self.whole_starts[indices],
         )
 
     def sample(self, num_examples: int, seed: int) -> "Examples":

@@ -1,6 +1,7 @@
 """Ranks of the wanted item among the whole catalogue. Never sampled candidates: they reorder systems.
 
-`ranks` reads scores that are there; `catalogue_ranks` multiplies them itself, a tile at a time, and keeps none.
+`ranks` reads scores that are there; `catalogue_ranks` multiplies them itself, a tile at a time, and keeps none, and
+`ranks_without_histories` takes the users' own items out of its ranks.
 
 Shape suffixes: B batch, U users of a tile, I catalogue items, T items of a tile, H width, P pairs of user and item.
 """
@@ -94,6 +95,40 @@ def catalogue_ranks(representation_BH: Tensor, item_embeddings_IH: Tensor, targe
     return ranks_B
 
 
+@torch.no_grad()
+def ranks_without_histories(
+    ranks_B: Tensor,
+    representation_BH: Tensor,
+    item_embeddings_IH: Tensor,
+    targets_B: Tensor,
+    histories: Sequence[np.ndarray],
+) -> Tensor:
+    """What `catalogue_ranks` gives when no user is recommended an item of the own history.
+
+    A rank counts the items that reach the target's score, by the scores' exact definition; those of the history among
+    them, each once, are scored again by the same definition and taken off. So this is exact too, and costs as many
+    products as the histories have items.
+
+    Args:
+        ranks_B: int64, what `catalogue_ranks` gives for the other arguments.
+        representation_BH: float32.
+        item_embeddings_IH: float32.
+        targets_B: int64, the wanted items.
+        histories: for each row, item ids, repeated or not. A target that is among them ranks last.
+
+    Returns:
+        int64 ranks_B, from 1 to I.
+    """
+    rows_P, items_P = _pairs([np.unique(history) for history in histories], ranks_B.device)
+    rows_B = torch.arange(len(ranks_B), device=ranks_B.device)
+    wanted_B = _exact_scores(representation_BH, item_embeddings_IH, rows_B, targets_B)
+    exact_P = _exact_scores(representation_BH, item_embeddings_IH, rows_P, items_P)
+    left_B = ranks_B.index_add(0, rows_P, (exact_P >= wanted_B[rows_P]).long(), alpha=-1)
+    own_B = torch.zeros_like(ranks_B, dtype=torch.bool)
+    own_B[rows_P[items_P == targets_B[rows_P]]] = True
+    return left_B.masked_fill(own_B, len(item_embeddings_IH))
+
+
 def _tiled_ranks(representation_UH: Tensor, item_embeddings_IH: Tensor, targets_U: Tensor, error_U: Tensor) -> Tensor:
     """Ranks of a tile's users, over all items: int64 ranks_U."""
     num_users = len(targets_U)
@@ -144,8 +179,12 @@ def _exact_scores(representation_UH: Tensor, items_TH: Tensor, users_P: Tensor, 
 def _masked(scores_BI: Tensor, mask_histories: Sequence[np.ndarray]) -> Tensor:
     """A copy of the scores with -inf at each row's masked items."""
     assert len(mask_histories) == len(scores_BI)
-    lengths = torch.tensor([len(history) for history in mask_histories])
-    rows_M = torch.arange(len(mask_histories)).repeat_interleave(lengths)
-    items_M = torch.from_numpy(np.concatenate([np.asarray(h, dtype=np.int64) for h in mask_histories]))
-    indices = rows_M.to(scores_BI.device), items_M.to(scores_BI.device)
-    return scores_BI.index_put(indices, scores_BI.new_tensor(-torch.inf))
+    return scores_BI.index_put(_pairs(mask_histories, scores_BI.device), scores_BI.new_tensor(-torch.inf))
+
+
+def _pairs(histories: Sequence[np.ndarray], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Row and item of each entry of the histories: int64 rows_P and items_P."""
+    lengths = torch.tensor([len(history) for history in histories])
+    rows_P = torch.arange(len(histories)).repeat_interleave(lengths)
+    items_P = torch.from_numpy(np.concatenate([np.asarray(history, dtype=np.int64) for history in histories]))
+    return rows_P.to(device), items_P.to(device)

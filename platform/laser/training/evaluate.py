@@ -16,7 +16,7 @@ from laser.training.plain import build_plain
 def evaluate_checkpoint(
     config: Experiment, inputs: Inputs, checkpoint: Path, split: Literal["val", "test"]
 ) -> dict[str, float]:
-    """Recall@10, NDCG@10 and MRR of a checkpoint's weights and item embeddings.
+    """Recall@10, NDCG@10 and MRR, masked and not, of a checkpoint's weights and item embeddings.
 
     Args:
         config: the experiment that the checkpoint comes from.
@@ -32,4 +32,5 @@ def evaluate_checkpoint(
     engine = PlainEngine(build_plain(config, inputs, device), config.training, device)
     engine.load_trainable(saved.trainable())
     histories = inputs.test if split == "test" else inputs.val
-    return evaluate(engine, histories, saved.item_embeddings().to(device), config.training, f"evaluate {split}")
+    item_embeddings_IH = saved.item_embeddings().to(device)
+    return evaluate(engine, histories, item_embeddings_IH, config.training, f"evaluate {split}").metrics()

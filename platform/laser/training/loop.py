@@ -16,8 +16,8 @@ from torch import Tensor
 from laser.config.progress import progress
 from laser.config.schema import TrainingConfig
 from laser.data.batches import inference_batches, share, training_batches
-from laser.evaluation.metrics import ranking_metrics
-from laser.evaluation.ranking import catalogue_ranks
+from laser.evaluation.ranking import catalogue_ranks, ranks_without_histories
+from laser.evaluation.user_ranks import UserRanks
 from laser.training.engine import Batch, Engine
 from laser.training.inputs import Histories
 from laser.training.step import training_step
@@ -124,13 +124,18 @@ def encode_items(engine: Engine, items: Histories, config: TrainingConfig) -> Te
 
 def evaluate(
     engine: Engine, histories: Histories, item_embeddings_IH: Tensor, config: TrainingConfig, label: str
-) -> dict[str, float]:
-    """Recall@10, NDCG@10 and MRR of the full catalogue's ranking; each worker ranks its part of the users."""
-    ranks_E = torch.zeros(len(histories), dtype=torch.int64, device=engine.device)
-    targets_E = torch.from_numpy(histories.examples.targets.astype(np.int64)).to(engine.device)
+) -> UserRanks:
+    """Each user's rank of the target in the full catalogue; each worker ranks its part of the users."""
+    examples = histories.examples
+    ranks_2E = torch.zeros(2, len(histories), dtype=torch.int64, device=engine.device)
+    targets_E = torch.from_numpy(examples.targets.astype(np.int64)).to(engine.device)
     unit_items_IH = F.normalize(item_embeddings_IH.float(), dim=-1)
     for indices, representation_BH in representations(engine, histories, config.inference_batch_tokens, label):
         rows = torch.from_numpy(indices).to(engine.device)
         unit_BH = F.normalize(representation_BH.float(), dim=-1)
-        ranks_E[rows] = catalogue_ranks(unit_BH, unit_items_IH, targets_E[rows])
-    return ranking_metrics(engine.sum(ranks_E).cpu().numpy())
+        ranks_B = catalogue_ranks(unit_BH, unit_items_IH, targets_E[rows])
+        own = [examples.whole_history(int(index)) for index in indices]
+        ranks_2E[0, rows] = ranks_B
+        ranks_2E[1, rows] = ranks_without_histories(ranks_B, unit_BH, unit_items_IH, targets_E[rows], own)
+    ranks_E, masked_E = engine.sum(ranks_2E).cpu().numpy()
+    return UserRanks(examples.users, examples.targets, ranks_E, masked_E)

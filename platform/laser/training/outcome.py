@@ -9,6 +9,8 @@ from pathlib import Path
 from laser.training.checkpoint import Checkpoint, latest_checkpoint, read_checkpoint
 
 SELECTION_METRIC = "ndcg@10"
+TEST_RANKS = Path("ranks", "test.parquet")
+"""Where the rank of each test user stands, in the directory of a run or of a recommender (`UserRanks`)."""
 
 Report = Callable[[Mapping[str, float], int], None]
 """Takes the metrics of an epoch and the number of epochs done."""
@@ -42,7 +44,8 @@ class RunResults:
     figures: dict[str, float]
     """`best/<metric>` on validation, `untrained/<metric>`, `test/<metric>`, and the costs."""
     artifacts: dict[str, Path]
-    """Folders that are enough to evaluate the run again: `checkpoint` (the selected one) and `recommender`."""
+    """Folders: `checkpoint` (the selected one) and `recommender`, enough to evaluate the run again; `ranks` of the test
+    users, once the test set was read."""
 
 
 def write_outcome(run_dir: Path, outcome: Outcome) -> None:
@@ -69,7 +72,10 @@ def run_results(run_dir: Path) -> RunResults:
         figures |= _prefixed("test", outcome.test or {})
         costs = ("epochs", "trainable_parameters", "tokens_per_second", "seconds")
         figures |= {name: float(getattr(outcome, name)) for name in costs}
-    return RunResults(latest.state.history, figures, {"checkpoint": best.path, "recommender": run_dir / "recommender"})
+    artifacts = {"checkpoint": best.path, "recommender": run_dir / "recommender"}
+    if (run_dir / TEST_RANKS).is_file():
+        artifacts["ranks"] = run_dir / TEST_RANKS.parent
+    return RunResults(latest.state.history, figures, artifacts)
 
 
 def best_metrics(checkpoint: Checkpoint) -> dict[str, float]:

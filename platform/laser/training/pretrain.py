@@ -1,7 +1,8 @@
 """Pre-training of the ID-based recommender under the M-Former: until validation stops improving, once per setting.
 
 The result is a directory `recommenders/<type>-<hash>` in the cache: `model.safetensors` and `recommender.json`
-(`laser.recommenders.storage`), and `result.json` with the metrics and the course of the training.
+(`laser.recommenders.storage`), `result.json` with the metrics and the course of the training, and `ranks/test.parquet`
+with the rank of each test user.
 """
 
 import json
@@ -22,12 +23,12 @@ from laser.config.schema import RecommenderConfig
 from laser.data.batches import pad_right, training_batches
 from laser.data.dataset import Dataset
 from laser.data.locking import exclusive
-from laser.evaluation.metrics import ranking_metrics
 from laser.evaluation.recommenders import recommender_ranks
 from laser.recommenders.base import SequentialRecommender
 from laser.recommenders.storage import build_recommender, load_recommender, save_recommender
+from laser.training.outcome import TEST_RANKS
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 """Raised when the training changes what it makes, so that older results are not reused."""
 
 Report = Callable[[Mapping[str, float], int], None]
@@ -48,8 +49,9 @@ def pretrained_recommender(
         report: gets the metrics of each validated epoch and its number; those of a cached result too.
 
     Returns:
-        The frozen model on the CPU, and the result of `train_recommender` with ``path`` (of the directory) and
-        ``reused`` (whether it came from the cache).
+        The frozen model on the CPU, and the result of `train_recommender` with ``test`` (the test set is read once,
+        after the selection; null where the dataset has none), ``path`` (of the directory) and ``reused`` (whether it
+        came from the cache).
     """
     key = stage_key(config.type, STAGE_VERSION, config, dataset.fingerprint)
     directory = cache_dir / "recommenders" / key
@@ -62,6 +64,7 @@ def pretrained_recommender(
             try:
                 model, result = train_recommender(config, dataset, report)
                 save_recommender(model, config, dataset.num_items, aside)
+                result["test"] = _test(model, dataset, aside / TEST_RANKS)
                 (aside / "result.json").write_text(json.dumps(result, indent=1) + "\n")
                 aside.rename(directory)
             finally:
@@ -82,10 +85,9 @@ def train_recommender(
     as it was.
 
     Returns:
-        The model with its best weights, and ``val`` and ``test`` ({recall@10, ndcg@10, mrr}; the test set is read once,
-        after the selection, and null where the dataset has none), ``epochs``, ``best_epoch``, ``trainable_parameters``,
-        ``tokens_per_second`` (items of training sequences passed, validation time not counted), ``seconds`` and
-        ``history`` (``epoch``, ``loss`` and ``val/…`` of each validated epoch).
+        The model with its best weights, and ``val`` ({recall@10, ndcg@10, mrr}, masked and not), ``epochs``,
+        ``best_epoch``, ``trainable_parameters``, ``tokens_per_second`` (items of training sequences passed, validation
+        time not counted), ``seconds`` and ``history`` (``epoch``, ``loss`` and ``val/…`` of each validated epoch).
 
     Raises:
         UserError: the dataset has nothing to train on or to validate with.
@@ -117,7 +119,7 @@ def train_recommender(
                     raise FloatingPointError(f"epoch {epoch}: loss {loss}; lower recommender.learning_rate")
                 if epoch % config.validate_every and epoch < config.max_epochs:
                     continue
-                val = ranking_metrics(recommender_ranks(model, validation))
+                val = recommender_ranks(model, validation).metrics()
                 history.append({"epoch": epoch, "loss": loss, **{f"val/{name}": val[name] for name in val}})
                 if report:
                     report(history[-1], epoch)
@@ -128,10 +130,8 @@ def train_recommender(
                 if epoch - best_epoch >= config.patience * config.validate_every:
                     break
     model.load_state_dict(best_weights)
-    test = dataset.examples("test")
     return model, {
         "val": best,
-        "test": ranking_metrics(recommender_ranks(model, test)) if len(test) else None,
         "epochs": epoch,
         "best_epoch": best_epoch,
         "trainable_parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -139,6 +139,16 @@ def train_recommender(
         "seconds": time.perf_counter() - started,
         "history": history,
     }
+
+
+def _test(model: SequentialRecommender, dataset: Dataset, path: Path) -> dict[str, float] | None:
+    """Read the test set: write the users' ranks, return their metrics."""
+    examples = dataset.examples("test")
+    if not len(examples):
+        return None
+    ranks = recommender_ranks(model, examples)
+    ranks.write(path)
+    return ranks.metrics()
 
 
 def training_sequences(dataset: Dataset, max_items: int) -> list[NDArray[np.int32]]:

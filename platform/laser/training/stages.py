@@ -28,7 +28,15 @@ from laser.training.checkpoint import (
 from laser.training.engine import Engine, numel
 from laser.training.inputs import Inputs
 from laser.training.loop import encode_items, evaluate, train_epoch
-from laser.training.outcome import SELECTION_METRIC, Outcome, Report, best_metrics, epoch_metrics, write_outcome
+from laser.training.outcome import (
+    SELECTION_METRIC,
+    TEST_RANKS,
+    Outcome,
+    Report,
+    best_metrics,
+    epoch_metrics,
+    write_outcome,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -118,8 +126,8 @@ class TwoStageTraining:
         return state
 
     def _validate(self, item_embeddings_IH: Tensor, label: str) -> dict[str, float]:
-        metrics = evaluate(self.engine, self.inputs.val, item_embeddings_IH, self.training, label)
-        return {f"val/{name}": value for name, value in metrics.items()}
+        ranks = evaluate(self.engine, self.inputs.val, item_embeddings_IH, self.training, label)
+        return {f"val/{name}": value for name, value in ranks.metrics().items()}
 
     def _save(self, state: TrainingState, item_embeddings_IH: Tensor) -> TrainingState:
         """Gather on all workers, write on the first, and go on when it is on disk."""
@@ -145,7 +153,10 @@ class TwoStageTraining:
         item_embeddings_IH = self._load_best(state, item_embeddings_IH)
         test = None
         if self.training.test:
-            test = evaluate(self.engine, self.inputs.test, item_embeddings_IH, self.training, "test")
+            ranks = evaluate(self.engine, self.inputs.test, item_embeddings_IH, self.training, "test")
+            test = ranks.metrics()
+            if self.engine.rank == 0:
+                ranks.write(self.run_dir / TEST_RANKS)
         chosen = read_checkpoint(self.directory / selected) if state.best else None
         train_seconds = sum(row.get("train_seconds", 0.0) for row in state.history)
         outcome = Outcome(

@@ -1,0 +1,77 @@
+"""Ranks per user: metrics with and without the history, the whole of it; the Parquet file."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from laser.config.errors import UserError
+from laser.data.dataset import Examples
+from laser.evaluation.recommenders import recommender_ranks
+from laser.evaluation.user_ranks import UserRanks, read_ranks
+from laser.recommenders.base import SequentialRecommender
+
+USER_RANKS = UserRanks(*(np.array(values) for values in ([3, 7], [5, 1], [3, 11], [1, 10])))
+
+
+class HighestIdFirst(SequentialRecommender):
+    """Scores each item by its id, whatever the history."""
+
+    def encode(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
+        raise AssertionError("ranks are those of scores")
+
+    def scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
+        assert item_ids_BN.shape[1] <= self.max_history
+        return torch.arange(self.num_items, dtype=torch.float32).expand(len(item_ids_BN), -1)
+
+    def loss(self, item_ids_BN: Tensor, mask_BN: Tensor, generator: torch.Generator) -> Tensor:
+        raise AssertionError("ranks are those of scores")
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+
+def test_metrics_by_hand():
+    # 1/log2(4) = 0.5; 1/log2(11) = 0.2890648263.
+    assert USER_RANKS.metrics() == pytest.approx(
+        {
+            "recall@10": 0.5, "ndcg@10": 0.25, "mrr": (1 / 3 + 1 / 11) / 2,
+            "recall@10_masked": 1.0, "ndcg@10_masked": (1 + 0.2890648263178879) / 2, "mrr_masked": (1 + 1 / 10) / 2,
+        },
+        rel=1e-12,
+    )  # fmt: skip
+
+
+def test_the_file_holds_what_was_written(tmp_path: Path):
+    path = tmp_path / "ranks" / "test.parquet"
+    USER_RANKS.write(path)
+    read = read_ranks(path)
+    for name in ("users", "targets", "ranks", "masked"):
+        assert getattr(read, name).tolist() == getattr(USER_RANKS, name).tolist()
+    with pytest.raises(UserError, match="no such file"):
+        read_ranks(tmp_path / "other.parquet")
+
+
+def test_the_whole_history_is_masked_not_only_what_the_recommender_reads():
+    item_ids = np.array([9, 8, 2, 5, 1, 9, 9, 3, 7], dtype=np.int32)
+    starts, ends = np.array([0, 4]), np.array([3, 8])
+    examples = Examples(item_ids, np.arange(2, dtype=np.int32), starts, ends, item_ids[ends])
+    ranks = recommender_ranks(HighestIdFirst(num_items=10, hidden_size=1, max_history=2), examples)
+    # Item 5 stands behind 9, 8, 7 and 6, of which 9 and 8 leave; item 7 behind 9 and 8, of which 9 leaves, once.
+    assert ranks.ranks.tolist() == [5, 3]
+    assert ranks.masked.tolist() == [3, 2]
+    again = recommender_ranks(HighestIdFirst(num_items=10, hidden_size=1, max_history=2), examples.last(1))
+    assert again.masked.tolist() == [3, 2]
+    assert recommender_ranks(
+        HighestIdFirst(num_items=10, hidden_size=1, max_history=2), examples.last(1).take(np.array([1]))
+    ).masked.tolist() == [2]
+
+
+def test_a_target_among_the_own_history_ranks_last():
+    item_ids = np.array([4, 1, 4], dtype=np.int32)
+    examples = Examples(item_ids, np.zeros(1, dtype=np.int32), np.array([0]), np.array([2]), item_ids[2:])
+    ranks = recommender_ranks(HighestIdFirst(num_items=10, hidden_size=1, max_history=1), examples)
+    assert (ranks.ranks.tolist(), ranks.masked.tolist()) == ([6], [10])
