@@ -57,6 +57,18 @@ def test_ranks_equal_a_full_sort_whatever_the_tile(name, tile_scores, tile_users
     assert torch.equal(catalogue_ranks(*case), sorted_ranks(*case))
 
 
+@pytest.mark.parametrize("widened_elements", [1, 300, 2**22])
+def test_bfloat16_items_rank_as_what_they_hold(widened_elements, monkeypatch):
+    monkeypatch.setattr(ranking, "WIDENED_ELEMENTS", widened_elements)
+    representation_BH, items_IH, targets_B = random_case(31, 700, 24)
+    rounded_IH = items_IH.bfloat16()
+    expected_B = sorted_ranks(representation_BH, rounded_IH, targets_B)
+    assert torch.equal(catalogue_ranks(representation_BH, rounded_IH, targets_B), expected_B)
+    rounded_IH[699, 23] = torch.nan
+    with pytest.raises(FloatingPointError):
+        catalogue_ranks(representation_BH, rounded_IH, targets_B)
+
+
 def test_ranks_do_not_depend_on_how_users_are_shared_out():
     representation_BH, items_IH, targets_B = nearly_equal_items(random_case(50, 2000, 96))
     whole_B = catalogue_ranks(representation_BH, items_IH, targets_B)

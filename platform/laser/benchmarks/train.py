@@ -89,12 +89,12 @@ def _best(timings: dict[str, Timing], contestant: str) -> int:
 
 
 def text_embeddings(laser: Any, items: Histories) -> Tensor:
-    """A stand-in catalogue (I, H) that takes seconds to make: each item's mean token embedding, centred."""
+    """A stand-in catalogue (I, H), made in seconds: each item's mean token embedding, centred, at length 1."""
     table_VH = laser.llm.get_input_embeddings().weight
     prompts = items.prompts
     rows = [table_VH[torch.tensor(prompts.item(i))].float().mean(dim=0) for i in range(len(items))]
     embeddings_IH = torch.stack(rows)
-    return embeddings_IH - embeddings_IH.mean(dim=0)
+    return torch.nn.functional.normalize(embeddings_IH - embeddings_IH.mean(dim=0), dim=-1)
 
 
 @dataclass

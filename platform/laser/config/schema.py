@@ -195,6 +195,9 @@ class TrainingConfig(Section):
     inference_batch_tokens: PositiveInt = 2048
     """Text tokens, padding counted, that a worker passes through the LLM at once when it takes no gradient. What fits
     a CPU's caches; a GPU wants some 16,384."""
+    item_dtype: Literal["fp32", "bf16"] = "fp32"
+    """What a worker holds of the catalogue's embeddings, I times H numbers of 4 or 2 bytes; sums over them are float32
+    in both. A million items of width 4096 take 15.3 or 7.6 GiB."""
     learning_rate: PositiveFloat = 1e-4
     """Adam learning rate of the M-Former and its router. Paper: 1e-4."""
     token_learning_rate: PositiveFloat | None = None

@@ -16,6 +16,8 @@ TILE_SCORES = 2**20
 """Scores compared at once. 4 MiB, and 4 MiB of comparisons, stay in the L3 cache from one pass to the next."""
 TILE_USERS = 2048
 """Users of a tile: a tall tile has few doubtful scores a row, and a whole row of it is seldom looked at again."""
+WIDENED_ELEMENTS = 2**22
+"""Numbers of bfloat16 item embeddings that are float32 at once: 16 MiB."""
 PAIR_ELEMENTS = 2**16
 """Products summed at once when pairs are scored exactly: 512 KiB in float64, in the L2 cache. From 1 MiB on, glibc maps
 fresh pages for each, and a pair takes 5 us instead of 1.2 (width 576, one core)."""
@@ -70,7 +72,8 @@ def catalogue_ranks(representation_BH: Tensor, item_embeddings_IH: Tensor, targe
 
     Args:
         representation_BH: float32.
-        item_embeddings_IH: float32, on the same device; norms of ordinary magnitude, 1e-15 to 1e15.
+        item_embeddings_IH: float32, or bfloat16, which is widened a tile at a time; on the same device; norms of
+            ordinary magnitude, 1e-15 to 1e15.
         targets_B: int64, the wanted items.
 
     Returns:
@@ -79,11 +82,14 @@ def catalogue_ranks(representation_BH: Tensor, item_embeddings_IH: Tensor, targe
     Raises:
         FloatingPointError: a vector is not finite: the model has diverged.
     """
-    assert representation_BH.dtype == item_embeddings_IH.dtype == torch.float32
+    assert representation_BH.dtype == torch.float32
+    assert item_embeddings_IH.dtype in (torch.float32, torch.bfloat16)
     assert torch.get_float32_matmul_precision() == "highest", "TF32 and bf16 products break the bound"
     width = representation_BH.shape[1]
     roundings = 1.01 * width + 8  # 1.01: the denominator of γ, the norms' own errors; 8: scores and thresholds
-    error_B = representation_BH.norm(dim=1) * item_embeddings_IH.norm(dim=1).max() * (roundings * 2.0**-24)
+    parts = item_embeddings_IH.split(max(1, WIDENED_ELEMENTS // width))
+    largest_norm = torch.stack([part.float().norm(dim=1).max() for part in parts]).max()
+    error_B = representation_BH.norm(dim=1) * largest_norm * (roundings * 2.0**-24)
     if num_bad := int((~error_B.isfinite()).sum()):
         raise FloatingPointError(
             f"{num_bad} of {len(error_B)} users have a score that is not finite: the model has diverged"
@@ -137,11 +143,13 @@ def _tiled_ranks(representation_UH: Tensor, item_embeddings_IH: Tensor, targets_
     )
     possible_U1, sure_U1 = (wanted_U - error_U)[:, None], (wanted_U + error_U)[:, None]
     num_items = min(len(item_embeddings_IH), max(1, TILE_SCORES // num_users))
+    if item_embeddings_IH.dtype != torch.float32:
+        num_items = min(num_items, max(1, WIDENED_ELEMENTS // item_embeddings_IH.shape[1]))
     scores_UT, at_least_UT = representation_UH.new_empty(2, num_users, num_items)
     num_sure_U, num_possible_U = representation_UH.new_empty(2, num_users)
     ranks_U = torch.zeros_like(targets_U)
     for start in range(0, len(item_embeddings_IH), num_items):
-        items_TH = item_embeddings_IH[start : start + num_items]
+        items_TH = item_embeddings_IH[start : start + num_items].float()
         scores, at_least = scores_UT[:, : len(items_TH)], at_least_UT[:, : len(items_TH)]
         torch.mm(representation_UH, items_TH.T, out=scores)
         _count_at_least(scores, sure_U1, at_least, num_sure_U)

@@ -4,7 +4,7 @@ A checkpoint is a directory `checkpoints/<stage>-epoch<number>` of the run:
 
     trainable.safetensors        every trainable weight in full shape, float32
     optimizer.safetensors        Adam's two moments of each weight in full shape, and the step count
-    item_embeddings.safetensors  the catalogue as the LLM reads it, float32 (I, H)
+    item_embeddings.safetensors  the catalogue as the LLM reads it, each item at length 1, training.item_dtype (I, H)
     state.json                   position in the training, settings, metrics so far, which checkpoint is best
     checksums.json               SHA-256 of the files above; written last
 
@@ -32,7 +32,8 @@ from laser.training.shared import HOW_IT_RUNS
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1 held item embeddings of any length."""
 CHECKSUMS = "checksums.json"
 
 

@@ -22,6 +22,11 @@ from laser.training.engine import Batch, Engine
 from laser.training.inputs import Histories
 from laser.training.step import training_step
 
+ITEM_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""`training.item_dtype` → dtype."""
+SUM_ELEMENTS = 2**24
+"""Numbers of the item embeddings that the workers add up at once, because a sum takes a copy."""
+
 
 def train_epoch(
     engine: Engine, histories: Histories, item_embeddings_IH: Tensor, config: TrainingConfig, epoch: int, label: str
@@ -31,7 +36,7 @@ def train_epoch(
     Args:
         engine: this worker's model.
         histories: the training examples, the same on every worker.
-        item_embeddings_IH: fixed for the epoch.
+        item_embeddings_IH: of length 1, fixed for the epoch.
         config: batch sizes, seed, schedule.
         epoch: epochs done before this one, over both stages: with the seed it determines the order of the data.
         label: names the epoch in the progress line.
@@ -115,11 +120,15 @@ def representations(
 
 
 def encode_items(engine: Engine, items: Histories, config: TrainingConfig) -> Tensor:
-    """All item embeddings `I` (I, H), float32, on every worker; each encodes its part of the catalogue."""
-    embeddings_IH = torch.zeros(len(items), engine.laser.llm_width, device=engine.device)
+    """All item embeddings at length 1 (I, H), in `training.item_dtype`, on every worker; each encodes its part."""
+    width, dtype = engine.laser.llm_width, ITEM_DTYPES[config.item_dtype]
+    unit_items_IH = torch.zeros(len(items), width, device=engine.device, dtype=dtype)
     for indices, representation_BH in representations(engine, items, config.inference_batch_tokens, "encode items"):
-        embeddings_IH[torch.from_numpy(indices).to(engine.device)] = representation_BH
-    return engine.sum(embeddings_IH)
+        unit_BH = F.normalize(representation_BH.float(), dim=-1)
+        unit_items_IH[torch.from_numpy(indices).to(engine.device)] = unit_BH.to(dtype)
+    for part in unit_items_IH.split(max(1, SUM_ELEMENTS // width)):
+        part.copy_(engine.sum(part))  # exact: all workers but one add zeros
+    return unit_items_IH
 
 
 def evaluate(
@@ -129,13 +138,12 @@ def evaluate(
     examples = histories.examples
     ranks_2E = torch.zeros(2, len(histories), dtype=torch.int64, device=engine.device)
     targets_E = torch.from_numpy(examples.targets.astype(np.int64)).to(engine.device)
-    unit_items_IH = F.normalize(item_embeddings_IH.float(), dim=-1)
     for indices, representation_BH in representations(engine, histories, config.inference_batch_tokens, label):
         rows = torch.from_numpy(indices).to(engine.device)
         unit_BH = F.normalize(representation_BH.float(), dim=-1)
-        ranks_B = catalogue_ranks(unit_BH, unit_items_IH, targets_E[rows])
+        ranks_B = catalogue_ranks(unit_BH, item_embeddings_IH, targets_E[rows])
         own = [examples.whole_history(int(index)) for index in indices]
         ranks_2E[0, rows] = ranks_B
-        ranks_2E[1, rows] = ranks_without_histories(ranks_B, unit_BH, unit_items_IH, targets_E[rows], own)
+        ranks_2E[1, rows] = ranks_without_histories(ranks_B, unit_BH, item_embeddings_IH, targets_E[rows], own)
     ranks_E, masked_E = engine.sum(ranks_2E).cpu().numpy()
     return UserRanks(examples.users, examples.targets, ranks_E, masked_E)

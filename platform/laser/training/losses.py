@@ -6,9 +6,16 @@ Every function returns the *sum* that the caller divides by the global batch's s
 shares of a batch add up to exactly the loss of one process.
 """
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+CHUNK_ELEMENTS = 2**22
+"""Numbers of the item embeddings that are multiplied at once: 16 MiB in float32."""
 
 
 def item_scores(representation_BH: Tensor, item_embeddings_IH: Tensor) -> Tensor:
@@ -16,17 +23,107 @@ def item_scores(representation_BH: Tensor, item_embeddings_IH: Tensor) -> Tensor
     return F.normalize(representation_BH.float(), dim=-1) @ F.normalize(item_embeddings_IH.float(), dim=-1).T
 
 
-def item_contrastive_loss(scores_BI: Tensor, targets_B: Tensor, weights_B: Tensor, temperature: float) -> Tensor:
+def item_contrastive_loss(
+    representation_BH: Tensor, unit_items_IH: Tensor, targets_B: Tensor, weights_B: Tensor, temperature: float
+) -> Tensor:
     """Softmax cross-entropy of the scaled cosines over the whole catalogue, summed with weights (Eq. 8).
 
     Args:
-        scores_BI: cosines, float32.
+        representation_BH: of any length.
+        unit_items_IH: item embeddings of length 1, float32 or bfloat16; they get a gradient if they require one.
         targets_B: internal id of the item that came next, int64.
         weights_B: 1 for a real example, 0 for one that only fills a worker's share.
         temperature: τ.
     """
-    losses_B = F.cross_entropy(scores_BI / temperature, targets_B, reduction="none")
-    return (losses_B * weights_B).sum()
+    unit_BH = F.normalize(representation_BH.float(), dim=-1)
+    return (catalogue_cross_entropy(unit_BH, unit_items_IH, targets_B, temperature) * weights_B).sum()
+
+
+def catalogue_cross_entropy(
+    queries_BH: Tensor, items_IH: Tensor, targets_B: Tensor, temperature: float, chunk_elements: int = CHUNK_ELEMENTS
+) -> Tensor:
+    """`-log softmax(queries · items / τ)` at each target, `losses_B`, in memory that the items do not add to.
+
+    The catalogue is read once, chunk by chunk. With the running maximum and sum of the exponentials (online softmax,
+    arXiv 1805.02867) goes the sum of the items that they weigh, as in attention over the catalogue (arXiv 2205.14135):
+    that is the gradient, so the backward pass multiplies it by what comes in and reads no item. Only a gradient to the
+    items takes a second pass.
+
+    Args:
+        queries_BH: float32 or float64; the arithmetic's dtype.
+        items_IH: any float dtype; a chunk at a time is widened to that of the queries.
+        targets_B: int64.
+        temperature: τ.
+        chunk_elements: numbers of `items_IH` that are read at once.
+    """
+    num_items = max(1, chunk_elements // items_IH.shape[1])
+    return _CatalogueCrossEntropy.apply(queries_BH, items_IH, targets_B, temperature, num_items)
+
+
+class _CatalogueCrossEntropy(torch.autograd.Function):
+    """J: items of a chunk."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, queries_BH: Tensor, items_IH: Tensor, targets_B: Tensor, temperature: float, num_items: int
+    ) -> Tensor:
+        ctx.temperature, ctx.num_items = temperature, num_items
+        highest_B1 = queries_BH.new_full((len(queries_BH), 1), -torch.inf)
+        sum_B1, wanted_B1 = torch.zeros_like(highest_B1), torch.zeros_like(highest_B1)
+        weighed_BH = torch.zeros_like(queries_BH) if ctx.needs_input_grad[0] else None
+        for start, items_JH in _chunks(items_IH, num_items, queries_BH.dtype):
+            scores_BJ = (queries_BH @ items_JH.T).div_(temperature)
+            place_B1, inside_B1 = _places(targets_B, start, len(items_JH))
+            wanted_B1 = torch.where(inside_B1, scores_BJ.gather(1, place_B1), wanted_B1)
+            higher_B1 = torch.maximum(highest_B1, scores_BJ.amax(dim=1, keepdim=True))
+            exponentials_BJ = scores_BJ.sub_(higher_B1).exp_()
+            fade_B1 = (highest_B1 - higher_B1).exp()
+            sum_B1 = sum_B1 * fade_B1 + exponentials_BJ.sum(dim=1, keepdim=True)
+            if weighed_BH is not None:
+                weighed_BH.mul_(fade_B1).addmm_(exponentials_BJ, items_JH)
+            highest_B1 = higher_B1
+        normaliser_B1 = highest_B1 + sum_B1.log()
+        gradient_BH = None
+        if weighed_BH is not None:
+            gradient_BH = weighed_BH.div_(sum_B1).sub_(items_IH[targets_B]).div_(temperature)
+        again = (queries_BH, items_IH, targets_B, normaliser_B1) if ctx.needs_input_grad[1] else (None,) * 4
+        ctx.save_for_backward(gradient_BH, *again)
+        return (normaliser_B1 - wanted_B1)[:, 0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, incoming_B: Tensor) -> tuple[Tensor | None, ...]:
+        gradient_BH, queries_BH, items_IH, targets_B, normaliser_B1 = ctx.saved_tensors
+        to_queries_BH = None if gradient_BH is None else gradient_BH * incoming_B[:, None]
+        if items_IH is None:
+            return to_queries_BH, None, None, None, None
+        to_items_IH = torch.empty_like(items_IH)
+        scaled_B1 = incoming_B[:, None] / ctx.temperature
+        for start, items_JH in _chunks(items_IH, ctx.num_items, queries_BH.dtype):
+            scores_BJ = (queries_BH @ items_JH.T).div_(ctx.temperature)
+            excess_BJ = scores_BJ.sub_(normaliser_B1).exp_()  # probability less 1 at the target
+            place_B1, inside_B1 = _places(targets_B, start, len(items_JH))
+            excess_BJ.scatter_add_(1, place_B1, -inside_B1.to(excess_BJ.dtype))
+            to_items_IH[start : start + len(items_JH)] = excess_BJ.mul_(scaled_B1).T @ queries_BH
+        return to_queries_BH, to_items_IH, None, None, None
+
+
+def _chunks(items_IH: Tensor, num_items: int, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
+    """`(first item, items_JH)` in the wanted dtype; the next chunk may overwrite the one before."""
+    wide_JH = (
+        None
+        if items_IH.dtype == dtype
+        else items_IH.new_empty(min(num_items, len(items_IH)), items_IH.shape[1], dtype=dtype)
+    )
+    for start in range(0, len(items_IH), num_items):
+        items_JH = items_IH[start : start + num_items]
+        yield start, items_JH if wide_JH is None else wide_JH[: len(items_JH)].copy_(items_JH)
+
+
+def _places(targets_B: Tensor, start: int, num_items: int) -> tuple[Tensor, Tensor]:
+    """Where each target stands in a chunk, and whether it does: no branch, so that a GPU need not be waited for."""
+    places_B1 = (targets_B - start)[:, None]
+    return places_B1.clamp(0, num_items - 1), (places_B1 >= 0) & (places_B1 < num_items)
 
 
 def expert_choice_counts(router_scores_BNK: Tensor, mask_BN: Tensor) -> Tensor:

@@ -101,7 +101,8 @@ def footprint(laser: Laser, config: Experiment, longest: int, catalogue: int) ->
         llm=_bytes(laser.llm.parameters()),
         largest_block=max(_bytes(module.parameters(recurse=False)) for module in laser.llm.modules()),
         trainable=_bytes(laser.trainable_parameters().values()),
-        activations=tokens * decoder.num_hidden_layers * width * size + 4 * catalogue * laser.llm_width,
+        activations=tokens * decoder.num_hidden_layers * width * size
+        + catalogue * laser.llm_width * (2 if training.item_dtype == "bf16" else 4),
     )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from laser.config.schema import TrainingConfig
 from laser.training.engine import Batch, Engine
-from laser.training.losses import expert_choice_counts, item_contrastive_loss, item_scores, load_balance_loss
+from laser.training.losses import expert_choice_counts, item_contrastive_loss, load_balance_loss
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def training_step(
     Args:
         engine: this worker's model and optimizer.
         micro_batches: this worker's share; every worker holds equally many.
-        item_embeddings_IH: all item embeddings, fixed for the epoch, without gradient.
+        item_embeddings_IH: of all items, each of length 1, fixed for the epoch, without gradient.
         config: temperature, load-balance weight.
         learning_rate_factor: the schedule's factor for this step.
     """
@@ -71,8 +71,9 @@ def training_step(
     totals = torch.zeros(2 + num_experts, device=engine.device, dtype=torch.float64)
     for batch in micro_batches:
         output = engine.forward(batch)
-        scores_BI = item_scores(output.representation_BH, item_embeddings_IH)
-        contrastive = item_contrastive_loss(scores_BI, batch.targets_B, batch.weights_B, config.temperature)
+        contrastive = item_contrastive_loss(
+            output.representation_BH, item_embeddings_IH, batch.targets_B, batch.weights_B, config.temperature
+        )
         contrastive = contrastive / num_examples
         balance = load_balance_loss(output.routing.gate_BNK, real_items(batch), fractions_K) / num_items
         engine.backward(contrastive + config.load_balance_weight * balance)
