@@ -60,6 +60,10 @@ class Packing:
             position_P=torch.arange(len(starts_P), device=lengths_B.device) - starts_P,
         )
 
+    def attend(self, query_PAE: Tensor, key_PGE: Tensor, value_PGE: Tensor, last: bool) -> Tensor:
+        """Attention of all tokens or, with `last`, of each history's last one; (P or B, A · E)."""
+        return attend(query_PAE, key_PGE, value_PGE, self, last)
+
     @cached_property
     def groups(self) -> list[Group]:
         """All histories, each group small enough for the caches."""
@@ -72,6 +76,12 @@ class Packing:
                 groups.append(Group(history, start, count, length))
                 history, start, left = history + count, start + count * length, left - count
         return groups
+
+
+def attend(query_PAE: Tensor, key_PGE: Tensor, value_PGE: Tensor, packing: Packing, last: bool) -> Tensor:
+    """By torch's kernel where it can, else by products; see `Packing.attend`."""
+    by = attend_by_kernel if query_PAE.is_cuda and query_PAE.dtype == torch.bfloat16 else attend_by_products
+    return by(query_PAE, key_PGE, value_PGE, packing, last)
 
 
 def attend_by_kernel(query_PAE: Tensor, key_PGE: Tensor, value_PGE: Tensor, packing: Packing, last: bool) -> Tensor:

@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PretrainedConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from laser.models.attention import Packing, attend_by_kernel, attend_by_products
+from laser.models.attention import Packing
 from laser.models.fused import EAGER, Kernels, rms_norm
 
 
@@ -156,8 +156,7 @@ class _Block(nn.Module):
         query, key, value = qkv.split([self.shape.heads, self.shape.groups, self.shape.groups], dim=1)
         if last:
             query, x_PH = query[packing.last_B], x_PH[packing.last_B]
-        attend = attend_by_kernel if qkv.is_cuda and qkv.dtype == torch.bfloat16 else attend_by_products
-        return _OutputAndMLP.apply(attend(query, key, value, packing, last), x_PH, self)
+        return _OutputAndMLP.apply(packing.attend(query, key, value, last), x_PH, self)
 
 
 class _QueryKeyValue(torch.autograd.Function):
