@@ -21,8 +21,9 @@ def main(job: EvaluateJob) -> Mapping[str, Any]:
     run = open_tracking(job.tracking, must_exist=True).find(job.run_id)
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
-        checkpoint, recommender = run.fetch("checkpoint", directory), run.fetch("recommender", directory)
+        checkpoint = run.fetch("checkpoint", directory)
         config = validate(Experiment, read_yaml(run.fetch("config.yaml", directory)))
+        recommender = run.fetch("recommender", directory) if config.uses_recommender else None
         config = with_absolute_paths(with_overrides(config, {"cache_dir": job.cache_dir}))
         inputs = prepare_inputs(config, recommender)
         then, now = run.tags()["dataset_fingerprint"], inputs.dataset.fingerprint

@@ -100,3 +100,38 @@ def test_bf16_products_keep_the_route_and_come_near_the_prefix():
 def test_one_expert_is_no_choice():
     encoding_BNC, mask_BN = encodings()
     assert set(mformer(1)(encoding_BNC, mask_BN).routing.expert_B.tolist()) == {0}
+
+
+def test_several_experts_mix_by_their_gates():
+    """`Σ g_j E_j / Σ g_j` over the k best, each expert run by itself; the denominator has no gradient."""
+    model = mformer()
+    encoding_BNC, mask_BN = encodings(16)
+    output = model(encoding_BNC, mask_BN, top_k=2)
+    gate_BK = output.routing.gate_BK
+    worst = gate_BK.argmin(dim=1, keepdim=True)
+    gate_BK = gate_BK.scatter(1, worst, 0.0)
+    expected_BLH = torch.zeros_like(output.prefix_BLH)
+    for expert, tokens_LD in enumerate(model.query_tokens):
+        hidden_BLD = model.transformer(
+            query_embeds=tokens_LD.expand(16, -1, -1),
+            encoder_hidden_states=encoding_BNC,
+            encoder_attention_mask=mask_BN,
+        ).last_hidden_state
+        weight_B = gate_BK[:, expert] / gate_BK.sum(dim=1).detach()
+        expected_BLH = expected_BLH + weight_B[:, None, None] * model.projection(hidden_BLD)
+    torch.testing.assert_close(output.prefix_BLH, expected_BLH, rtol=0, atol=1e-6)
+    parameters = [model.router.score.weight, model.query_tokens]
+    weight_BLH = torch.randn(output.prefix_BLH.shape, generator=torch.Generator().manual_seed(2))
+    ours, theirs = (
+        torch.autograd.grad((prefix_BLH * weight_BLH).sum(), parameters, retain_graph=True)  # they share the router's
+        for prefix_BLH in (output.prefix_BLH, expected_BLH)
+    )
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_without_straight_through_the_prefix_teaches_the_router_nothing():
+    model = mformer()
+    model.straight_through = False
+    output = model(*encodings())
+    (gradient,) = torch.autograd.grad(output.prefix_BLH.sum(), model.router.score.weight, allow_unused=True)
+    assert gradient is None

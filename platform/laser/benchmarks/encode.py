@@ -52,7 +52,7 @@ def run(job: BenchmarkJob) -> BenchmarkResult:
     }
     timings = take_turns(contestants, job.benchmark.rounds, job.benchmark.warmup_rounds)
     laser = engines["ours"].laser
-    num_tokens = int(items.lengths[sample].sum()) + (laser.num_virtual_tokens + 1) * size
+    num_tokens = int(items.lengths[sample].sum()) + laser.num_added_tokens * size
     work = 2.0 * laser.llm_block_weights * num_tokens
     peak = timings["peak"].per_second(operations)
     names = ("ours", "transformers")

@@ -125,8 +125,7 @@ class Ours:
         laser = build_plain(job, inputs, device)
         self.engine = PlainEngine(laser, job.training, device)
         self.item_embeddings_IH = text_embeddings(laser, inputs.items).to(device)
-        virtual = laser.num_virtual_tokens + 1
-        self.num_tokens = int(inputs.train.lengths.sum()) + virtual * len(inputs.train)
+        self.num_tokens = int(inputs.train.lengths.sum()) + laser.num_added_tokens * len(inputs.train)
         self.losses: list[float] = []
 
     def epoch(self, batch_size: int) -> Work:
@@ -144,7 +143,7 @@ class Ours:
                 shape = (len(batch.targets_B), laser.num_virtual_tokens, laser.llm_width)
                 prefix_BLH = (self.inputs.embedding_std * torch.randn(shape, device=self.device)).requires_grad_()
                 laser.bituning(laser.llm, prefix_BLH, batch.token_ids_BT, batch.token_mask_BT).sum().backward()
-            laser.bituning.suffix.grad = None
+            laser.zero_grad(set_to_none=True)
             wait(self.device)
 
         return pass_through

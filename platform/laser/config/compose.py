@@ -151,6 +151,8 @@ def no_such_setting(cls: type[BaseModel], key: str, siblings: Iterable[str] = ()
     """What to tell the user about an unknown dotted key, with the likely one: first of `siblings`, then of all."""
     every = list(settings(cls))
     section, _, name = key.rpartition(".")
+    if key in every:
+        return f"{key}: not a setting of the chosen {section}.type; leave it out, or choose another type"
     siblings = siblings or [other[len(section) + 1 :] for other in every if other.startswith(f"{section}.")]
     elsewhere = {other.rpartition(".")[2]: other for other in every}
     close = difflib.get_close_matches(name, list(siblings), n=1)
@@ -252,6 +254,8 @@ def _refuse_duplicate_keys(path: Path, node: yaml.Node) -> None:
 def _explain(cls: type[BaseModel], error: ValidationError) -> str:
     """One line for the first complaint: field, value, remedy."""
     first = error.errors()[0]
+    if not first["loc"] and first["type"] == "value_error":  # sections that do not agree: the message names the field
+        return first["msg"].removeprefix("Value error, ")
     names: list[str] = []
     parents, here = [cls], [cls]
     for part in map(str, first["loc"]):

@@ -61,7 +61,10 @@ class PromptConfig(Section):
         "You are an assistant that summarises the characteristics of a user into a single token, "
         "based on the browsing history of the user."
     )
-    """Instruction before the items; may be empty. Same words for users and items."""
+    """Instruction before the items; may be empty. Same words for users and items, as in the paper."""
+    item_instruction: str | None = None
+    """Instruction before an item that is encoded by itself; null takes `instruction`. Paper: null; another one is its
+    Table 6, two instructions."""
     attributes: tuple[str, ...] | None = None
     """Attributes shown after the title; null shows all that the dataset kept, [] shows titles alone."""
     max_history_items: PositiveInt = 50
@@ -140,16 +143,39 @@ class SASRecConfig(RecommenderSection):
     """The recommender's family."""
 
 
-RecommenderConfig = Annotated[Bert4RecConfig | SASRecConfig, Field(discriminator="type")]
+class NoRecommenderConfig(Section):
+    """No ID-based recommender, for a prefix that reads none (bituning.prefix free or none)."""
+
+    type: Literal["none"] = "none"
+    """The recommender's family."""
+
+
+RecommenderConfig = Annotated[Bert4RecConfig | SASRecConfig | NoRecommenderConfig, Field(discriminator="type")]
+
+
+class BiTuningConfig(Section):
+    """The virtual tokens around the text."""
+
+    prefix: Literal["mformer", "free", "none"] = "mformer"
+    """mformer makes the prefix from the recommender's encoding of the user; free trains mformer.num_virtual_tokens
+    tokens, the same for all; none leaves the suffix alone. Paper: mformer; the others are its Table 4."""
+    representation: Literal["suffix", "mean", "eos"] = "suffix"
+    """Last hidden state that represents a history: the trainable suffix token's; the mean over the text's; or that of
+    the LLM's own, frozen [EOS] token in the suffix's place. Paper: suffix; the others are its Table 5."""
 
 
 class MFormerConfig(Section):
     """The querying transformer that makes the prefix."""
 
     num_experts: PositiveInt = 8
-    """K, query experts; the router picks one per user. Paper's best: 8 (Table 7)."""
+    """K, query experts; the router picks top_k per user. Paper's best: 8 (Table 7)."""
+    top_k: PositiveInt = 1
+    """Experts that make a user's prefix: the mean of their outputs, weighted by their gates. Paper: 1."""
+    gate: Literal["straight_through", "none"] = "straight_through"
+    """How the router learns from the recommendation loss: through the gate's gradient at the prefix, or not at all
+    (from the load balance alone). Paper: silent."""
     num_virtual_tokens: PositiveInt = 32
-    """L, prefix length in tokens, per expert. Paper's best: 32 (Table 7)."""
+    """L, prefix length in tokens, per expert or, with bituning.prefix=free, in all. Paper's best: 32 (Table 7)."""
     num_layers: PositiveInt = 12
     """Z, transformer blocks. Paper: 12."""
     hidden_size: PositiveInt = 768
@@ -167,6 +193,12 @@ class MFormerConfig(Section):
     def _heads_divide_width(self) -> "MFormerConfig":
         if self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
+        return self
+
+    @model_validator(mode="after")
+    def _no_more_than_all_experts(self) -> "MFormerConfig":
+        if self.top_k > self.num_experts:
+            raise ValueError(f"top_k {self.top_k} is more than num_experts {self.num_experts}; lower it")
         return self
 
 
@@ -250,9 +282,29 @@ class Experiment(Section):
     llm: LLMConfig = LLMConfig()
     recommender: RecommenderConfig = Bert4RecConfig()
     """The frozen ID-based recommender under the M-Former. Paper: bert4rec."""
+    bituning: BiTuningConfig = BiTuningConfig()
     mformer: MFormerConfig = MFormerConfig()
     training: TrainingConfig = TrainingConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @property
+    def uses_recommender(self) -> bool:
+        """Whether anything reads the ID-based recommender: without the M-Former none is trained or encoded with."""
+        return self.bituning.prefix == "mformer"
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> "Experiment":
+        if self.uses_recommender and self.recommender.type == "none":
+            raise ValueError(
+                'recommender.type: "none"; the M-Former reads a recommender: name one, or set bituning.prefix to free '
+                "or none"
+            )
+        if self.bituning.prefix == "none" and self.bituning.representation != "suffix":
+            raise ValueError(
+                f'bituning.representation: "{self.bituning.representation}"; without prefix and suffix nothing is left '
+                "to train: set it to suffix, or bituning.prefix to mformer or free"
+            )
+        return self
 
 
 class SearchConfig(Section):

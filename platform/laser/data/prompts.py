@@ -6,11 +6,11 @@
 
 Instruction, numbers and items are each turned into tokens once; a prompt is a concatenation of these segments. A
 single item is a history of one item, so users and items share the template (arXiv 2409.01605, section 2 of
-docs/method.md).
+docs/method.md), instruction included unless another one is set for items.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +56,18 @@ class Prompts:
             if name not in dataset.item_attributes:
                 known = ", ".join(dataset.item_attributes) or "none"
                 raise UserError(f"prompt.attributes: {name!r} is no attribute of {dataset.name} (it has: {known})")
-        instruction = tokenizer(config.instruction + "\n")["input_ids"] if config.instruction else []
         numbers = tokenizer([f">> {k}." for k in range(1, config.max_history_items + 1)], add_special_tokens=False)
         bodies, offsets = _bodies(dataset, attributes, config.max_item_tokens, tokenizer, cache_dir)
         return Prompts(
-            instruction=np.asarray(instruction, dtype=np.int32),
+            instruction=_instruction(config.instruction, tokenizer),
             numbers=[np.asarray(ids, dtype=np.int32) for ids in numbers["input_ids"]],
             bodies=bodies,
             offsets=offsets,
         )
+
+    def with_instruction(self, instruction: str, tokenizer: Any) -> "Prompts":
+        """The same items after another instruction, which may be empty."""
+        return replace(self, instruction=_instruction(instruction, tokenizer))
 
     def tokens(self, history: NDArray[np.int32]) -> Tokens:
         """The prompt of one history of at most `max_history_items` items."""
@@ -85,6 +88,10 @@ class Prompts:
         counts = examples.ends - examples.starts
         totals = np.concatenate([[0], np.cumsum(body_lengths[examples.item_ids])])
         return len(self.instruction) + number_lengths[counts] + totals[examples.ends] - totals[examples.starts]
+
+
+def _instruction(text: str, tokenizer: Any) -> Tokens:
+    return np.asarray(tokenizer(text + "\n")["input_ids"] if text else [], dtype=np.int32)
 
 
 def item_texts(items: pa.Table, attributes: tuple[str, ...]) -> list[str]:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from laser.config.schema import Experiment
+from laser.config.schema import Experiment, MFormerConfig
 from laser.models.bituning import BiTuning
-from laser.models.llm import Decoder
+from laser.models.llm import Decoder, eos_token_id
 from laser.models.mformer import MFormer, Routing
 
 
@@ -22,7 +22,8 @@ class LaserOutput(NamedTuple):
 
     representation_BH: Tensor
     """h_u of a user's history or, for a history of one item, h_i; float32."""
-    routing: Routing
+    routing: Routing | None
+    """None where there is no M-Former."""
 
 
 class Laser(nn.Module):
@@ -30,17 +31,19 @@ class Laser(nn.Module):
 
     Args:
         llm: frozen decoder without LM head.
-        mformer: makes the prefix.
-        bituning: holds the suffix and runs the LLM.
+        mformer: makes the prefix; None leaves it to `bituning`.
+        bituning: holds the suffix, or a prefix that is the same for all, and runs the LLM.
     """
 
-    def __init__(self, llm: Decoder, mformer: MFormer, bituning: BiTuning) -> None:
+    def __init__(self, llm: Decoder, mformer: MFormer | None, bituning: BiTuning) -> None:
         super().__init__()
         self.llm = llm.requires_grad_(False)
         self.mformer = mformer
         self.bituning = bituning
-        self.num_experts, self.num_virtual_tokens, _ = mformer.query_tokens.shape
-        self.llm_width = bituning.suffix.shape[0]
+        self.num_experts, self.num_virtual_tokens = 0, 0 if bituning.prefix is None else len(bituning.prefix)
+        if mformer is not None:
+            self.num_experts, self.num_virtual_tokens, _ = mformer.query_tokens.shape
+        self.llm_width = bituning.llm_width
         self._recompute = False
         self.train()
 
@@ -52,9 +55,11 @@ class Laser(nn.Module):
         Args:
             token_ids_BT: the text of each history, int64, right-padded.
             token_mask_BT: true at real tokens.
-            encoding_BNC: the frozen recommender's hidden states, float32, right-padded.
+            encoding_BNC: the frozen recommender's hidden states, float32, right-padded; C is 0 without M-Former.
             encoding_mask_BN: true at real items.
         """
+        if self.mformer is None:
+            return LaserOutput(self.bituning(self.llm, None, token_ids_BT, token_mask_BT), None)
         prefix = self.mformer(encoding_BNC, encoding_mask_BN)
         representation_BH = self.bituning(self.llm, prefix.prefix_BLH, token_ids_BT, token_mask_BT)
         return LaserOutput(representation_BH, prefix.routing)
@@ -62,6 +67,11 @@ class Laser(nn.Module):
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """Everything but the LLM, by name."""
         return {name: parameter for name, parameter in self.named_parameters() if not name.startswith("llm.")}
+
+    @property
+    def num_added_tokens(self) -> int:
+        """Tokens that the LLM reads of each history beside its text."""
+        return self.num_virtual_tokens + self.bituning.num_end_tokens
 
     @property
     def llm_block_weights(self) -> int:
@@ -72,7 +82,7 @@ class Laser(nn.Module):
     @staticmethod
     def virtual_token_names() -> tuple[str, ...]:
         """The trainable weights that are virtual tokens themselves; they may have a learning rate of their own."""
-        return ("mformer.query_tokens", "bituning.suffix")
+        return ("mformer.query_tokens", "bituning.prefix", "bituning.suffix")
 
     def enable_gradient_checkpointing(self) -> None:
         """Keep only the input of each decoder block and recompute the rest in the backward pass."""
@@ -97,26 +107,41 @@ def build_laser(config: Experiment, llm: Decoder, recommender_width: int, embedd
     """Laser around a loaded LLM, initialised from `training.seed` alone: the same on every worker.
 
     Args:
-        config: sections mformer and training.
+        config: sections bituning, mformer and training.
         llm: the frozen decoder, whole or sharded by ZeRO-3.
-        recommender_width: C.
+        recommender_width: C; not looked at without M-Former.
         embedding_std: standard deviation of the LLM's input embeddings, the scale of the virtual tokens.
     """
     llm_width = llm.config.get_text_config().hidden_size
     with torch.random.fork_rng():
         torch.manual_seed(config.training.seed)
-        mformer = MFormer(
-            recommender_width=recommender_width,
-            llm_width=llm_width,
-            num_experts=config.mformer.num_experts,
-            num_virtual_tokens=config.mformer.num_virtual_tokens,
-            num_layers=config.mformer.num_layers,
-            hidden_size=config.mformer.hidden_size,
-            num_heads=config.mformer.num_heads,
-            cross_attention_frequency=config.mformer.cross_attention_frequency,
-            dropout=config.mformer.dropout,
-            output_std=embedding_std,
-            bf16=config.mformer.dtype == "bf16",
+        mformer = None
+        if config.bituning.prefix == "mformer":
+            mformer = build_mformer(config.mformer, recommender_width, llm_width, embedding_std)
+        bituning = BiTuning(
+            llm_width,
+            embedding_std,
+            config.bituning.representation,
+            config.mformer.num_virtual_tokens if config.bituning.prefix == "free" else 0,
+            eos_token_id(llm.config) if config.bituning.representation == "eos" else None,
         )
-        bituning = BiTuning(llm_width, embedding_std)
     return Laser(llm, mformer, bituning)
+
+
+def build_mformer(config: MFormerConfig, recommender_width: int, llm_width: int, output_std: float) -> MFormer:
+    """The M-Former of these settings; its weights come from torch's global generator."""
+    return MFormer(
+        recommender_width=recommender_width,
+        llm_width=llm_width,
+        num_experts=config.num_experts,
+        num_virtual_tokens=config.num_virtual_tokens,
+        num_layers=config.num_layers,
+        hidden_size=config.hidden_size,
+        num_heads=config.num_heads,
+        cross_attention_frequency=config.cross_attention_frequency,
+        dropout=config.dropout,
+        output_std=output_std,
+        bf16=config.dtype == "bf16",
+        top_k=config.top_k,
+        straight_through=config.gate == "straight_through",
+    )

@@ -161,6 +161,18 @@ def embedding_std(directory: Path, trust_remote_code: bool = False) -> float:
     return float(weight.float().std()) * float(scale)
 
 
+def eos_token_id(config: PretrainedConfig) -> int:
+    """The token that ends a text, the first where the model knows several.
+
+    Raises:
+        UserError: the model has none.
+    """
+    ids = config.get_text_config().eos_token_id
+    if ids is None:
+        raise UserError("bituning.representation: eos; the model of llm.source names no [EOS] token: set it to suffix")
+    return int(ids[0] if isinstance(ids, list) else ids)
+
+
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """The tokenizer beside the weights."""
     return AutoTokenizer.from_pretrained(directory)

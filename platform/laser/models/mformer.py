@@ -1,6 +1,7 @@
 """M-Former: a mixture of query experts that turns a recommender's encoding of a user into an LLM prefix.
 
-Shape suffixes: B batch, N history items, C recommender width, K experts, L virtual tokens, D width, H LLM width.
+Shape suffixes: B batch, N history items, C recommender width, K experts, X chosen experts of a user, Y = B · X, L
+virtual tokens, D width, H LLM width.
 
 Outputs are named tuples: ZeRO-3 finds the tensors in tuples and gathers weights for their backward pass; it does not
 look into dataclasses.
@@ -21,7 +22,7 @@ class Routing(NamedTuple):
     gate_BK: Tensor
     """Mean over the items of a history (Eq. 7); each row sums to 1."""
     expert_B: Tensor
-    """The chosen expert, int64."""
+    """The expert with the largest gate, int64; the only one that is used where top_k is 1."""
 
 
 class Router(nn.Module):
@@ -54,14 +55,15 @@ class MFormerOutput(NamedTuple):
 class MFormer(nn.Module):
     """K query experts over one shared querying transformer (arXiv 2409.01605, section 4 of docs/method.md).
 
-    An expert is L trainable query tokens. The chosen expert's tokens pass through Z blocks of BLIP-2's Q-Former, whose
+    An expert is L trainable query tokens. The chosen experts' tokens pass through Z blocks of BLIP-2's Q-Former, whose
     every `cross_attention_frequency`-th block looks at the recommender's encoding, and a linear layer maps them to the
-    LLM's width.
+    LLM's width. The prefix is the mean of the outputs E_j of the `top_k` experts with the largest gates g_j, weighted
+    by these gates: `Σ g_j E_j / Σ g_j`. The paper has one.
 
     Choosing by argmax gives the router no gradient. As in the Switch Transformer (arXiv 2101.03961) the output is
-    scaled by the chosen gate, here straight through, by gate / stop_gradient(gate): the value stays, so that the
-    prefix keeps the scale of the LLM's embeddings at any K, and the gradient reaches the router. The scale acts on the
-    prefix, not on the query tokens: the Q-Former begins with a layer norm, which would cancel it and its gradient.
+    scaled by the chosen gate, here straight through: the denominator above has no gradient. So the value keeps the
+    scale of the LLM's embeddings at any K, and the gradient reaches the router. The scale acts on the prefix, not on
+    the query tokens: the Q-Former begins with a layer norm, which would cancel it and its gradient.
 
     Args:
         recommender_width: C.
@@ -75,6 +77,8 @@ class MFormer(nn.Module):
         dropout: probability in attention and feed-forward.
         output_std: standard deviation of the initial prefix; the LLM's input embeddings' own.
         bf16: multiply matrices in bf16; the weights stay float32, and so does the router.
+        top_k: experts per user.
+        straight_through: let the router learn from the prefix; else from the load balance alone.
     """
 
     def __init__(
@@ -91,6 +95,8 @@ class MFormer(nn.Module):
         dropout: float,
         output_std: float,
         bf16: bool = False,
+        top_k: int = 1,
+        straight_through: bool = True,
     ) -> None:
         super().__init__()
         config = Blip2QFormerConfig(
@@ -104,6 +110,7 @@ class MFormer(nn.Module):
             encoder_hidden_size=recommender_width,
         )
         self.bf16 = bf16
+        self.top_k, self.straight_through = top_k, straight_through
         self.router = Router(recommender_width, num_experts)
         self.query_tokens = nn.Parameter(torch.empty(num_experts, num_virtual_tokens, hidden_size))
         self.transformer = Blip2QFormerModel(config)
@@ -113,21 +120,30 @@ class MFormer(nn.Module):
         nn.init.normal_(self.projection.weight, std=output_std * hidden_size**-0.5)
         nn.init.zeros_(self.projection.bias)
 
-    def forward(self, encoding_BNC: Tensor, mask_BN: Tensor) -> MFormerOutput:
+    def forward(self, encoding_BNC: Tensor, mask_BN: Tensor, top_k: int | None = None) -> MFormerOutput:
         """Make the prefixes of a batch.
 
         Args:
             encoding_BNC: the frozen recommender's hidden states, float32, right-padded.
             mask_BN: true at real items.
+            top_k: experts per user, where others than the model's own.
         """
         mask_BN = mask_BN.bool()
         routing = self.router(encoding_BNC, mask_BN)
-        query_BLD = self.query_tokens[routing.expert_B]
+        experts = min(top_k or self.top_k, len(self.query_tokens))
+        expert_BX = routing.expert_B[:, None] if experts == 1 else routing.gate_BK.topk(experts, dim=1).indices
+        gate_BX = routing.gate_BK.gather(1, expert_BX)
+        if not self.straight_through:
+            gate_BX = gate_BX.detach()
+        query_YLD = self.query_tokens[expert_BX.flatten()]
+        if experts > 1:  # each user's experts follow one another
+            encoding_BNC, mask_BN = (x.repeat_interleave(experts, dim=0) for x in (encoding_BNC, mask_BN))
         with torch.autocast(encoding_BNC.device.type, torch.bfloat16, enabled=self.bf16):
-            hidden_BLD = self.transformer(
-                query_embeds=query_BLD, encoder_hidden_states=encoding_BNC, encoder_attention_mask=mask_BN
+            hidden_YLD = self.transformer(
+                query_embeds=query_YLD, encoder_hidden_states=encoding_BNC, encoder_attention_mask=mask_BN
             ).last_hidden_state
-            prefix_BLH = self.projection(hidden_BLD)
-        gate_B = routing.gate_BK.gather(1, routing.expert_B[:, None])[:, 0]
-        scale_B = gate_B / gate_B.detach()
-        return MFormerOutput(prefix_BLH.float() * scale_B[:, None, None], routing)
+            output_YLH = self.projection(hidden_YLD)
+        weight_BX = gate_BX / gate_BX.sum(dim=1, keepdim=True).detach()
+        output_YLH = output_YLH.float() * weight_BX.flatten()[:, None, None]
+        prefix_BLH = output_YLH if experts == 1 else output_YLH.unflatten(0, (-1, experts)).sum(dim=1)
+        return MFormerOutput(prefix_BLH, routing)

@@ -79,17 +79,18 @@ class PackedLlama(nn.Module):
         """Keep only the input of each block and recompute the rest in the backward pass."""
         self.recompute = True
 
-    def forward(self, embeddings_PH: Tensor, packing: Packing) -> Tensor:
+    def forward(self, embeddings_PH: Tensor, packing: Packing, every_token: bool = False) -> Tensor:
         """The final hidden state of each history's last token, `hidden_BH` in the dtype of the weights.
 
         Args:
             embeddings_PH: input embeddings, packed.
             packing: where each history lies.
+            every_token: return `hidden_PH` of all tokens; else the last block computes no more than is returned.
         """
         cos_PE, sin_PE = self.rotations(embeddings_PH, packing)
         x_PH = embeddings_PH
         for number, block in enumerate(self.layers):
-            arguments = (x_PH, packing, cos_PE, sin_PE, number == len(self.layers) - 1)
+            arguments = (x_PH, packing, cos_PE, sin_PE, not every_token and number == len(self.layers) - 1)
             if self.recompute and torch.is_grad_enabled():
                 x_PH = checkpoint(block, *arguments, use_reentrant=False)
             else:

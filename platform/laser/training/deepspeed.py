@@ -128,8 +128,9 @@ class DeepSpeedEngine:
         dist.all_reduce(total)
         return total
 
-    def router_weight(self) -> Tensor:
-        return self._full(self.laser.mformer.router.score.weight)
+    def router_weight(self) -> Tensor | None:
+        mformer = self.laser.mformer
+        return None if mformer is None else self._full(mformer.router.score.weight)
 
     def trainable_state(self) -> dict[str, Tensor]:
         named = self.laser.trainable_parameters()

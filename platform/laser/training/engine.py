@@ -55,8 +55,8 @@ class Engine(Protocol):
     def sum(self, tensor: Tensor) -> Tensor:
         """The elementwise sum over all workers."""
 
-    def router_weight(self) -> Tensor:
-        """The router's whole weight W_r (K, C), without gradient (collective)."""
+    def router_weight(self) -> Tensor | None:
+        """The router's whole weight W_r (K, C), without gradient; None without M-Former (collective)."""
 
     def trainable_state(self) -> dict[str, Tensor]:
         """All trainable weights in full shape, float32, on the CPU of every worker (collective)."""
@@ -119,8 +119,12 @@ class PlainEngine:
         loss.backward()
 
     def step(self, learning_rate_factor: float) -> None:
+        parameters = self.laser.trainable_parameters().values()
+        for parameter in parameters:  # those that this loss does not reach; DeepSpeed does the same
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
         if self.config.max_grad_norm:
-            nn.utils.clip_grad_norm_(self.laser.trainable_parameters().values(), self.config.max_grad_norm)
+            nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
         scale_learning_rates(self.optimizer.param_groups, learning_rate_factor)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -128,8 +132,9 @@ class PlainEngine:
     def sum(self, tensor: Tensor) -> Tensor:
         return tensor
 
-    def router_weight(self) -> Tensor:
-        return self.laser.mformer.router.score.weight.detach()
+    def router_weight(self) -> Tensor | None:
+        mformer = self.laser.mformer
+        return None if mformer is None else mformer.router.score.weight.detach()
 
     def trainable_state(self) -> dict[str, Tensor]:
         return {

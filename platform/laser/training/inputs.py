@@ -19,7 +19,7 @@ from laser.data.batches import pad_right
 from laser.data.dataset import Dataset, Examples
 from laser.data.prepare import prepare_dataset
 from laser.data.prompts import Prompts
-from laser.models.llm import embedding_std, llm_config, load_tokenizer
+from laser.models.llm import embedding_std, eos_token_id, llm_config, load_tokenizer
 from laser.models.llm_source import resolve_llm
 from laser.recommenders.encodings import Encodings, user_encodings
 from laser.recommenders.storage import load_recommender, weights_hash
@@ -33,7 +33,8 @@ class Histories:
     """Examples as the model reads them: text tokens and recommender encodings, made into batches on demand."""
 
     examples: Examples
-    encodings: Encodings
+    encodings: Encodings | None
+    """None where nothing reads a recommender."""
     prompts: Prompts
     lengths: NDArray[np.int64]
     """Text tokens of each example."""
@@ -47,7 +48,10 @@ class Histories:
         """Right-padded tensors of the examples; `weights` is 1 for real ones and 0 for those that fill a share."""
         indices = np.asarray(indices)
         token_ids, token_mask = pad_right([self.prompts.tokens(self.examples.history(int(i))) for i in indices], 0)
-        encoding, encoding_mask = self.encodings.batch(indices)
+        if self.encodings is None:  # one item of width 0 stands for each history's
+            encoding, encoding_mask = np.zeros((len(indices), 1, 0), np.float32), np.ones((len(indices), 1), np.bool_)
+        else:
+            encoding, encoding_mask = self.encodings.batch(indices)
         real = np.asarray(weights) > 0
         return Batch(
             token_ids_BT=torch.from_numpy(token_ids).to(device),
@@ -66,8 +70,10 @@ class Inputs:
 
     dataset: Dataset
     llm_directory: Path
-    recommender_directory: Path
+    recommender_directory: Path | None
+    """None where nothing reads a recommender."""
     recommender_width: int
+    """C; 0 without recommender."""
     embedding_std: float
     """Standard deviation of the LLM's input embeddings: the scale of the virtual tokens."""
     train: Histories
@@ -95,21 +101,30 @@ def prepare_inputs(config: Experiment, recommender_directory: Path | None = None
     cache = Path(config.cache_dir).expanduser()
     dataset = prepare_dataset(config.data, cache)
     llm_directory = resolve_llm(config.llm.source, cache)
-    llm_config(llm_directory, config.llm.num_layers, config.llm.trust_remote_code)  # a wrong depth shows here
-    if recommender_directory is None:
+    llm = llm_config(llm_directory, config.llm.num_layers, config.llm.trust_remote_code)  # a wrong depth shows here
+    if config.bituning.representation == "eos":
+        eos_token_id(llm)
+    recommender = None
+    if config.uses_recommender and recommender_directory is None:
         recommender, info = pretrained_recommender(config.recommender, dataset, cache)
         recommender_directory = Path(info["path"])
-    else:
+    elif recommender_directory is not None:
         recommender = load_recommender(recommender_directory)
-    weights = weights_hash(recommender_directory)
-    prompts = Prompts.build(dataset, config.prompt, load_tokenizer(llm_directory), cache)
+    weights = weights_hash(recommender_directory) if recommender_directory is not None else ""
+    tokenizer = load_tokenizer(llm_directory)
+    prompts = item_prompts = Prompts.build(dataset, config.prompt, tokenizer, cache)
+    if config.prompt.item_instruction is not None:
+        item_prompts = prompts.with_instruction(config.prompt.item_instruction, tokenizer)
     training, longest = config.training, config.prompt.max_history_items
 
     def histories(split: str, examples: Examples) -> Histories:
         examples = examples.last(longest)
-        key = stage_key("encodings", weights, dataset.fingerprint, split, longest, len(examples), training.seed)
-        encodings = user_encodings(recommender, examples, cache / "encodings", key)
-        return Histories(examples, encodings, prompts, prompts.lengths(examples))
+        encodings = None
+        if recommender is not None:
+            key = stage_key("encodings", weights, dataset.fingerprint, split, longest, len(examples), training.seed)
+            encodings = user_encodings(recommender, examples, cache / "encodings", key)
+        words = item_prompts if split == "items" else prompts
+        return Histories(examples, encodings, words, words.lengths(examples))
 
     def sampled(examples: Examples, num_users: int | None) -> Examples:
         if num_users is None or num_users >= len(examples):
@@ -120,7 +135,7 @@ def prepare_inputs(config: Experiment, recommender_directory: Path | None = None
         dataset=dataset,
         llm_directory=llm_directory,
         recommender_directory=recommender_directory,
-        recommender_width=recommender.hidden_size,
+        recommender_width=0 if recommender is None else recommender.hidden_size,
         embedding_std=embedding_std(llm_directory, config.llm.trust_remote_code),
         train=histories("train", sampled(dataset.examples("train"), training.train_users)),
         val=histories("val", sampled(dataset.examples("val"), training.validation_users)),

@@ -64,7 +64,7 @@ def train_epoch(
             contrastive += result.contrastive * result.num_examples
             load_balance += result.load_balance * result.num_examples
             num_examples += result.num_examples
-            num_tokens += result.num_tokens + result.num_examples * (engine.laser.num_virtual_tokens + 1)
+            num_tokens += result.num_tokens + result.num_examples * engine.laser.num_added_tokens
             expert_counts_K += result.expert_counts_K
             steps.note(loss=contrastive / num_examples)
     seconds = time.perf_counter() - started
@@ -72,7 +72,7 @@ def train_epoch(
     figures = {
         "loss": contrastive + config.load_balance_weight * load_balance,
         "loss/contrastive": contrastive,
-        "loss/load_balance": load_balance,
+        **({"loss/load_balance": load_balance} if engine.laser.num_experts else {}),
         "tokens": float(num_tokens),
         "tokens_per_second": num_tokens / seconds,
         "train_seconds": seconds,

@@ -44,8 +44,8 @@ class RunResults:
     figures: dict[str, float]
     """`best/<metric>` on validation, `untrained/<metric>`, `test/<metric>`, and the costs."""
     artifacts: dict[str, Path]
-    """Folders: `checkpoint` (the selected one) and `recommender`, enough to evaluate the run again; `ranks` of the test
-    users, once the test set was read."""
+    """Folders: `checkpoint` (the selected one) and, if one is read, `recommender`, enough to evaluate the run again;
+    `ranks` of the test users, once the test set was read."""
 
 
 def write_outcome(run_dir: Path, outcome: Outcome) -> None:
@@ -73,9 +73,9 @@ def run_results(run_dir: Path) -> RunResults:
         costs = ("epochs", "trainable_parameters", "tokens_per_second", "seconds")
         figures |= {name: float(getattr(outcome, name)) for name in costs}
     artifacts = {"checkpoint": best.path, "recommender": run_dir / "recommender"}
-    if (run_dir / TEST_RANKS).is_file():
-        artifacts["ranks"] = run_dir / TEST_RANKS.parent
-    return RunResults(latest.state.history, figures, artifacts)
+    artifacts["ranks"] = run_dir / TEST_RANKS.parent
+    existing = {name: path for name, path in artifacts.items() if path.is_dir()}
+    return RunResults(latest.state.history, figures, existing)
 
 
 def best_metrics(checkpoint: Checkpoint) -> dict[str, float]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from laser.config.compose import stage_key
 from laser.config.errors import UserError
 from laser.config.progress import progress
-from laser.config.schema import RecommenderConfig
+from laser.config.schema import Bert4RecConfig, NoRecommenderConfig, RecommenderConfig, SASRecConfig
 from laser.data.batches import pad_right, training_batches
 from laser.data.dataset import Dataset
 from laser.data.locking import exclusive
@@ -52,7 +52,12 @@ def pretrained_recommender(
         The frozen model on the CPU, and the result of `train_recommender` with ``test`` (the test set is read once,
         after the selection; null where the dataset has none), ``path`` (of the directory) and ``reused`` (whether it
         came from the cache).
+
+    Raises:
+        UserError: `recommender.type` is none.
     """
+    if isinstance(config, NoRecommenderConfig):
+        raise UserError('recommender.type: "none"; there is nothing to train: name a recommender')
     key = stage_key(config.type, STAGE_VERSION, config, dataset.fingerprint)
     directory = cache_dir / "recommenders" / key
     with exclusive(directory.with_name(f"{key}.lock")):
@@ -77,7 +82,7 @@ def pretrained_recommender(
 
 
 def train_recommender(
-    config: RecommenderConfig, dataset: Dataset, report: Report | None = None
+    config: Bert4RecConfig | SASRecConfig, dataset: Dataset, report: Report | None = None
 ) -> tuple[SequentialRecommender, dict[str, Any]]:
     """Train until the NDCG@10 of all validation users has not improved for `patience` validations.
 

@@ -93,7 +93,7 @@ def footprint(laser: Laser, config: Experiment, longest: int, catalogue: int) ->
     decoder = laser.llm.config.get_text_config()
     size = next(laser.llm.parameters()).element_size()
     histories = min(training.micro_batch_size, ceil(training.batch_size / training.num_workers))
-    tokens = histories * (longest + laser.num_virtual_tokens + 1)
+    tokens = histories * (longest + laser.num_added_tokens)
     width = decoder.hidden_size  # what a block keeps of a token: its input, and without recomputation
     if not training.gradient_checkpointing:  # queries, keys, values, attended, middle, probabilities, the MLP's halves
         width += 6 * decoder.hidden_size + 2 * decoder.intermediate_size

@@ -38,8 +38,8 @@ class SharedStages:
     """The dataset's name."""
     fingerprint: str
     """The dataset's content hash."""
-    recommender: Path
-    """Directory of the trained ID-based recommender."""
+    recommender: Path | None
+    """Directory of the trained ID-based recommender; None where nothing reads one."""
 
 
 def make_stages(config: Experiment) -> SharedStages:

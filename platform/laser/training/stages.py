@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from laser.config.schema import Experiment
@@ -175,4 +176,4 @@ class TwoStageTraining:
         return outcome
 
     def _barrier(self) -> None:
-        self.engine.sum(self.engine.router_weight().new_zeros(1))
+        self.engine.sum(torch.zeros(1, device=self.engine.device))

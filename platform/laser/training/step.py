@@ -22,9 +22,9 @@ class StepResult:
     contrastive: float
     """L_IIC, mean over the batch (Eq. 8)."""
     load_balance: float
-    """L_LB (Eq. 9); 1 when experts are used evenly."""
+    """L_LB (Eq. 9); 1 when experts are used evenly, 0 where there are none."""
     expert_counts_K: Tensor
-    """Histories that each expert handled."""
+    """Histories of which each expert was the first choice; empty without M-Former."""
     num_examples: int
     num_tokens: int
 
@@ -61,12 +61,7 @@ def training_step(
         dtype=torch.float64,
     )
     num_examples, num_items, num_tokens = engine.sum(local).tolist()
-    router_weight_KC = engine.router_weight()  # one small product, so f_j is known before the first backward pass
-    choices_K = torch.zeros(num_experts, device=engine.device)
-    for batch in micro_batches:
-        router_scores_BNK = batch.encoding_BNC @ router_weight_KC.T
-        choices_K += expert_choice_counts(router_scores_BNK, real_items(batch))
-    fractions_K = engine.sum(choices_K) / num_items
+    fractions_K = choice_fractions(engine, micro_batches, num_items)
 
     totals = torch.zeros(2 + num_experts, device=engine.device, dtype=torch.float64)
     for batch in micro_batches:
@@ -74,12 +69,14 @@ def training_step(
         contrastive = item_contrastive_loss(
             output.representation_BH, item_embeddings_IH, batch.targets_B, batch.weights_B, config.temperature
         )
-        contrastive = contrastive / num_examples
-        balance = load_balance_loss(output.routing.gate_BNK, real_items(batch), fractions_K) / num_items
-        engine.backward(contrastive + config.load_balance_weight * balance)
+        contrastive = loss = contrastive / num_examples
+        if output.routing is not None:
+            balance = load_balance_loss(output.routing.gate_BNK, real_items(batch), fractions_K) / num_items
+            loss = contrastive + config.load_balance_weight * balance
+            totals[1] += balance.detach()
+            totals[2:].index_add_(0, output.routing.expert_B, batch.weights_B.to(totals.dtype))
+        engine.backward(loss)
         totals[0] += contrastive.detach()
-        totals[1] += balance.detach()
-        totals[2:].index_add_(0, output.routing.expert_B, batch.weights_B.to(totals.dtype))
     engine.step(learning_rate_factor)
     totals = engine.sum(totals).cpu()
     return StepResult(
@@ -89,3 +86,17 @@ def training_step(
         num_examples=int(num_examples),
         num_tokens=int(num_tokens),
     )
+
+
+def choice_fractions(engine: Engine, micro_batches: Sequence[Batch], num_items: float) -> Tensor:
+    """f_j over the global batch, `fractions_K`; empty without M-Former (collective).
+
+    The router is one small product, so they are known before the first backward pass.
+    """
+    router_weight_KC = engine.router_weight()
+    if router_weight_KC is None:
+        return torch.zeros(0, device=engine.device)
+    choices_K = torch.zeros(len(router_weight_KC), device=engine.device)
+    for batch in micro_batches:
+        choices_K += expert_choice_counts(batch.encoding_BNC @ router_weight_KC.T, real_items(batch))
+    return engine.sum(choices_K) / num_items

@@ -22,8 +22,8 @@ def train_laser(
     Args:
         config: the experiment.
         stages: the stages that it shares with others (`make_stages`).
-        run_dir: one directory per run; holds `checkpoints/` and a copy of the `recommender/`, and training goes on
-            from the last whole checkpoint in it. On a cluster, on storage that all nodes share.
+        run_dir: one directory per run; holds `checkpoints/` and a copy of the `recommender/`, if one is read, and
+            training goes on from the last whole checkpoint in it. On a cluster, on storage that all nodes share.
         report: called after every epoch, in this process or, on Ray, in the controller's: it must pickle.
         callbacks: Ray Train callbacks, such as Tune's report callback; for num_workers of at least 1.
 
@@ -35,7 +35,8 @@ def train_laser(
     run_dir = run_dir.absolute()
     check_resumable(run_dir, config, stages)  # here, because a mistake that shows in a worker looks like our failure
     run_dir.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(stages.recommender, run_dir / "recommender", dirs_exist_ok=True)
+    if stages.recommender is not None:
+        shutil.copytree(stages.recommender, run_dir / "recommender", dirs_exist_ok=True)
     if config.training.num_workers == 0:
         from laser.training.plain import train_here
 

@@ -31,7 +31,7 @@ from laser.tuning.sweep import Sweep, Trial, TrialRecord
 logger = logging.getLogger(__name__)
 
 METRIC = f"val/{SELECTION_METRIC}"
-SHARED_STAGES = ("data.", "prompt.", "llm.source", "recommender.")
+SHARED_STAGES = ("data.", "prompt.", "llm.source", "recommender.", "bituning.")
 """Settings of the stages that trials share, unless the space varies them."""
 COLOURS = re.compile("\x1b\\[[0-9;]*m")
 
