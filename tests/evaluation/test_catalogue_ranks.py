@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from laser.evaluation import ranking
-from laser.evaluation.ranking import catalogue_ranks, ranks, ranks_without_histories
+from laser.evaluation.ranking import catalogue_ranks, ranks, ranks_with_history_bias
 
 
 def sorted_ranks(representation_BH: Tensor, items_IH: Tensor, targets_B: Tensor) -> Tensor:
@@ -107,10 +107,26 @@ def test_ranks_without_histories_equal_those_of_masked_scores(name, monkeypatch)
     histories[1] = np.repeat(histories[1][:3], 2)  # a repeated item leaves once
     histories[2] = histories[2][:0]
     whole_B = catalogue_ranks(representation_BH, items_IH, targets_B)
-    left_B = ranks_without_histories(whole_B, representation_BH, items_IH, targets_B, histories)
+    left_B = ranks_with_history_bias(whole_B, representation_BH, items_IH, targets_B, histories, -torch.inf)
     scores_BI = (representation_BH.double() @ items_IH.double().T).float()
     assert torch.equal(left_B, ranks(scores_BI, targets_B, histories))
     assert left_B[0] == len(items_IH) and left_B[2] == whole_B[2] and (left_B[1:] <= whole_B[1:]).sum() > 0
+
+
+@pytest.mark.parametrize("bias", [-0.5, 0.25])
+@pytest.mark.parametrize("name", [name for name in CASES if name != "one of each"])
+def test_ranks_with_a_history_bias_equal_those_of_scores_that_hold_it(name, bias):
+    representation_BH, items_IH, targets_B = CASES[name]
+    random = np.random.default_rng(0)
+    histories = [random.integers(0, len(items_IH), random.integers(1, 40)).astype(np.int32) for _ in targets_B]
+    histories[0] = np.append(histories[0], targets_B[0].item())
+    whole_B = catalogue_ranks(representation_BH, items_IH, targets_B)
+    biased_B = ranks_with_history_bias(whole_B, representation_BH, items_IH, targets_B, histories, bias)
+    scores_BI = (representation_BH.double() @ items_IH.double().T).float()
+    for row, history in enumerate(histories):
+        scores_BI[row, np.unique(history)] += bias
+    assert torch.equal(biased_B, ranks(scores_BI, targets_B))
+    assert not torch.equal(biased_B, whole_B)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])

@@ -142,7 +142,7 @@ def test_several_experts_per_user_all_get_gradient(tiny_llm):
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"recommender": {"type": "none"}}, 'recommender.type: "none"; the M-Former reads a recommender'),
+        ({"recommender": {"type": "none"}}, 'recommender.type: "none"; the M-Former and head.collaborative read'),
         (
             {"bituning": {"prefix": "none", "representation": "eos"}},
             'bituning.representation: "eos"; without prefix and suffix nothing is left to train',

@@ -162,6 +162,9 @@ class BiTuningConfig(Section):
     representation: Literal["suffix", "mean", "eos"] = "suffix"
     """Last hidden state that represents a history: the trainable suffix token's; the mean over the text's; or that of
     the LLM's own, frozen [EOS] token in the suffix's place. Paper: suffix; the others are its Table 5."""
+    init: Literal["random", "eos"] = "random"
+    """Virtual tokens before training: random at the scale of the LLM's embeddings, or all of them its [EOS] token,
+    which ranks better untrained and makes the M-Former's prefix the same for all users at first. Paper: silent."""
 
 
 class MFormerConfig(Section):
@@ -200,6 +203,42 @@ class MFormerConfig(Section):
         if self.top_k > self.num_experts:
             raise ValueError(f"top_k {self.top_k} is more than num_experts {self.num_experts}; lower it")
         return self
+
+
+class HeadConfig(Section):
+    """The space in which users and items are compared; by default the LLM's own, by cosine, as in the paper."""
+
+    width: PositiveInt | None = None
+    """Width of a linear map of the LLM's outputs; null has none. Neither in the paper nor in its code."""
+    shared: bool = True
+    """One map for users and items; false has two, equal at first."""
+    standardise: bool = False
+    """Subtract the mean and divide by the deviation of each of the LLM's outputs, over training histories and items."""
+    dropout: Fraction = 0.0
+    """Dropout of the map's inputs."""
+    collaborative: bool = False
+    """Add the frozen recommender's own product of user and item, each of its dimensions with a learned weight."""
+    history_bias: bool = False
+    """Learn a number that is added to the scores of the items of a user's own history; 0 at first."""
+    text_scale: PositiveFloat = 1.0
+    """Weight of the cosine in the score before training, beside the recommender's product."""
+
+
+class WarmStartConfig(Section):
+    """Training the head alone, before the stages, on outputs of the frozen LLM that are computed once and cached."""
+
+    epochs: NonNegativeInt = 0
+    """Most passes over every prefix of every training sequence; 0 is the paper's: no such training."""
+    patience: PositiveInt = 5
+    """Stop after so many epochs without a better validation NDCG@10; the best one's head is kept."""
+    batch_size: PositiveInt = 128
+    """Histories per step."""
+    learning_rate: PositiveFloat = 1e-3
+    """AdamW learning rate of maps and weights."""
+    scale_learning_rate: PositiveFloat = 1e-2
+    """AdamW learning rate of the single numbers: scales and history bias."""
+    weight_decay: NonNegativeFloat = 0.05
+    """AdamW weight decay of maps and weights."""
 
 
 class TrainingConfig(Section):
@@ -284,20 +323,32 @@ class Experiment(Section):
     """The frozen ID-based recommender under the M-Former. Paper: bert4rec."""
     bituning: BiTuningConfig = BiTuningConfig()
     mformer: MFormerConfig = MFormerConfig()
+    head: HeadConfig = HeadConfig()
+    warm_start: WarmStartConfig = WarmStartConfig()
     training: TrainingConfig = TrainingConfig()
     tracking: TrackingConfig = TrackingConfig()
 
     @property
     def uses_recommender(self) -> bool:
-        """Whether anything reads the ID-based recommender: without the M-Former none is trained or encoded with."""
-        return self.bituning.prefix == "mformer"
+        """Whether anything reads the ID-based recommender: else none is trained or encoded with."""
+        return self.bituning.prefix == "mformer" or self.head.collaborative
+
+    @property
+    def warms_up_head(self) -> bool:
+        """Whether the head is made ready before the stages."""
+        return self.head.standardise or self.warm_start.epochs > 0
 
     @model_validator(mode="after")
     def _sections_agree(self) -> "Experiment":
         if self.uses_recommender and self.recommender.type == "none":
             raise ValueError(
-                'recommender.type: "none"; the M-Former reads a recommender: name one, or set bituning.prefix to free '
-                "or none"
+                'recommender.type: "none"; the M-Former and head.collaborative read a recommender: name one, or set '
+                "bituning.prefix to free or none and head.collaborative to false"
+            )
+        if self.warm_start.epochs and self.head == HeadConfig():
+            raise ValueError(
+                f"warm_start.epochs: {self.warm_start.epochs}; there is no head to train: set head.width or "
+                "head.collaborative, or this to 0"
             )
         if self.bituning.prefix == "none" and self.bituning.representation != "suffix":
             raise ValueError(

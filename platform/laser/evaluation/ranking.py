@@ -1,7 +1,7 @@
 """Ranks of the wanted item among the whole catalogue. Never sampled candidates: they reorder systems.
 
 `ranks` reads scores that are there; `catalogue_ranks` multiplies them itself, a tile at a time, and keeps none, and
-`ranks_without_histories` takes the users' own items out of its ranks.
+`ranks_with_history_bias` lowers the users' own items in its ranks or takes them out.
 
 Shape suffixes: B batch, U users of a tile, I catalogue items, T items of a tile, H width, P pairs of user and item.
 """
@@ -60,7 +60,9 @@ def ranks(scores_BI: Tensor, targets_B: Tensor, mask_histories: Sequence[np.ndar
 
 
 @torch.no_grad()
-def catalogue_ranks(representation_BH: Tensor, item_embeddings_IH: Tensor, targets_B: Tensor) -> Tensor:
+def catalogue_ranks(
+    representation_BH: Tensor, item_embeddings_IH: Tensor, targets_B: Tensor, bias_B: Tensor | None = None
+) -> Tensor:
     """`ranks` of the dot products of each representation with each item, in memory that neither B nor I adds to.
 
     A score is the dot product of two float32 vectors, summed in float64 and rounded to float32. The ranks of these
@@ -75,6 +77,7 @@ def catalogue_ranks(representation_BH: Tensor, item_embeddings_IH: Tensor, targe
         item_embeddings_IH: float32, or bfloat16, which is widened a tile at a time; on the same device; norms of
             ordinary magnitude, 1e-15 to 1e15.
         targets_B: int64, the wanted items.
+        bias_B: float32, added to the score that an item has to reach, which is the target's.
 
     Returns:
         int64 ranks_B, from 1 to I.
@@ -97,57 +100,69 @@ def catalogue_ranks(representation_BH: Tensor, item_embeddings_IH: Tensor, targe
     ranks_B = torch.empty_like(targets_B)
     for start in range(0, len(targets_B), TILE_USERS):
         users = slice(start, start + TILE_USERS)
-        ranks_B[users] = _tiled_ranks(representation_BH[users], item_embeddings_IH, targets_B[users], error_B[users])
+        wanted_U = _exact_scores(
+            representation_BH[users],
+            item_embeddings_IH,
+            torch.arange(len(targets_B[users]), device=targets_B.device),
+            targets_B[users],
+        )
+        if bias_B is not None:
+            wanted_U += bias_B[users]
+        ranks_B[users] = _tiled_ranks(representation_BH[users], item_embeddings_IH, wanted_U, error_B[users])
     return ranks_B
 
 
 @torch.no_grad()
-def ranks_without_histories(
+def ranks_with_history_bias(
     ranks_B: Tensor,
     representation_BH: Tensor,
     item_embeddings_IH: Tensor,
     targets_B: Tensor,
     histories: Sequence[np.ndarray],
+    bias: float,
 ) -> Tensor:
-    """What `catalogue_ranks` gives when no user is recommended an item of the own history.
+    """What `catalogue_ranks` gives when a number is added to the scores of the items of each user's own history.
 
-    A rank counts the items that reach the target's score, by the scores' exact definition; those of the history among
-    them, each once, are scored again by the same definition and taken off. So this is exact too, and costs as many
+    A rank counts the items that reach the target's score, by the scores' exact definition; those of the history are
+    scored again by the same definition, and counted with the bias instead. So this is exact too, and costs as many
     products as the histories have items.
 
     Args:
         ranks_B: int64, what `catalogue_ranks` gives for the other arguments.
         representation_BH: float32.
-        item_embeddings_IH: float32.
+        item_embeddings_IH: float32 or bfloat16.
         targets_B: int64, the wanted items.
-        histories: for each row, item ids, repeated or not. A target that is among them ranks last.
+        histories: for each row, item ids, repeated or not.
+        bias: added to their scores, a target's among them; -inf never recommends them.
 
     Returns:
-        int64 ranks_B, from 1 to I.
+        int64 ranks_B, from 1 to I. With -inf, a target of the own history ranks last.
     """
-    rows_P, items_P = _pairs([np.unique(history) for history in histories], ranks_B.device)
-    rows_B = torch.arange(len(ranks_B), device=ranks_B.device)
+    device = ranks_B.device
+    rows_P, items_P = _pairs([np.unique(history) for history in histories], device)
+    rows_B = torch.arange(len(ranks_B), device=device)
     wanted_B = _exact_scores(representation_BH, item_embeddings_IH, rows_B, targets_B)
+    own_B = rows_P[items_P == targets_B[rows_P]]
+    if len(own_B):
+        wanted_B[own_B] += bias
+        bias_B = torch.full_like(wanted_B[own_B], bias)
+        again_B = catalogue_ranks(representation_BH[own_B], item_embeddings_IH, targets_B[own_B], bias_B)
+        ranks_B = ranks_B.index_copy(0, own_B, again_B)
     exact_P = _exact_scores(representation_BH, item_embeddings_IH, rows_P, items_P)
-    left_B = ranks_B.index_add(0, rows_P, (exact_P >= wanted_B[rows_P]).long(), alpha=-1)
-    own_B = torch.zeros_like(ranks_B, dtype=torch.bool)
-    own_B[rows_P[items_P == targets_B[rows_P]]] = True
-    return left_B.masked_fill(own_B, len(item_embeddings_IH))
+    with_P, without_P = (exact_P + bias >= wanted_B[rows_P]), (exact_P >= wanted_B[rows_P])
+    return ranks_B.index_add(0, rows_P, with_P.long() - without_P.long())
 
 
-def _tiled_ranks(representation_UH: Tensor, item_embeddings_IH: Tensor, targets_U: Tensor, error_U: Tensor) -> Tensor:
-    """Ranks of a tile's users, over all items: int64 ranks_U."""
-    num_users = len(targets_U)
-    wanted_U = _exact_scores(
-        representation_UH, item_embeddings_IH, torch.arange(num_users, device=targets_U.device), targets_U
-    )
+def _tiled_ranks(representation_UH: Tensor, item_embeddings_IH: Tensor, wanted_U: Tensor, error_U: Tensor) -> Tensor:
+    """How many items reach the wanted scores of a tile's users, over all items: int64 ranks_U."""
+    num_users = len(wanted_U)
     possible_U1, sure_U1 = (wanted_U - error_U)[:, None], (wanted_U + error_U)[:, None]
     num_items = min(len(item_embeddings_IH), max(1, TILE_SCORES // num_users))
     if item_embeddings_IH.dtype != torch.float32:
         num_items = min(num_items, max(1, WIDENED_ELEMENTS // item_embeddings_IH.shape[1]))
     scores_UT, at_least_UT = representation_UH.new_empty(2, num_users, num_items)
     num_sure_U, num_possible_U = representation_UH.new_empty(2, num_users)
-    ranks_U = torch.zeros_like(targets_U)
+    ranks_U = torch.zeros_like(wanted_U, dtype=torch.int64)
     for start in range(0, len(item_embeddings_IH), num_items):
         items_TH = item_embeddings_IH[start : start + num_items].float()
         scores, at_least = scores_UT[:, : len(items_TH)], at_least_UT[:, : len(items_TH)]

@@ -1,6 +1,7 @@
 """Laser: a frozen LLM, adapted by the M-Former's prefix and one suffix token (arXiv 2409.01605).
 
-Shape suffixes: B batch, N history items, C recommender width, T text tokens, H LLM width.
+Shape suffixes: B batch, N history items, C recommender width, T text tokens, H LLM width, D width of the space of
+comparison.
 
 Parameters under `llm.` are frozen; all others are trained.
 """
@@ -8,11 +9,13 @@ Parameters under `llm.` are frozen; all others are trained.
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from laser.config.schema import Experiment, MFormerConfig
+from laser.config.schema import Experiment, HeadConfig, MFormerConfig
 from laser.models.bituning import BiTuning
+from laser.models.head import Head, Side
 from laser.models.llm import Decoder, eos_token_id
 from laser.models.mformer import MFormer, Routing
 
@@ -22,6 +25,10 @@ class LaserOutput(NamedTuple):
 
     representation_BH: Tensor
     """h_u of a user's history or, for a history of one item, h_i; float32."""
+    vector_BD: Tensor
+    """What is compared: a user's times an item's is the score. Without head, h at length 1: cosines."""
+    history_bias: Tensor | None
+    """Added to the scores of the items of the own history, (1,); None adds nothing."""
     routing: Routing | None
     """None where there is no M-Former."""
 
@@ -33,22 +40,30 @@ class Laser(nn.Module):
         llm: frozen decoder without LM head.
         mformer: makes the prefix; None leaves it to `bituning`.
         bituning: holds the suffix, or a prefix that is the same for all, and runs the LLM.
+        head: maps representations to where they are compared; None compares them by cosine, as the paper does.
     """
 
-    def __init__(self, llm: Decoder, mformer: MFormer | None, bituning: BiTuning) -> None:
+    def __init__(self, llm: Decoder, mformer: MFormer | None, bituning: BiTuning, head: Head | None = None) -> None:
         super().__init__()
         self.llm = llm.requires_grad_(False)
         self.mformer = mformer
         self.bituning = bituning
+        self.head = head
         self.num_experts, self.num_virtual_tokens = 0, 0 if bituning.prefix is None else len(bituning.prefix)
         if mformer is not None:
             self.num_experts, self.num_virtual_tokens, _ = mformer.query_tokens.shape
         self.llm_width = bituning.llm_width
+        self.vector_width = self.llm_width if head is None else head.width
         self._recompute = False
         self.train()
 
     def forward(
-        self, token_ids_BT: Tensor, token_mask_BT: Tensor, encoding_BNC: Tensor, encoding_mask_BN: Tensor
+        self,
+        token_ids_BT: Tensor,
+        token_mask_BT: Tensor,
+        encoding_BNC: Tensor,
+        encoding_mask_BN: Tensor,
+        of: Side | None = None,
     ) -> LaserOutput:
         """Represent a batch of histories.
 
@@ -57,16 +72,25 @@ class Laser(nn.Module):
             token_mask_BT: true at real tokens.
             encoding_BNC: the frozen recommender's hidden states, float32, right-padded; C is 0 without M-Former.
             encoding_mask_BN: true at real items.
+            of: whether these are users or items, and the recommender's vectors of them; for the head alone.
         """
-        if self.mformer is None:
-            return LaserOutput(self.bituning(self.llm, None, token_ids_BT, token_mask_BT), None)
-        prefix = self.mformer(encoding_BNC, encoding_mask_BN)
-        representation_BH = self.bituning(self.llm, prefix.prefix_BLH, token_ids_BT, token_mask_BT)
-        return LaserOutput(representation_BH, prefix.routing)
+        prefix_BLH = routing = None
+        if self.mformer is not None:
+            prefix_BLH, routing = self.mformer(encoding_BNC, encoding_mask_BN)
+        representation_BH = self.bituning(self.llm, prefix_BLH, token_ids_BT, token_mask_BT)
+        if self.head is None:
+            return LaserOutput(representation_BH, F.normalize(representation_BH, dim=-1), None, routing)
+        assert of is not None, "a head has two sides"
+        vector_BD, history_bias = self.head(representation_BH, of)
+        return LaserOutput(representation_BH, vector_BD, history_bias, routing)
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """Everything but the LLM, by name."""
         return {name: parameter for name, parameter in self.named_parameters() if not name.startswith("llm.")}
+
+    def statistics(self) -> dict[str, Tensor]:
+        """What is neither trained nor the LLM's and yet part of the model, by name: small, whole on every worker."""
+        return {name: buffer for name, buffer in self.named_buffers() if name.startswith("head.")}
 
     @property
     def num_added_tokens(self) -> int:
@@ -83,6 +107,16 @@ class Laser(nn.Module):
     def virtual_token_names() -> tuple[str, ...]:
         """The trainable weights that are virtual tokens themselves; they may have a learning rate of their own."""
         return ("mformer.query_tokens", "bituning.prefix", "bituning.suffix")
+
+    @torch.no_grad()
+    def start_virtual_tokens(self, token_H: Tensor) -> None:
+        """Make every virtual token the given one; the M-Former's prefix then is the same for all users at first."""
+        for tokens in (self.bituning.suffix, self.bituning.prefix):
+            if tokens is not None:
+                tokens.copy_(token_H.expand_as(tokens))
+        if self.mformer is not None:
+            self.mformer.projection.weight.zero_()
+            self.mformer.projection.bias.copy_(token_H)
 
     def enable_gradient_checkpointing(self) -> None:
         """Keep only the input of each decoder block and recompute the rest in the backward pass."""
@@ -103,14 +137,21 @@ class Laser(nn.Module):
         return self
 
 
-def build_laser(config: Experiment, llm: Decoder, recommender_width: int, embedding_std: float) -> Laser:
+def build_laser(
+    config: Experiment,
+    llm: Decoder,
+    recommender_width: int,
+    embedding_std: float,
+    first_token_H: Tensor | None = None,
+) -> Laser:
     """Laser around a loaded LLM, initialised from `training.seed` alone: the same on every worker.
 
     Args:
-        config: sections bituning, mformer and training.
+        config: sections bituning, mformer, head and training.
         llm: the frozen decoder, whole or sharded by ZeRO-3.
-        recommender_width: C; not looked at without M-Former.
+        recommender_width: C; 0 without a recommender.
         embedding_std: standard deviation of the LLM's input embeddings, the scale of the virtual tokens.
+        first_token_H: what every virtual token is before training; None draws them at random.
     """
     llm_width = llm.config.get_text_config().hidden_size
     with torch.random.fork_rng():
@@ -125,7 +166,26 @@ def build_laser(config: Experiment, llm: Decoder, recommender_width: int, embedd
             config.mformer.num_virtual_tokens if config.bituning.prefix == "free" else 0,
             eos_token_id(llm.config) if config.bituning.representation == "eos" else None,
         )
-    return Laser(llm, mformer, bituning)
+        head = build_head(config.head, llm_width, recommender_width)
+    laser = Laser(llm, mformer, bituning, head)
+    if first_token_H is not None:
+        laser.start_virtual_tokens(first_token_H)
+    return laser
+
+
+def build_head(config: HeadConfig, llm_width: int, recommender_width: int) -> Head | None:
+    """The head of these settings; None where they are the paper's. Weights come from torch's global generator."""
+    if config == HeadConfig():
+        return None
+    return Head(
+        llm_width=llm_width,
+        width=config.width,
+        recommender_width=recommender_width if config.collaborative else 0,
+        shared=config.shared,
+        dropout=config.dropout,
+        history_bias=config.history_bias,
+        text_scale=config.text_scale,
+    )
 
 
 def build_mformer(config: MFormerConfig, recommender_width: int, llm_width: int, output_std: float) -> MFormer:

@@ -151,14 +151,29 @@ def embedding_std(directory: Path, trust_remote_code: bool = False) -> float:
 
     Read from the file: under ZeRO-3 the module itself holds a shard.
     """
+    weight_VH, scale = _embedding_table(directory, trust_remote_code)
+    return float(weight_VH.float().std()) * scale
+
+
+def eos_embedding(directory: Path, trust_remote_code: bool = False) -> Tensor:
+    """The [EOS] token's input embedding as the first block receives it, float32 (H,), read from the file.
+
+    Raises:
+        UserError: the model has no such token.
+    """
+    weight_VH, scale = _embedding_table(directory, trust_remote_code)
+    return weight_VH[eos_token_id(llm_config(directory, 1, trust_remote_code))].float() * scale
+
+
+def _embedding_table(directory: Path, trust_remote_code: bool) -> tuple[Tensor, float]:
+    """Input embeddings (V, H) and the factor that the model puts on them."""
     settings = LLMConfig(implementation="transformers", trust_remote_code=trust_remote_code)
     with torch.device("meta"):
         llm = empty_llm(llm_config(directory, 1, trust_remote_code), torch.float32, settings)
     table = llm.get_input_embeddings()
     name = next(name for name, module in llm.named_modules() if module is table)
-    _, weight = next(llm_weights(directory, [f"{name}.weight"]))
-    scale = getattr(table, "scalar_embed_scale", 1.0)  # Gemma multiplies its embeddings inside the module
-    return float(weight.float().std()) * float(scale)
+    _, weight_VH = next(llm_weights(directory, [f"{name}.weight"]))
+    return weight_VH, float(getattr(table, "scalar_embed_scale", 1.0))  # Gemma multiplies inside the module
 
 
 def eos_token_id(config: PretrainedConfig) -> int:

@@ -5,7 +5,9 @@ Shape suffixes: B batch, N history items, C recommender width, I catalogue items
 
 from abc import ABC, abstractmethod
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 
@@ -39,6 +41,10 @@ class SequentialRecommender(nn.Module, ABC):
         Returns:
             float32 encoding_BNC, zero at the padding.
         """
+
+    @abstractmethod
+    def item_vectors(self) -> NDArray[np.float32]:
+        """What a last hidden state is multiplied with to score an item, exactly or nearly: vectors_IC."""
 
     @abstractmethod
     def scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:

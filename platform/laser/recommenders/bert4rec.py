@@ -7,8 +7,10 @@ SASRec (arXiv 2207.07483).
 Shape suffixes: B batch, N history items, C recommender width, I catalogue items, M masked positions.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 from transformers.models.bert.modeling_bert import BertPredictionHeadTransform
@@ -71,6 +73,10 @@ class BERT4Rec(SequentialRecommender):
         """Hidden states of the history as it is: no [MASK] is appended. See the base class."""
         assert item_ids_BN.shape[1] <= self.max_history, "the caller cuts histories to max_history"
         return self._states(item_ids_BN, mask_BN) * mask_BN[..., None]
+
+    def item_vectors(self) -> NDArray[np.float32]:
+        """The output layer without its bias: nearly, because a score is read at an appended [MASK]."""
+        return self.encoder.embeddings.word_embeddings.weight[: self.num_items].detach().cpu().numpy()
 
     def scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
         assert item_ids_BN.shape[1] <= self.max_history, "the caller cuts histories to max_history"

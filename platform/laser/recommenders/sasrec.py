@@ -6,8 +6,10 @@ whole catalogue in place of one sampled negative, which by itself lifts SASRec a
 Shape suffixes: B batch, N history items, C recommender width, I catalogue items, M predicted positions.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import GPT2Config, GPT2Model
 
@@ -53,6 +55,9 @@ class SASRec(SequentialRecommender):
 
     def encode(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
         return self._states(item_ids_BN) * mask_BN[..., None]
+
+    def item_vectors(self) -> NDArray[np.float32]:
+        return self.decoder.wte.weight.detach().cpu().numpy()
 
     def scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
         return last_state(self._states(item_ids_BN), mask_BN) @ self.decoder.wte.weight.T

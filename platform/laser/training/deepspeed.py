@@ -113,7 +113,9 @@ class DeepSpeedEngine:
             self._materialise_moments()
 
     def forward(self, batch: Batch) -> LaserOutput:
-        return self.engine(batch.token_ids_BT, batch.token_mask_BT, batch.encoding_BNC, batch.encoding_mask_BN)
+        return self.engine(
+            batch.token_ids_BT, batch.token_mask_BT, batch.encoding_BNC, batch.encoding_mask_BN, batch.of
+        )
 
     def backward(self, loss: Tensor) -> None:
         # DeepSpeed averages gradients over workers; ours are shares of one loss, so they add up.
@@ -134,12 +136,15 @@ class DeepSpeedEngine:
 
     def trainable_state(self) -> dict[str, Tensor]:
         named = self.laser.trainable_parameters()
-        return {name: self._full(parameter).to("cpu", torch.float32) for name, parameter in named.items()}
+        state = {name: self._full(parameter).to("cpu", torch.float32) for name, parameter in named.items()}
+        return state | {name: value.to("cpu", copy=True) for name, value in self.laser.statistics().items()}
 
     def load_trainable(self, state: Mapping[str, Tensor]) -> None:
         for name, parameter in self.laser.trainable_parameters().items():
             with self._gathered(parameter, writer=0), torch.no_grad():
                 parameter.copy_(state[name])
+        for name, value in self.laser.statistics().items():
+            value.copy_(state[name])
         if self.stage:
             self.engine.optimizer.refresh_fp32_params()
 

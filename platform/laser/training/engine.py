@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from laser.config.schema import TrainingConfig
+from laser.models.head import Side
 from laser.models.laser import Laser, LaserOutput
 
 
@@ -29,6 +30,10 @@ class Batch:
     weights_B: Tensor
     num_tokens: int
     """Real text tokens of the weighted histories, without padding and virtual tokens."""
+    of: Side | None = None
+    """Whether these are users or items, and the recommender's vectors of them; a head needs it."""
+    own_items: tuple[Tensor, Tensor] | None = None
+    """Row and id of each item of the whole histories, each once a row, int64; a history bias needs it."""
 
 
 OptimizerState = dict[str, Tensor]
@@ -59,10 +64,10 @@ class Engine(Protocol):
         """The router's whole weight W_r (K, C), without gradient; None without M-Former (collective)."""
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """All trainable weights in full shape, float32, on the CPU of every worker (collective)."""
+        """All trainable weights and statistics in full shape, float32, on the CPU of every worker (collective)."""
 
     def load_trainable(self, state: Mapping[str, Tensor]) -> None:
-        """Overwrite the trainable weights (collective)."""
+        """Overwrite the trainable weights and statistics (collective)."""
 
     def optimizer_state(self) -> OptimizerState:
         """Adam's moments in full shape (collective)."""
@@ -113,7 +118,7 @@ class PlainEngine:
         self.optimizer = adam(laser, config)
 
     def forward(self, batch: Batch) -> LaserOutput:
-        return self.laser(batch.token_ids_BT, batch.token_mask_BT, batch.encoding_BNC, batch.encoding_mask_BN)
+        return self.laser(batch.token_ids_BT, batch.token_mask_BT, batch.encoding_BNC, batch.encoding_mask_BN, batch.of)
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()
@@ -139,12 +144,12 @@ class PlainEngine:
     def trainable_state(self) -> dict[str, Tensor]:
         return {
             name: parameter.detach().to("cpu", torch.float32, copy=True)
-            for name, parameter in self.laser.trainable_parameters().items()
+            for name, parameter in (self.laser.trainable_parameters() | self.laser.statistics()).items()
         }
 
     def load_trainable(self, state: Mapping[str, Tensor]) -> None:
         with torch.no_grad():
-            for name, parameter in self.laser.trainable_parameters().items():
+            for name, parameter in (self.laser.trainable_parameters() | self.laser.statistics()).items():
                 parameter.copy_(state[name])
 
     def optimizer_state(self) -> OptimizerState:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from laser.config.compose import stage_key
 from laser.config.errors import UserError
@@ -19,7 +20,8 @@ from laser.data.batches import pad_right
 from laser.data.dataset import Dataset, Examples
 from laser.data.prepare import prepare_dataset
 from laser.data.prompts import Prompts
-from laser.models.llm import embedding_std, eos_token_id, llm_config, load_tokenizer
+from laser.models.head import ITEMS, USERS, Side
+from laser.models.llm import embedding_std, eos_embedding, eos_token_id, llm_config, load_tokenizer
 from laser.models.llm_source import resolve_llm
 from laser.recommenders.encodings import Encodings, user_encodings
 from laser.recommenders.storage import load_recommender, weights_hash
@@ -38,6 +40,8 @@ class Histories:
     prompts: Prompts
     lengths: NDArray[np.int64]
     """Text tokens of each example."""
+    item_vectors_IC: NDArray[np.float32] | None = None
+    """The recommender's vectors of the items, where the examples are the items themselves."""
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -61,7 +65,29 @@ class Histories:
             targets_B=torch.from_numpy(self.examples.targets[indices].astype(np.int64)).to(device),
             weights_B=torch.tensor(weights, dtype=torch.float32, device=device),
             num_tokens=int(self.lengths[indices][real].sum()),
+            of=Side(self.side, torch.from_numpy(self.states(indices)).to(device)),
+            own_items=self.own_items(indices, device),
         )
+
+    @property
+    def side(self) -> int:
+        """USERS or ITEMS."""
+        return USERS if self.item_vectors_IC is None else ITEMS
+
+    def states(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The recommender's last hidden state of each history, or its vectors of the items: float32 states_BC."""
+        if self.item_vectors_IC is not None:
+            return self.item_vectors_IC[self.examples.targets[indices]]
+        if self.encodings is None:
+            return np.zeros((len(indices), 0), np.float32)
+        return np.stack([self.encodings.history(int(index))[-1] for index in indices])
+
+    def own_items(self, indices: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Row and id of each item of the whole histories, each once a row, int64."""
+        own = [np.unique(self.examples.whole_history(int(index))) for index in indices]
+        rows_P = np.repeat(np.arange(len(own)), [len(items) for items in own])
+        items_P = np.concatenate(own).astype(np.int64)
+        return torch.from_numpy(rows_P).to(device), torch.from_numpy(items_P).to(device)
 
 
 @dataclass(frozen=True)
@@ -76,11 +102,15 @@ class Inputs:
     """C; 0 without recommender."""
     embedding_std: float
     """Standard deviation of the LLM's input embeddings: the scale of the virtual tokens."""
+    first_token_H: Tensor | None
+    """What every virtual token is before training; None where they are random."""
     train: Histories
     val: Histories
     test: Histories
     items: Histories
     """Each item as a history of one item, in the order of internal ids."""
+    prefixes: Histories | None
+    """Every prefix of the training sequences of the users of `train`; None without warm start."""
 
     @property
     def stages(self) -> SharedStages:
@@ -104,6 +134,8 @@ def prepare_inputs(config: Experiment, recommender_directory: Path | None = None
     llm = llm_config(llm_directory, config.llm.num_layers, config.llm.trust_remote_code)  # a wrong depth shows here
     if config.bituning.representation == "eos":
         eos_token_id(llm)
+    starts_at_eos = config.bituning.init == "eos"
+    first_token_H = eos_embedding(llm_directory, config.llm.trust_remote_code) if starts_at_eos else None
     recommender = None
     if config.uses_recommender and recommender_directory is None:
         recommender, info = pretrained_recommender(config.recommender, dataset, cache)
@@ -117,6 +149,8 @@ def prepare_inputs(config: Experiment, recommender_directory: Path | None = None
         item_prompts = prompts.with_instruction(config.prompt.item_instruction, tokenizer)
     training, longest = config.training, config.prompt.max_history_items
 
+    vectors_IC = np.zeros((dataset.num_items, 0), np.float32) if recommender is None else recommender.item_vectors()
+
     def histories(split: str, examples: Examples) -> Histories:
         examples = examples.last(longest)
         encodings = None
@@ -124,23 +158,30 @@ def prepare_inputs(config: Experiment, recommender_directory: Path | None = None
             key = stage_key("encodings", weights, dataset.fingerprint, split, longest, len(examples), training.seed)
             encodings = user_encodings(recommender, examples, cache / "encodings", key)
         words = item_prompts if split == "items" else prompts
-        return Histories(examples, encodings, words, words.lengths(examples))
+        return Histories(examples, encodings, words, words.lengths(examples), vectors_IC if split == "items" else None)
 
     def sampled(examples: Examples, num_users: int | None) -> Examples:
         if num_users is None or num_users >= len(examples):
             return examples
         return examples.sample(num_users, training.seed)
 
+    train = sampled(dataset.examples("train"), training.train_users)
+    prefixes = None
+    if config.warms_up_head:
+        every = dataset.examples("train", every_prefix=True)
+        prefixes = histories("prefixes", every.take(np.flatnonzero(np.isin(every.users, train.users))))
     inputs = Inputs(
         dataset=dataset,
         llm_directory=llm_directory,
         recommender_directory=recommender_directory,
         recommender_width=0 if recommender is None else recommender.hidden_size,
         embedding_std=embedding_std(llm_directory, config.llm.trust_remote_code),
-        train=histories("train", sampled(dataset.examples("train"), training.train_users)),
+        first_token_H=first_token_H,
+        train=histories("train", train),
         val=histories("val", sampled(dataset.examples("val"), training.validation_users)),
         test=histories("test", dataset.examples("test")),
         items=histories("items", Examples.of_items(dataset.num_items)),
+        prefixes=prefixes,
     )
     for split, examples in (("training", inputs.train), ("validation", inputs.val)):
         if not len(examples):

@@ -4,20 +4,20 @@ Shape suffixes: B batch, E examples, I catalogue items, H LLM width, K experts.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import ceil
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from laser.config.progress import progress
 from laser.config.schema import TrainingConfig
 from laser.data.batches import inference_batches, share, training_batches
-from laser.evaluation.ranking import catalogue_ranks, ranks_without_histories
+from laser.evaluation.ranking import catalogue_ranks, ranks_with_history_bias
 from laser.evaluation.user_ranks import UserRanks
+from laser.models.laser import LaserOutput
 from laser.training.engine import Batch, Engine
 from laser.training.inputs import Histories
 from laser.training.step import training_step
@@ -36,7 +36,7 @@ def train_epoch(
     Args:
         engine: this worker's model.
         histories: the training examples, the same on every worker.
-        item_embeddings_IH: of length 1, fixed for the epoch.
+        item_embeddings_IH: what is compared of each item, fixed for the epoch.
         config: batch sizes, seed, schedule.
         epoch: epochs done before this one, over both stages: with the seed it determines the order of the data.
         label: names the epoch in the progress line.
@@ -100,10 +100,10 @@ def own_micro_batches(
     ]
 
 
-def representations(
+def outputs(
     engine: Engine, histories: Histories, batch_tokens: int, label: str
-) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
-    """Yield `(indices, representation_BH)` for this worker's part of the histories, without gradient.
+) -> Iterator[tuple[NDArray[np.int64], LaserOutput]]:
+    """Yield `(indices, output)` for this worker's part of the histories, without gradient.
 
     The batches are dealt out to the workers in turn; a worker that has none left repeats one and yields nothing for it.
     """
@@ -116,34 +116,40 @@ def representations(
             indices = batches[min(number, len(batches) - 1)]
             output = engine.forward(histories.batch(indices, [1.0] * len(indices), engine.device))
             if number < len(batches):
-                yield indices, output.representation_BH
+                yield indices, output
 
 
 def encode_items(engine: Engine, items: Histories, config: TrainingConfig) -> Tensor:
-    """All item embeddings at length 1 (I, H), in `training.item_dtype`, on every worker; each encodes its part."""
-    width, dtype = engine.laser.llm_width, ITEM_DTYPES[config.item_dtype]
-    unit_items_IH = torch.zeros(len(items), width, device=engine.device, dtype=dtype)
-    for indices, representation_BH in representations(engine, items, config.inference_batch_tokens, "encode items"):
-        unit_BH = F.normalize(representation_BH.float(), dim=-1)
-        unit_items_IH[torch.from_numpy(indices).to(engine.device)] = unit_BH.to(dtype)
-    for part in unit_items_IH.split(max(1, SUM_ELEMENTS // width)):
+    """What is compared of all items (I, D), in `training.item_dtype`, on every worker; each encodes its part."""
+    width, dtype = engine.laser.vector_width, ITEM_DTYPES[config.item_dtype]
+    items_ID = torch.zeros(len(items), width, device=engine.device, dtype=dtype)
+    for indices, output in outputs(engine, items, config.inference_batch_tokens, "encode items"):
+        items_ID[torch.from_numpy(indices).to(engine.device)] = output.vector_BD.to(dtype)
+    for part in items_ID.split(max(1, SUM_ELEMENTS // width)):
         part.copy_(engine.sum(part))  # exact: all workers but one add zeros
-    return unit_items_IH
+    return items_ID
 
 
-def evaluate(
-    engine: Engine, histories: Histories, item_embeddings_IH: Tensor, config: TrainingConfig, label: str
-) -> UserRanks:
+def evaluate(engine: Engine, histories: Histories, items_ID: Tensor, config: TrainingConfig, label: str) -> UserRanks:
     """Each user's rank of the target in the full catalogue; each worker ranks its part of the users."""
     examples = histories.examples
     ranks_2E = torch.zeros(2, len(histories), dtype=torch.int64, device=engine.device)
     targets_E = torch.from_numpy(examples.targets.astype(np.int64)).to(engine.device)
-    for indices, representation_BH in representations(engine, histories, config.inference_batch_tokens, label):
+    for indices, output in outputs(engine, histories, config.inference_batch_tokens, label):
         rows = torch.from_numpy(indices).to(engine.device)
-        unit_BH = F.normalize(representation_BH.float(), dim=-1)
-        ranks_B = catalogue_ranks(unit_BH, item_embeddings_IH, targets_E[rows])
         own = [examples.whole_history(int(index)) for index in indices]
-        ranks_2E[0, rows] = ranks_B
-        ranks_2E[1, rows] = ranks_without_histories(ranks_B, unit_BH, item_embeddings_IH, targets_E[rows], own)
+        bias = 0.0 if output.history_bias is None else float(output.history_bias)
+        ranks_2E[:, rows] = torch.stack(user_ranks(output.vector_BD, items_ID, targets_E[rows], own, bias))
     ranks_E, masked_E = engine.sum(ranks_2E).cpu().numpy()
     return UserRanks(examples.users, examples.targets, ranks_E, masked_E)
+
+
+def user_ranks(
+    vector_BD: Tensor, items_ID: Tensor, targets_B: Tensor, histories: Sequence[np.ndarray], bias: float
+) -> tuple[Tensor, Tensor]:
+    """Ranks of the targets, with `bias` on the items of the histories and with them masked: int64 ranks_B, twice."""
+    ranks_B = catalogue_ranks(vector_BD, items_ID, targets_B)
+    masked_B = ranks_with_history_bias(ranks_B, vector_BD, items_ID, targets_B, histories, -torch.inf)
+    if bias:
+        ranks_B = ranks_with_history_bias(ranks_B, vector_BD, items_ID, targets_B, histories, bias)
+    return ranks_B, masked_B

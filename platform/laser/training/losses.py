@@ -24,19 +24,55 @@ def item_scores(representation_BH: Tensor, item_embeddings_IH: Tensor) -> Tensor
 
 
 def item_contrastive_loss(
-    representation_BH: Tensor, unit_items_IH: Tensor, targets_B: Tensor, weights_B: Tensor, temperature: float
+    vector_BD: Tensor,
+    items_ID: Tensor,
+    targets_B: Tensor,
+    weights_B: Tensor,
+    temperature: float,
+    history_bias: Tensor | None = None,
+    own_items: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Softmax cross-entropy of the scaled cosines over the whole catalogue, summed with weights (Eq. 8).
+    """Softmax cross-entropy of the scaled scores over the whole catalogue, summed with weights (Eq. 8).
 
     Args:
-        representation_BH: of any length.
-        unit_items_IH: item embeddings of length 1, float32 or bfloat16; they get a gradient if they require one.
+        vector_BD: float32, what `Laser` compares of each history; its products with those of items are the scores.
+        items_ID: the same of all items, float32 or bfloat16; they get a gradient if they require one.
         targets_B: internal id of the item that came next, int64.
         weights_B: 1 for a real example, 0 for one that only fills a worker's share.
         temperature: τ.
+        history_bias: b, (1,), added to the scores of `own_items`.
+        own_items: row and id of each item of the histories, int64, no pair twice.
     """
-    unit_BH = F.normalize(representation_BH.float(), dim=-1)
-    return (catalogue_cross_entropy(unit_BH, unit_items_IH, targets_B, temperature) * weights_B).sum()
+    losses_B = catalogue_cross_entropy(vector_BD, items_ID, targets_B, temperature)
+    if history_bias is not None and own_items is not None:
+        losses_B = losses_B + _of_bias(losses_B, vector_BD, items_ID, targets_B, temperature, history_bias, own_items)
+    return (losses_B * weights_B).sum()
+
+
+def _of_bias(
+    losses_B: Tensor,
+    vector_BD: Tensor,
+    items_ID: Tensor,
+    targets_B: Tensor,
+    temperature: float,
+    history_bias: Tensor,
+    own_items: tuple[Tensor, Tensor],
+) -> Tensor:
+    """What a bias on the items of the histories (P pairs) changes in each loss, without looking at the other items.
+
+    With probabilities p before the bias, the sum of the exponentials grows by the factor 1 + Σ_own p (e^(b/τ) - 1).
+    """
+    rows_P, items_P = own_items
+    bias = history_bias / temperature
+
+    def scores(rows: Tensor, items: Tensor) -> Tensor:
+        return (vector_BD[rows] * items_ID[items].to(vector_BD.dtype)).sum(dim=-1) / temperature
+
+    normaliser_B = losses_B + scores(torch.arange(len(targets_B), device=targets_B.device), targets_B)
+    probability_P = (scores(rows_P, items_P) - normaliser_B[rows_P]).exp()
+    growth_B = torch.zeros_like(losses_B).index_add(0, rows_P, probability_P * bias.expm1())
+    is_own_B = torch.zeros_like(losses_B).index_add(0, rows_P, (items_P == targets_B[rows_P]).to(losses_B.dtype))
+    return growth_B.clamp(min=-1 + 1e-6).log1p() - bias * is_own_B
 
 
 def catalogue_cross_entropy(

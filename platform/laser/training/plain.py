@@ -16,7 +16,7 @@ from laser.training.stages import TwoStageTraining
 def build_plain(config: Experiment, inputs: Inputs, device: torch.device) -> Laser:
     """The model whole on one device."""
     llm = load_llm(inputs.llm_directory, choose_dtype(config.llm.dtype, device), config.llm, device)
-    laser = build_laser(config, llm, inputs.recommender_width, inputs.embedding_std)
+    laser = build_laser(config, llm, inputs.recommender_width, inputs.embedding_std, inputs.first_token_H)
     if config.training.gradient_checkpointing:
         laser.enable_gradient_checkpointing()
     return laser

@@ -122,7 +122,7 @@ def _worker(settings: dict[str, str]) -> None:
         llm = sharded_llm(inputs.llm_directory, dtype, config.llm, training)
     else:
         llm = load_llm(inputs.llm_directory, dtype, config.llm, device)
-    laser = build_laser(config, llm, inputs.recommender_width, inputs.embedding_std)
+    laser = build_laser(config, llm, inputs.recommender_width, inputs.embedding_std, inputs.first_token_H)
     if training.gradient_checkpointing:
         laser.enable_gradient_checkpointing()
     engine = DeepSpeedEngine(laser, training, device)

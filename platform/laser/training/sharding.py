@@ -102,7 +102,7 @@ def footprint(laser: Laser, config: Experiment, longest: int, catalogue: int) ->
         largest_block=max(_bytes(module.parameters(recurse=False)) for module in laser.llm.modules()),
         trainable=_bytes(laser.trainable_parameters().values()),
         activations=tokens * decoder.num_hidden_layers * width * size
-        + catalogue * laser.llm_width * (2 if training.item_dtype == "bf16" else 4),
+        + catalogue * laser.vector_width * (2 if training.item_dtype == "bf16" else 4),
     )
 
 
@@ -111,7 +111,7 @@ def automatic_stage(config: Experiment, inputs: Inputs, device: torch.device, wo
     with torch.device("meta"):
         llm_settings = llm_config(inputs.llm_directory, config.llm.num_layers, config.llm.trust_remote_code)
         llm = empty_llm(llm_settings, choose_dtype(config.llm.dtype, device), config.llm)
-        laser = build_laser(config, llm, inputs.recommender_width, inputs.embedding_std)
+        laser = build_laser(config, llm, inputs.recommender_width, inputs.embedding_std, inputs.first_token_H)
     needed = footprint(laser, config, int(inputs.train.lengths.max()), len(inputs.items))
     free = torch.tensor([free_memory(device, workers_of_node)], device=device)
     dist.all_reduce(free, op=dist.ReduceOp.MIN)

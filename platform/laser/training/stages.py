@@ -38,6 +38,7 @@ from laser.training.outcome import (
     epoch_metrics,
     write_outcome,
 )
+from laser.training.warm_start import warm_start
 
 logger = logging.getLogger(__name__)
 
@@ -78,12 +79,34 @@ class TwoStageTraining:
             logger.info("resumed after %s", checkpoint.name)
             self.started -= checkpoint.state.seconds
             return checkpoint.state, checkpoint.item_embeddings().to(self.engine.device)
+        if self.config.warms_up_head:
+            return self._warm_start()
         item_embeddings_IH = encode_items(self.engine, self.inputs.items, self.training)
-        metrics = self._validate(item_embeddings_IH, "validate untrained")
-        self.report(metrics, 0)
-        history = [{"epoch": 0.0, **metrics}]
-        state = TrainingState(0, 0, 0, None, float("-inf"), self.settings, history)
+        state = self._untrained(self._validate(item_embeddings_IH, "validate untrained"))
         return self._save(state, item_embeddings_IH), item_embeddings_IH
+
+    def _untrained(self, metrics: dict[str, float]) -> TrainingState:
+        self.report(metrics, 0)
+        return TrainingState(0, 0, 0, None, float("-inf"), self.settings, [{"epoch": 0.0, **metrics}])
+
+    def _warm_start(self) -> tuple[TrainingState, Tensor]:
+        """Make the head ready; it counts as the first epoch, and may be the selected one."""
+        started = time.perf_counter()
+        warm = warm_start(self.engine, self.inputs, self.config)
+        state = self._untrained(_prefixed(warm.untrained_val))
+        metrics = {"loss": warm.loss, "stage": 0.0, "train_seconds": time.perf_counter() - started}
+        metrics |= _prefixed(warm.val)
+        state = replace(
+            state,
+            epoch=1,
+            best=checkpoint_name(0, 0),
+            best_score=warm.val[SELECTION_METRIC],
+            history=[*state.history, {"epoch": 1.0, **metrics}],
+            seconds=time.perf_counter() - self.started,
+        )
+        state = self._save(state, warm.items_ID)
+        self.report(metrics, 1)
+        return state, warm.items_ID
 
     def _stage1_epoch(self, state: TrainingState, item_embeddings_IH: Tensor) -> tuple[TrainingState, Tensor]:
         figures = self._train(state, item_embeddings_IH, 1)
@@ -128,7 +151,7 @@ class TwoStageTraining:
 
     def _validate(self, item_embeddings_IH: Tensor, label: str) -> dict[str, float]:
         ranks = evaluate(self.engine, self.inputs.val, item_embeddings_IH, self.training, label)
-        return {f"val/{name}": value for name, value in ranks.metrics().items()}
+        return _prefixed(ranks.metrics())
 
     def _save(self, state: TrainingState, item_embeddings_IH: Tensor) -> TrainingState:
         """Gather on all workers, write on the first, and go on when it is on disk."""
@@ -177,3 +200,7 @@ class TwoStageTraining:
 
     def _barrier(self) -> None:
         self.engine.sum(torch.zeros(1, device=self.engine.device))
+
+
+def _prefixed(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {f"val/{name}": value for name, value in metrics.items()}

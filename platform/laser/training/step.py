@@ -46,7 +46,7 @@ def training_step(
     Args:
         engine: this worker's model and optimizer.
         micro_batches: this worker's share; every worker holds equally many.
-        item_embeddings_IH: of all items, each of length 1, fixed for the epoch, without gradient.
+        item_embeddings_IH: what is compared of each item, fixed for the epoch, without gradient.
         config: temperature, load-balance weight.
         learning_rate_factor: the schedule's factor for this step.
     """
@@ -67,7 +67,13 @@ def training_step(
     for batch in micro_batches:
         output = engine.forward(batch)
         contrastive = item_contrastive_loss(
-            output.representation_BH, item_embeddings_IH, batch.targets_B, batch.weights_B, config.temperature
+            output.vector_BD,
+            item_embeddings_IH,
+            batch.targets_B,
+            batch.weights_B,
+            config.temperature,
+            output.history_bias,
+            batch.own_items,
         )
         contrastive = loss = contrastive / num_examples
         if output.routing is not None:

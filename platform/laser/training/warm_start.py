@@ -1,0 +1,164 @@
+"""Warm start: the head is trained on outputs of the frozen LLM that are computed once (neither paper nor its code).
+
+Whatever follows a frozen model can be trained without running it. After one pass over all prefixes and items, the loss
+over the whole catalogue with its gradient to both sides costs seconds an epoch; stages 1 and 2 then start from a
+representation that already ranks.
+
+Shape suffixes: B batch, E examples, I items, H LLM width, D head width.
+"""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from laser.config.progress import progress
+from laser.config.schema import Experiment
+from laser.data.batches import training_batches
+from laser.evaluation.user_ranks import UserRanks
+from laser.models.head import ITEMS, USERS, Head, Side
+from laser.models.laser import build_head
+from laser.training.engine import Engine
+from laser.training.inputs import Histories, Inputs
+from laser.training.loop import user_ranks
+from laser.training.losses import item_contrastive_loss
+from laser.training.outcome import SELECTION_METRIC
+from laser.training.outputs import Outputs, cached_outputs
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """What it leaves, the same on every worker."""
+
+    untrained_val: dict[str, float]
+    """Validation metrics before anything was fitted."""
+    val: dict[str, float]
+    loss: float
+    """Mean loss of the kept epoch's steps; 0 where none was better than the start."""
+    items_ID: Tensor
+    """What is compared of all items."""
+
+
+def warm_start(engine: Engine, inputs: Inputs, config: Experiment) -> WarmStart:
+    """Standardise and train the head on cached outputs, and put it into the engine's model (collective).
+
+    The first worker trains; the others take over what it has found.
+    """
+    outputs = cached_outputs(engine, inputs, config)
+    fit = _Fit(engine, inputs, outputs, config)
+    untrained = fit.validate().metrics()
+    if config.head.standardise:
+        fit.head.standardise(fit.prefixes_EH, USERS)
+        fit.head.standardise(fit.items_IH, ITEMS)
+    loss = fit.train() if engine.rank == 0 else 0.0
+    weights = {f"head.{name}": value for name, value in fit.head.state_dict().items()}
+    shared = {name: engine.sum(value * (engine.rank == 0)) for name, value in weights.items()}
+    engine.load_trainable(engine.trainable_state() | {name: value.cpu() for name, value in shared.items()})
+    fit.head.load_state_dict({name.removeprefix("head."): value for name, value in shared.items()})
+    loss = float(engine.sum(torch.tensor(loss, device=engine.device)))
+    return WarmStart(untrained, fit.validate().metrics(), loss, fit.items())
+
+
+class _Fit:
+    """The head by itself, and all that it reads."""
+
+    def __init__(self, engine: Engine, inputs: Inputs, outputs: Outputs, config: Experiment) -> None:
+        assert inputs.prefixes is not None
+        self.config, self.device, self.inputs = config, engine.device, inputs
+        self.prefixes, self.val = inputs.prefixes, inputs.val
+        self.prefixes_EH, self.val_EH, self.items_IH = (
+            part.to(self.device) for part in (outputs.prefixes_EH, outputs.val_EH, outputs.items_IH)
+        )
+        self.states = {id(part): self._states(part) for part in (inputs.prefixes, inputs.val, inputs.items)}
+        head = build_head(config.head, engine.laser.llm_width, inputs.recommender_width)
+        assert head is not None
+        weights = {name.removeprefix("head."): value for name, value in engine.trainable_state().items()}
+        head.load_state_dict({name: weights[name] for name in head.state_dict()})
+        self.head: Head = head.to(self.device)
+
+    def _states(self, part: Histories) -> Tensor:
+        return torch.from_numpy(part.states(np.arange(len(part)))).to(self.device)
+
+    def train(self) -> float:
+        """Train until validation stops improving and keep the best epoch, the start among them; its mean loss."""
+        settings = self.config.warm_start
+        singles = [p for p in self.head.parameters() if p.numel() == 1]
+        others = [p for p in self.head.parameters() if p.numel() > 1]
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": singles, "lr": settings.scale_learning_rate, "weight_decay": 0.0},
+                {"params": others, "lr": settings.learning_rate, "weight_decay": settings.weight_decay},
+            ]
+        )
+        best, best_epoch, best_loss = self._weights(), 0, 0.0
+        best_score = self.validate().metrics()[SELECTION_METRIC]
+        with torch.random.fork_rng(), progress(range(1, settings.epochs + 1), "warm start", "epoch") as epochs:
+            torch.manual_seed(self.config.training.seed)  # of the dropout
+            for epoch in epochs:
+                loss = self._epoch(optimizer, epoch)
+                score = self.validate().metrics()[SELECTION_METRIC]
+                epochs.note(loss=loss, ndcg=score, best=max(score, best_score))
+                if score > best_score:
+                    best, best_score, best_epoch, best_loss = self._weights(), score, epoch, loss
+                if epoch - best_epoch >= settings.patience:
+                    break
+        self.head.load_state_dict(best)
+        logger.info("warm start: validation NDCG@10 %.4f after epoch %d", best_score, best_epoch)
+        return best_loss
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: value.clone() for name, value in self.head.state_dict().items()}
+
+    def _epoch(self, optimizer: torch.optim.Optimizer, epoch: int) -> float:
+        self.head.train()
+        training, total = self.config.training, 0.0
+        # Every batch is as good as another here, so their lengths are not looked at.
+        for indices in training_batches(
+            np.zeros(len(self.prefixes), np.int64), self.config.warm_start.batch_size, training.seed, epoch
+        ):
+            targets_B = torch.from_numpy(self.prefixes.examples.targets[indices].astype(np.int64)).to(self.device)
+            rows = torch.from_numpy(indices).to(self.device)
+            users = self.head(self.prefixes_EH[rows], Side(USERS, self.states[id(self.prefixes)][rows]))
+            loss = item_contrastive_loss(
+                users.vector_BD,
+                self._item_vectors(),
+                targets_B,
+                torch.ones(len(indices), device=self.device),
+                training.temperature,
+                users.history_bias,
+                self.prefixes.own_items(indices, self.device),
+            ) / len(indices)
+            if not loss.isfinite():
+                raise FloatingPointError(f"warm start, epoch {epoch}: loss {float(loss)}; lower its learning rates")
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += float(loss.detach()) * len(indices)
+        return total / len(self.prefixes)
+
+    def _item_vectors(self) -> Tensor:
+        return self.head(self.items_IH, Side(ITEMS, self.states[id(self.inputs.items)])).vector_BD
+
+    @torch.no_grad()
+    def items(self) -> Tensor:
+        """What is compared of all items, without dropout."""
+        self.head.eval()
+        return self._item_vectors()
+
+    @torch.no_grad()
+    def validate(self) -> UserRanks:
+        """Ranks of the validation items."""
+        items_ID = self.items()
+        examples, ranks = self.val.examples, []
+        targets_E = torch.from_numpy(examples.targets.astype(np.int64)).to(self.device)
+        for rows in torch.arange(len(self.val), device=self.device).split(4096):
+            users = self.head(self.val_EH[rows], Side(USERS, self.states[id(self.val)][rows]))
+            own = [examples.whole_history(index) for index in rows.tolist()]
+            bias = 0.0 if users.history_bias is None else float(users.history_bias)
+            ranks.append(torch.stack(user_ranks(users.vector_BD, items_ID, targets_E[rows], own, bias)))
+        ranks_E, masked_E = torch.cat(ranks, dim=1).cpu().numpy()
+        return UserRanks(examples.users, examples.targets, ranks_E, masked_E)
