@@ -1,23 +1,28 @@
-"""BERT4Rec and SASRec: padding, reach of the attention, what the losses count."""
+"""BERT4Rec, SASRec and SASRec over text: padding, reach of the attention, what the losses count."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from laser.config.schema import Bert4RecConfig, SASRecConfig
-from laser.recommenders.base import SequentialRecommender
+from laser.config.schema import Bert4RecConfig, SASRecConfig, TextSASRecConfig
+from laser.recommenders.base import TrainedRecommender
 from laser.recommenders.bert4rec import BERT4Rec
 from laser.recommenders.sasrec import SASRec
 from laser.recommenders.storage import build_recommender
+from laser.recommenders.text_sasrec import TextSASRec
 
 NUM_ITEMS = 30
 HISTORIES = [[3, 7, 1, 29, 4, 4], [0], [11, 0, 5]]
 
 
-def recommender(family: str) -> SequentialRecommender:
+def recommender(family: str) -> TrainedRecommender:
     small = {"hidden_size": 16, "max_history": 6}
     torch.manual_seed(3)
-    model = build_recommender(Bert4RecConfig(**small) if family == "bert4rec" else SASRecConfig(**small), NUM_ITEMS)
+    configs = [Bert4RecConfig(**small), SASRecConfig(**small), TextSASRecConfig(**small, text_width=8)]
+    model = build_recommender(next(config for config in configs if config.type == family), NUM_ITEMS)
+    if isinstance(model, TextSASRec):
+        model.read_text(np.random.default_rng(0).normal(size=(NUM_ITEMS, 12)).astype(np.float32))
     with torch.no_grad():  # far from initialisation, so that every weight has a say
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -30,8 +35,8 @@ def padded(histories: list[list[int]], extra: int = 0, filler: int = 0) -> tuple
     return item_ids, torch.arange(length) < torch.tensor([[len(history)] for history in histories])
 
 
-@pytest.fixture(params=["bert4rec", "sasrec"])
-def model(request: pytest.FixtureRequest) -> SequentialRecommender:
+@pytest.fixture(params=["bert4rec", "sasrec", "text_sasrec"])
+def model(request: pytest.FixtureRequest) -> TrainedRecommender:
     return recommender(request.param)
 
 
@@ -73,8 +78,9 @@ def test_sasrec_sees_the_past_alone_and_bert4rec_both_sides():
     assert difference.min() > 1e-3
 
 
-def test_sasrec_loss_is_the_mean_over_every_next_item():
-    model = recommender("sasrec")
+@pytest.mark.parametrize("family", ["sasrec", "text_sasrec"])
+def test_sasrec_loss_is_the_mean_over_every_next_item(family):
+    model = recommender(family)
     terms = [
         F.cross_entropy(model.scores(*padded([history[:cut]])), torch.tensor([history[cut]]))
         for history in HISTORIES

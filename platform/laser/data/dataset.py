@@ -123,8 +123,17 @@ class Dataset:
     def _splits(self) -> pa.Table:
         return pq.read_table(self.path / "splits.parquet", memory_map=True)
 
+    @cached_property
+    def _train_ends(self) -> NDArray[np.int64]:
+        return self._ends("train")
+
     def _ends(self, split: Split) -> NDArray[np.int64]:
         return self._splits.column(f"{split}_end").to_numpy().astype(np.int64)
+
+    def train_items(self, user: int) -> NDArray[np.int32]:
+        """A user's training interactions, oldest first."""
+        start = self.offsets[user]
+        return self.item_ids[start : start + self._train_ends[user]]
 
     def examples(self, split: Split, every_prefix: bool = False) -> Examples:
         """Histories and targets of a split (leave-one-out).

@@ -4,15 +4,20 @@ Shape suffixes: B batch, N history items, C recommender width, I catalogue items
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+Items = NDArray[np.int32]
+
 
 class SequentialRecommender(nn.Module, ABC):
-    """A sequence encoder over item ids whose item embeddings are also its output layer.
+    """A sequence encoder over item ids that also scores each item as the next one.
 
     Batches are right-padded: ``item_ids_BN`` int64 with any valid id at the padding, ``mask_BN`` bool, true at items,
     at least one in each row. Padding never changes the result of a row.
@@ -32,7 +37,7 @@ class SequentialRecommender(nn.Module, ABC):
     @property
     def device(self) -> torch.device:
         """Where the weights are, and the inputs must be."""
-        return next(self.parameters()).device
+        return next(chain(self.parameters(), self.buffers())).device
 
     @abstractmethod
     def encode(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
@@ -50,6 +55,10 @@ class SequentialRecommender(nn.Module, ABC):
     def scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
         """Logits scores_BI of each catalogue item being the next one."""
 
+
+class TrainedRecommender(SequentialRecommender):
+    """A recommender whose weights are learnt by gradient, epoch after epoch."""
+
     @abstractmethod
     def loss(self, item_ids_BN: Tensor, mask_BN: Tensor, generator: torch.Generator) -> Tensor:
         """Mean cross-entropy over the whole catalogue, for whole training sequences.
@@ -61,7 +70,63 @@ class SequentialRecommender(nn.Module, ABC):
         """
 
 
+class FittedRecommender(SequentialRecommender):
+    """A recommender made of statistics of the training sequences, in closed form; they are its buffers.
+
+    The statistics hold a training user's own next item, and what is trained on encodings that hold the answer learns
+    to trust them more than an unseen user bears out. So training examples are encoded without their user's sequence.
+    """
+
+    @abstractmethod
+    def fit(self, sequences: Sequence[Items]) -> None:
+        """Take the statistics of all training sequences, oldest item first; a sequence may have one item."""
+
+    @abstractmethod
+    def encode_without(self, item_ids_BN: Tensor, mask_BN: Tensor, own_sequences: Sequence[Items]) -> Tensor:
+        """`encode` with each row's items described as if its user's own sequence had not been fitted.
+
+        Args:
+            item_ids_BN: histories.
+            mask_BN: true at items.
+            own_sequences: for each row, the whole sequence of its user that was among those of `fit`.
+
+        Returns:
+            float32 encoding_BNC, zero at the padding.
+        """
+
+    @property
+    @abstractmethod
+    def num_statistics(self) -> int:
+        """Numbers that were taken from the data."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As torch's; statistics take the sizes of what is loaded."""
+        for name in self._buffers:
+            if name in state_dict:
+                self.register_buffer(name, torch.empty_like(state_dict[name], device=self.device))
+        return super().load_state_dict(state_dict, strict, assign)
+
+
 def last_state(states_BNC: Tensor, mask_BN: Tensor) -> Tensor:
     """The state of each row's last item: states_BC."""
     last_B = mask_BN.sum(dim=1) - 1
     return states_BNC[torch.arange(len(states_BNC), device=states_BNC.device), last_B]
+
+
+def running_sum(values_BNC: Tensor, mask_BN: Tensor, decay: float) -> Tensor:
+    """Sums of a history's values up to each item, an item's weight falling by `decay` with each one after it.
+
+    Returns:
+        sums_BNC, zero at the padding; sum n depends on values up to n alone.
+    """
+    sums, running_BC = [], torch.zeros_like(values_BNC[:, 0])
+    for step in range(values_BNC.shape[1]):
+        running_BC = decay * running_BC + values_BNC[:, step]
+        sums.append(running_BC)
+    return torch.stack(sums, dim=1) * mask_BN[..., None]
+
+
+def recency_weights(mask_BN: Tensor, decay: float) -> Tensor:
+    """Weight of each item in the last of `running_sum`'s sums: float32 weights_BN, zero at the padding."""
+    age_BN = mask_BN.sum(dim=1, keepdim=True) - 1 - torch.arange(mask_BN.shape[1], device=mask_BN.device)
+    return decay ** age_BN.clamp(min=0).float() * mask_BN

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 from transformers.models.bert.modeling_bert import BertPredictionHeadTransform
 
-from laser.recommenders.base import SequentialRecommender, last_state
+from laser.recommenders.base import TrainedRecommender, last_state
 
 
-class BERT4Rec(SequentialRecommender):
+class BERT4Rec(TrainedRecommender):
     """See the module. Item embeddings are tied to the output layer, which adds a bias for each item.
 
     Args:

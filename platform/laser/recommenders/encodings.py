@@ -6,7 +6,9 @@ compressed, so a batch is read straight from the mapped pages, and processes of 
 Shape suffixes: B batch, N history items, C recommender width, R rows of all histories of a record batch.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -16,11 +18,13 @@ from numpy.typing import NDArray
 from laser.data.batches import inference_batches, pad_right
 from laser.data.dataset import Examples
 from laser.data.locking import exclusive
-from laser.recommenders.base import SequentialRecommender
+from laser.recommenders.base import FittedRecommender, Items, SequentialRecommender
 
 HISTORIES_PER_RECORD_BATCH = 4096
 """All but the last record batch hold so many, so a history's place is a division. 50 MB at 50 items of width 64."""
 MAX_ITEMS_PER_FORWARD = 16_384
+
+OwnSequence: TypeAlias = Callable[[int], Items] | None
 
 
 class Encodings:
@@ -58,7 +62,9 @@ class Encodings:
         return encoding_BNC, mask_BN
 
 
-def user_encodings(recommender: SequentialRecommender, examples: Examples, directory: Path, key: str) -> Encodings:
+def user_encodings(
+    recommender: SequentialRecommender, examples: Examples, directory: Path, key: str, own_sequence: OwnSequence = None
+) -> Encodings:
     """Encodings of the examples' histories, each of its last ``max_history`` items, from the cache or made now.
 
     Safe when several processes ask at once: one computes, the others wait and read. An interrupted computation leaves
@@ -69,6 +75,8 @@ def user_encodings(recommender: SequentialRecommender, examples: Examples, direc
         examples: histories; their targets are not looked at.
         directory: cache directory; the file is ``<key>.arrow`` in it.
         key: names the recommender and the examples.
+        own_sequence: for training examples, gives the training sequence of a user: a fitted recommender leaves it out
+            when it encodes that user (`FittedRecommender`).
     """
     assert not recommender.training, "encodings are those of a frozen recommender"
     path = directory / f"{key}.arrow"
@@ -77,7 +85,7 @@ def user_encodings(recommender: SequentialRecommender, examples: Examples, direc
         if not path.exists():
             aside = directory / f".{key}.writing"
             try:
-                _write(recommender, examples.last(recommender.max_history), aside)
+                _write(recommender, examples.last(recommender.max_history), aside, own_sequence)
                 aside.replace(path)
             finally:
                 aside.unlink(missing_ok=True)
@@ -86,7 +94,7 @@ def user_encodings(recommender: SequentialRecommender, examples: Examples, direc
     return encodings
 
 
-def _write(recommender: SequentialRecommender, examples: Examples, path: Path) -> None:
+def _write(recommender: SequentialRecommender, examples: Examples, path: Path, own_sequence: OwnSequence) -> None:
     width = recommender.hidden_size
     schema = pa.schema([("encoding", pa.large_list(pa.list_(pa.float32(), width)))])
     lengths = examples.ends - examples.starts
@@ -96,18 +104,22 @@ def _write(recommender: SequentialRecommender, examples: Examples, path: Path) -
             offsets = np.concatenate([[0], part.cumsum()])
             values_RC = np.empty((offsets[-1], width), dtype=np.float32)
             for rows in inference_batches(part, MAX_ITEMS_PER_FORWARD):
-                for row, states_NC in zip(rows, _encode(recommender, examples, first + rows), strict=True):
+                states = _encode(recommender, examples, first + rows, own_sequence)
+                for row, states_NC in zip(rows, states, strict=True):
                     values_RC[offsets[row] : offsets[row + 1]] = states_NC
-            states = pa.FixedSizeListArray.from_arrays(pa.array(values_RC.reshape(-1)), width)
-            writer.write_batch(pa.record_batch([pa.LargeListArray.from_arrays(offsets, states)], schema=schema))
+            column = pa.FixedSizeListArray.from_arrays(pa.array(values_RC.reshape(-1)), width)
+            writer.write_batch(pa.record_batch([pa.LargeListArray.from_arrays(offsets, column)], schema=schema))
 
 
 def _encode(
-    recommender: SequentialRecommender, examples: Examples, indices: NDArray[np.int64]
+    recommender: SequentialRecommender, examples: Examples, indices: NDArray[np.int64], own_sequence: OwnSequence
 ) -> list[NDArray[np.float32]]:
     item_ids, mask = pad_right([examples.history(int(index)) for index in indices], 0)
+    inputs = torch.from_numpy(item_ids).to(recommender.device), torch.from_numpy(mask).to(recommender.device)
     with torch.inference_mode():
-        encoding_BNC = recommender.encode(
-            torch.from_numpy(item_ids).to(recommender.device), torch.from_numpy(mask).to(recommender.device)
-        )
+        if own_sequence is not None and isinstance(recommender, FittedRecommender):
+            own_sequences = [own_sequence(int(user)) for user in examples.users[indices]]
+            encoding_BNC = recommender.encode_without(*inputs, own_sequences)
+        else:
+            encoding_BNC = recommender.encode(*inputs)
     return [states[: row.sum()] for states, row in zip(encoding_BNC.cpu().numpy(), mask, strict=True)]

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import GPT2Config, GPT2Model
 
-from laser.recommenders.base import SequentialRecommender, last_state
+from laser.recommenders.base import TrainedRecommender, last_state
 
 
-class SASRec(SequentialRecommender):
+class SASRec(TrainedRecommender):
     """See the module. Item embeddings are tied to the output layer.
 
     Args:
@@ -49,9 +49,13 @@ class SASRec(SequentialRecommender):
         )
 
     def _states(self, item_ids_BN: Tensor) -> Tensor:
-        assert item_ids_BN.shape[1] <= self.max_history, "the caller cuts histories to max_history"
+        return self._read(self.decoder.wte(item_ids_BN))
+
+    def _read(self, embeddings_BNC: Tensor) -> Tensor:
+        """The decoder's states over given item embeddings."""
+        assert embeddings_BNC.shape[1] <= self.max_history, "the caller cuts histories to max_history"
         # Right padding lies in the future of every item, so the causal mask alone keeps it out.
-        return self.decoder(inputs_embeds=self.decoder.wte(item_ids_BN)).last_hidden_state
+        return self.decoder(inputs_embeds=embeddings_BNC).last_hidden_state
 
     def encode(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
         return self._states(item_ids_BN) * mask_BN[..., None]

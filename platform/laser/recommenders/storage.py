@@ -10,10 +10,24 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 
 from laser.config.errors import UserError
-from laser.config.schema import Bert4RecConfig, RecommenderConfig, SASRecConfig
+from laser.config.schema import (
+    Bert4RecConfig,
+    EASEConfig,
+    HybridConfig,
+    ItemKNNConfig,
+    PopularityConfig,
+    RecommenderConfig,
+    SASRecConfig,
+    TextSASRecConfig,
+)
 from laser.recommenders.base import SequentialRecommender
 from laser.recommenders.bert4rec import BERT4Rec
+from laser.recommenders.ease import EASE
+from laser.recommenders.hybrid import Hybrid
+from laser.recommenders.item_knn import ItemKNN
+from laser.recommenders.popularity import Popularity
 from laser.recommenders.sasrec import SASRec
+from laser.recommenders.text_sasrec import TextSASRec
 
 SCHEMA_VERSION = 1
 WEIGHTS, DESCRIPTION = "model.safetensors", "recommender.json"
@@ -43,15 +57,61 @@ def build_sasrec(config: SASRecConfig, num_items: int) -> SASRec:
     )
 
 
+def build_text_sasrec(config: TextSASRecConfig, num_items: int) -> TextSASRec:
+    return TextSASRec(
+        num_items=num_items,
+        hidden_size=config.hidden_size,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        max_history=config.max_history,
+        dropout=config.dropout,
+        temperature=config.temperature,
+        text_width=config.text_width,
+    )
+
+
+def build_popularity(config: PopularityConfig, num_items: int) -> Popularity:
+    return Popularity(num_items, config.max_history)
+
+
+def build_item_knn(config: ItemKNNConfig, num_items: int) -> ItemKNN:
+    return ItemKNN(num_items, config.hidden_size, config.max_history, config.history_decay, config.degree_exponent)
+
+
+def build_ease(config: EASEConfig, num_items: int) -> EASE:
+    return EASE(num_items, config.hidden_size, config.max_history, config.history_decay, config.l2)
+
+
+def build_hybrid(config: HybridConfig, num_items: int) -> Hybrid:
+    return Hybrid(
+        num_items=num_items,
+        hidden_size=config.hidden_size,
+        max_history=config.max_history,
+        history_decay=config.history_decay,
+        degree_exponent=config.degree_exponent,
+        count_scale=config.count_scale,
+        text_weight=config.text_weight,
+        text_width=config.text_width,
+    )
+
+
 RECOMMENDERS: dict[str, Callable[[Any, int], SequentialRecommender]] = {
     "bert4rec": build_bert4rec,
     "sasrec": build_sasrec,
+    "text_sasrec": build_text_sasrec,
+    "popularity": build_popularity,
+    "item_knn": build_item_knn,
+    "ease": build_ease,
+    "hybrid": build_hybrid,
 }
 """`recommender.type` → builder. A new family is added here and to `RecommenderConfig`."""
 
 
 def build_recommender(config: RecommenderConfig, num_items: int) -> SequentialRecommender:
-    """An untrained model in training mode. Weights come from torch's global generator: the caller seeds it."""
+    """An untrained model in training mode. Weights come from torch's global generator: the caller seeds it.
+
+    A family that reads text (its config has a `text_source`) still needs the features: `model.read_text`.
+    """
     return RECOMMENDERS[config.type](config, num_items)
 
 

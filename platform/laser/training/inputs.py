@@ -156,7 +156,8 @@ def prepare_inputs(config: Experiment, recommender_directory: Path | None = None
         encodings = None
         if recommender is not None:
             key = stage_key("encodings", weights, dataset.fingerprint, split, longest, len(examples), training.seed)
-            encodings = user_encodings(recommender, examples, cache / "encodings", key)
+            own_sequence = dataset.train_items if split in ("train", "prefixes") else None
+            encodings = user_encodings(recommender, examples, cache / "encodings", key, own_sequence)
         words = item_prompts if split == "items" else prompts
         return Histories(examples, encodings, words, words.lengths(examples), vectors_IC if split == "items" else None)
 

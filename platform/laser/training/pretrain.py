@@ -1,4 +1,5 @@
-"""Pre-training of the ID-based recommender under the M-Former: until validation stops improving, once per setting.
+"""Making the ID-based recommender under the M-Former, once per setting: trained until validation stops improving, or
+fitted in closed form.
 
 The result is a directory `recommenders/<type>-<hash>` in the cache: `model.safetensors` and `recommender.json`
 (`laser.recommenders.storage`), `result.json` with the metrics and the course of the training, and `ranks/test.parquet`
@@ -19,13 +20,15 @@ from numpy.typing import NDArray
 from laser.config.compose import stage_key
 from laser.config.errors import UserError
 from laser.config.progress import progress
-from laser.config.schema import Bert4RecConfig, NoRecommenderConfig, RecommenderConfig, SASRecConfig
+from laser.config.schema import NoRecommenderConfig, RecommenderConfig, RecommenderSection, TextSection
 from laser.data.batches import pad_right, training_batches
 from laser.data.dataset import Dataset
 from laser.data.locking import exclusive
 from laser.evaluation.recommenders import recommender_ranks
-from laser.recommenders.base import SequentialRecommender
+from laser.recommenders.base import FittedRecommender, SequentialRecommender, TrainedRecommender
 from laser.recommenders.storage import build_recommender, load_recommender, save_recommender
+from laser.recommenders.text import ReadsText
+from laser.training.item_features import item_features
 from laser.training.outcome import TEST_RANKS
 
 STAGE_VERSION = 2
@@ -67,7 +70,10 @@ def pretrained_recommender(
             shutil.rmtree(aside, ignore_errors=True)  # of a killed process; the lock says that nobody writes there now
             aside.mkdir()
             try:
-                model, result = train_recommender(config, dataset, report)
+                features_IH = None
+                if isinstance(config, TextSection):
+                    features_IH = item_features(config.text_source, dataset, cache_dir)
+                model, result = train_recommender(config, dataset, report, features_IH)
                 save_recommender(model, config, dataset.num_items, aside)
                 result["test"] = _test(model, dataset, aside / TEST_RANKS)
                 (aside / "result.json").write_text(json.dumps(result, indent=1) + "\n")
@@ -82,68 +88,121 @@ def pretrained_recommender(
 
 
 def train_recommender(
-    config: Bert4RecConfig | SASRecConfig, dataset: Dataset, report: Report | None = None
+    config: RecommenderConfig,
+    dataset: Dataset,
+    report: Report | None = None,
+    features_IH: NDArray[np.float32] | None = None,
 ) -> tuple[SequentialRecommender, dict[str, Any]]:
-    """Train until the NDCG@10 of all validation users has not improved for `patience` validations.
+    """Train or fit, as the family asks for, and validate.
 
     The same seed gives the same weights on the same hardware and number of threads; the caller's random state is left
     as it was.
 
+    Args:
+        config: settings of the family.
+        dataset: what to train on.
+        report: gets the metrics of each validated epoch and its number; 0 where there are no epochs.
+        features_IH: text features of the items, for the families that read them.
+
     Returns:
         The model with its best weights, and ``val`` ({recall@10, ndcg@10, mrr}, masked and not), ``epochs``,
-        ``best_epoch``, ``trainable_parameters``, ``tokens_per_second`` (items of training sequences passed, validation
-        time not counted), ``seconds`` and ``history`` (``epoch``, ``loss`` and ``val/…`` of each validated epoch).
+        ``best_epoch``, ``trainable_parameters``, ``statistics`` (numbers that a fit took from the data),
+        ``tokens_per_second`` (items of training sequences passed, validation time not counted), ``seconds`` and
+        ``history`` (``epoch``, ``loss`` and ``val/…`` of each validated epoch).
 
     Raises:
         UserError: the dataset has nothing to train on or to validate with.
         FloatingPointError: the loss is not finite; names the epoch.
     """
+    started = time.perf_counter()
+    with torch.random.fork_rng():
+        if isinstance(config, RecommenderSection):
+            torch.manual_seed(config.seed)
+        model = build_recommender(config, dataset.num_items)
+        if isinstance(model, ReadsText):
+            assert features_IH is not None, "this family reads text"
+            model.read_text(features_IH)
+        if isinstance(model, FittedRecommender):
+            result = _fit(model, dataset, report)
+        else:
+            assert isinstance(model, TrainedRecommender) and isinstance(config, RecommenderSection)
+            result = _train(model, config, dataset, report)
+    result["trainable_parameters"] = sum(parameter.numel() for parameter in model.parameters())
+    return model, {**result, "seconds": time.perf_counter() - started}
+
+
+def _fit(model: FittedRecommender, dataset: Dataset, report: Report | None) -> dict[str, Any]:
+    """Fit all training sequences, and validate: what `train_recommender` returns."""
+    started = time.perf_counter()
+    sequences = [sequence for user in range(dataset.num_users) if len(sequence := dataset.train_items(user))]
+    validation = dataset.examples("val")
+    _check_enough(dataset, sum(len(sequence) > 1 for sequence in sequences), len(validation))
+    model.fit(sequences)
+    seconds = time.perf_counter() - started
+    val = recommender_ranks(model, validation).metrics()
+    history = [{"epoch": 0, **{f"val/{name}": val[name] for name in val}}]
+    if report:
+        report(history[0], 0)
+    return {
+        "val": val,
+        "epochs": 0,
+        "best_epoch": 0,
+        "statistics": model.num_statistics,
+        "tokens_per_second": sum(map(len, sequences)) / seconds,
+        "history": history,
+    }
+
+
+def _train(
+    model: TrainedRecommender, config: RecommenderSection, dataset: Dataset, report: Report | None
+) -> dict[str, Any]:
+    """Train until the NDCG@10 of all validation users has not improved for `patience` validations."""
     sequences, validation = training_sequences(dataset, config.max_history + 1), dataset.examples("val")
-    if not sequences or not len(validation):
-        raise UserError(
-            f"data.path: {dataset.name} has {len(sequences)} training sequences of 2 items or more, and "
-            f"{len(validation)} users to validate with; give more data, or lower data.k_core and data.min_rating"
-        )
+    _check_enough(dataset, len(sequences), len(validation))
     lengths = np.array([len(sequence) for sequence in sequences])
-    started, train_seconds = time.perf_counter(), 0.0
+    train_seconds = 0.0
     history: list[dict[str, float]] = []
     best: dict[str, float] = {}
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        generator = torch.Generator().manual_seed(config.seed)
-        model = build_recommender(config, dataset.num_items)
-        model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-        optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-        with progress(range(1, config.max_epochs + 1), f"pretrain {config.type}", "epoch") as epochs:
-            for epoch in epochs:
-                epoch_started = time.perf_counter()
-                batches = training_batches(lengths, config.batch_size, config.seed, epoch)
-                loss = _train_epoch(model, optimizer, sequences, batches, generator)
-                train_seconds += time.perf_counter() - epoch_started
-                if not np.isfinite(loss):
-                    raise FloatingPointError(f"epoch {epoch}: loss {loss}; lower recommender.learning_rate")
-                if epoch % config.validate_every and epoch < config.max_epochs:
-                    continue
-                val = recommender_ranks(model, validation).metrics()
-                history.append({"epoch": epoch, "loss": loss, **{f"val/{name}": val[name] for name in val}})
-                if report:
-                    report(history[-1], epoch)
-                if not best or val["ndcg@10"] > best["ndcg@10"]:
-                    best, best_epoch = val, epoch
-                    best_weights = {name: weight.clone() for name, weight in model.state_dict().items()}
-                epochs.note(loss=loss, ndcg=val["ndcg@10"], best=best["ndcg@10"])
-                if epoch - best_epoch >= config.patience * config.validate_every:
-                    break
+    generator = torch.Generator().manual_seed(config.seed)
+    model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    with progress(range(1, config.max_epochs + 1), f"pretrain {type(model).__name__}", "epoch") as epochs:
+        for epoch in epochs:
+            epoch_started = time.perf_counter()
+            batches = training_batches(lengths, config.batch_size, config.seed, epoch)
+            loss = _train_epoch(model, optimizer, sequences, batches, generator)
+            train_seconds += time.perf_counter() - epoch_started
+            if not np.isfinite(loss):
+                raise FloatingPointError(f"epoch {epoch}: loss {loss}; lower recommender.learning_rate")
+            if epoch % config.validate_every and epoch < config.max_epochs:
+                continue
+            val = recommender_ranks(model, validation).metrics()
+            history.append({"epoch": epoch, "loss": loss, **{f"val/{name}": val[name] for name in val}})
+            if report:
+                report(history[-1], epoch)
+            if not best or val["ndcg@10"] > best["ndcg@10"]:
+                best, best_epoch = val, epoch
+                best_weights = {name: weight.clone() for name, weight in model.state_dict().items()}
+            epochs.note(loss=loss, ndcg=val["ndcg@10"], best=best["ndcg@10"])
+            if epoch - best_epoch >= config.patience * config.validate_every:
+                break
     model.load_state_dict(best_weights)
-    return model, {
+    return {
         "val": best,
         "epochs": epoch,
         "best_epoch": best_epoch,
-        "trainable_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "statistics": 0,
         "tokens_per_second": epoch * int(lengths.sum()) / train_seconds,
-        "seconds": time.perf_counter() - started,
         "history": history,
     }
+
+
+def _check_enough(dataset: Dataset, num_sequences: int, num_users: int) -> None:
+    if not num_sequences or not num_users:
+        raise UserError(
+            f"data.path: {dataset.name} has {num_sequences} training sequences of 2 items or more, and "
+            f"{num_users} users to validate with; give more data, or lower data.k_core and data.min_rating"
+        )
 
 
 def _test(model: SequentialRecommender, dataset: Dataset, path: Path) -> dict[str, float] | None:
@@ -173,7 +232,7 @@ def training_sequences(dataset: Dataset, max_items: int) -> list[NDArray[np.int3
 
 
 def _train_epoch(
-    model: SequentialRecommender,
+    model: TrainedRecommender,
     optimizer: torch.optim.Optimizer,
     sequences: list[NDArray[np.int32]],
     batches: list[NDArray[np.int64]],

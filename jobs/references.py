@@ -1,0 +1,54 @@
+"""Make the references that a Laser is measured against: popularity, item-kNN, EASE, their hybrid with text, SASRec,
+BERT4Rec, SASRec over text. The settings of each are chosen on validation; the test set is read for the chosen ones.
+
+    python jobs/references.py data=<folder>
+
+Each is an MLflow run, and a folder in <output_dir>/references-<dataset>: result.json and ranks/test.parquet. What an
+earlier call made is taken from the cache.
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from laser.config.cli import run_job
+from laser.config.schema import ReferencesJob
+
+logger = logging.getLogger("references")
+
+
+def main(job: ReferencesJob) -> Mapping[str, Any]:
+    """Search, record and compare; the summary holds each family's settings and metrics."""
+    from laser.data.prepare import prepare_dataset
+    from laser.tracking.environment import environment
+    from laser.tracking.runs import open_tracking
+    from laser.training.outcome import TEST_RANKS
+    from laser.training.references import best_reference, table
+    from laser.training.run_directory import remember_run, remembered_run
+
+    tracking = open_tracking(job.tracking)
+    dataset = prepare_dataset(job.experiment("popularity", {}).data, Path(job.cache_dir).expanduser())
+    directory = Path(job.output_dir) / f"references-{dataset.name}"
+    tags = {"dataset": dataset.name, "dataset_fingerprint": dataset.fingerprint}
+    references, summary = [], {}
+    for family in job.families:
+        reference, place = best_reference(job, family, dataset), directory / family
+        tags["recommender"] = family
+        with tracking.run(reference.experiment, "reference", family, tags, remembered_run(place)) as run:
+            remember_run(place, run.run_id)
+            reference.write(place, environment())
+            run.summarise(reference.figures())
+            run.log_json(reference.tries, "tries.json")
+            if (place / TEST_RANKS).is_file():
+                run.log_directory((place / TEST_RANKS).parent, "ranks")
+        references.append(reference)
+        config = reference.experiment.recommender.model_dump(mode="json")
+        summary[family] = {"run_id": run.run_id, "config": config}
+        summary[family] |= {name: reference.result[name] for name in ("val", "test", "seconds")}
+    logger.info("test metrics on %s:\n\n%s\n", dataset.name, table(references))
+    return {"dataset": dataset.name, "directory": str(directory), "references": summary}
+
+
+if __name__ == "__main__":
+    run_job(main, ReferencesJob)

@@ -1,0 +1,107 @@
+"""What recommenders share that score by a matrix over pairs of items, W: a history scores the sum of its items' rows.
+
+The row of an item counts the less the longer ago it was: by `history_decay` for each item after it.
+
+Their hidden state is that sum in few dimensions. A truncated singular value decomposition W ≈ U Σ Vᵀ gives each item
+the factors √Σ U and, as the next item, √Σ V; state n is the decayed sum of the factors of items 1 … n, and its product
+with √Σ V approximates the scores. Signs are with V: for a symmetric W, U are its eigenvectors, Σ the absolute
+eigenvalues, and V is U with the signs of the eigenvalues. All factors are divided by one number, their root mean
+square, so that states are of order 1 whatever the unit of W.
+
+Factors are projected rows, √Σ U = W V / √Σ: so a row without one user's sequence is projected by the same V / √Σ, and
+its factors are exact up to the basis, in which one user of many has next to no say.
+
+Shape suffixes: B batch, N history items, C recommender width, I catalogue items, M distinct items of a sequence.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import sparray
+from scipy.sparse.linalg import svds
+from torch import Tensor
+
+from laser.recommenders.base import FittedRecommender, Items, recency_weights, running_sum
+
+NEGLIGIBLE = 1e-6
+"""Singular values smaller than this share of the largest one are noise: their factors are zero."""
+
+
+class ItemItemRecommender(FittedRecommender):
+    """See the module.
+
+    Args:
+        num_items: I.
+        hidden_size: C, rank of the factors.
+        max_history: longest history in items.
+        history_decay: weight of an item relative to the one after it.
+    """
+
+    factors_IC: Tensor
+    projection_IC: Tensor
+    strengths_C: Tensor
+
+    def __init__(self, num_items: int, hidden_size: int, max_history: int, history_decay: float) -> None:
+        super().__init__(num_items, hidden_size, max_history)
+        self.history_decay = history_decay
+        self.register_buffer("factors_IC", torch.zeros(num_items, hidden_size))
+        self.register_buffer("projection_IC", torch.zeros(num_items, hidden_size))
+        self.register_buffer("strengths_C", torch.zeros(hidden_size))
+
+    @abstractmethod
+    def weighted_rows(self, weights_BI: Tensor) -> Tensor:
+        """The product of weights_BI and W: scores_BI."""
+
+    @abstractmethod
+    def factors_without(self, own: Items) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Factors of a sequence's items as if it had not been fitted: distinct items_M, sorted, and factors_MC."""
+
+    def encode(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
+        return self._states(self.factors_IC[item_ids_BN], mask_BN)
+
+    def encode_without(self, item_ids_BN: Tensor, mask_BN: Tensor, own_sequences: Sequence[Items]) -> Tensor:
+        factors_BNC = self.factors_IC[item_ids_BN]
+        for row, own in enumerate(own_sequences):
+            items, factors = self.factors_without(own)
+            items_M, factors_MC = torch.from_numpy(items).to(self.device), torch.from_numpy(factors).to(self.device)
+            places_N = torch.searchsorted(items_M, item_ids_BN[row]).clamp(max=len(items_M) - 1)
+            own_N = items_M[places_N] == item_ids_BN[row]
+            factors_BNC[row, own_N] = factors_MC[places_N[own_N]]
+        return self._states(factors_BNC, mask_BN)
+
+    def item_vectors(self) -> NDArray[np.float32]:
+        return (self.projection_IC * self.strengths_C).cpu().numpy()
+
+    def scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
+        assert item_ids_BN.shape[1] <= self.max_history, "the caller cuts histories to max_history"
+        weights_BI = self.factors_IC.new_zeros(len(item_ids_BN), self.num_items)
+        weights_BI.scatter_add_(1, item_ids_BN, recency_weights(mask_BN, self.history_decay))
+        return self.weighted_rows(weights_BI)
+
+    def _states(self, factors_BNC: Tensor, mask_BN: Tensor) -> Tensor:
+        assert factors_BNC.shape[1] <= self.max_history, "the caller cuts histories to max_history"
+        return running_sum(factors_BNC, mask_BN, self.history_decay)
+
+    def _factorise(self, matrix_II: sparray | NDArray[np.float64]) -> None:
+        """Set factors and projection from the fitted matrix; dimensions beyond its rank are zero."""
+        rank = self.factors_IC.shape[1]
+        if self.num_items <= 2 * rank:
+            dense_II = matrix_II if isinstance(matrix_II, np.ndarray) else matrix_II.toarray()
+            _, values, right = np.linalg.svd(dense_II)
+        else:
+            start = np.random.default_rng(0).normal(size=self.num_items)
+            _, values, right = svds(matrix_II, k=rank, v0=start)
+            values, right = values[::-1], right[::-1]  # largest first
+        values, right = values[:rank], right[:rank]
+        kept = values > NEGLIGIBLE * max(values[0], np.finfo(np.float64).tiny)
+        projection = right[kept].T / np.sqrt(values[kept])
+        factors = matrix_II @ projection
+        scale = max(float(np.sqrt(np.square(factors).sum() / (self.num_items * max(1, kept.sum())))), 1e-30)
+        for buffer, content in ((self.factors_IC, factors), (self.projection_IC, projection)):
+            buffer.zero_()
+            buffer[:, : kept.sum()] = torch.from_numpy(np.ascontiguousarray(content / scale)).to(buffer)
+        self.strengths_C.zero_()
+        self.strengths_C[: kept.sum()] = torch.from_numpy(values[kept].copy()).to(self.strengths_C)

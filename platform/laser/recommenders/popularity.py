@@ -1,0 +1,46 @@
+"""Popularity: the same ranking for everybody, by the number of training interactions. What any recommender must beat.
+
+Shape suffixes: B batch, N history items, I catalogue items.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from laser.recommenders.base import FittedRecommender, Items
+
+
+class Popularity(FittedRecommender):
+    """Scores are counts; the hidden state of an item is one number, log(1 + count)."""
+
+    counts_I: Tensor
+
+    def __init__(self, num_items: int, max_history: int) -> None:
+        super().__init__(num_items, hidden_size=1, max_history=max_history)
+        self.register_buffer("counts_I", torch.zeros(num_items))
+
+    @property
+    def num_statistics(self) -> int:
+        return self.num_items
+
+    def fit(self, sequences: Sequence[Items]) -> None:
+        self.counts_I.copy_(torch.from_numpy(np.bincount(np.concatenate(sequences), minlength=self.num_items)))
+
+    def encode(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
+        return (self.counts_I[item_ids_BN].log1p() * mask_BN)[..., None]
+
+    def encode_without(self, item_ids_BN: Tensor, mask_BN: Tensor, own_sequences: Sequence[Items]) -> Tensor:
+        counts_BN = self.counts_I[item_ids_BN]
+        for row, own in enumerate(own_sequences):
+            own_N = torch.from_numpy(own.astype(np.int64)).to(self.device)
+            counts_BN[row] -= (item_ids_BN[row][:, None] == own_N).sum(dim=1)
+        return (counts_BN.log1p() * mask_BN)[..., None]
+
+    def item_vectors(self) -> NDArray[np.float32]:
+        return self.counts_I.log1p()[:, None].cpu().numpy()
+
+    def scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
+        return self.counts_I.expand(len(item_ids_BN), -1)

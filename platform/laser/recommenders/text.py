@@ -1,0 +1,36 @@
+"""Items as their texts say: features of a frozen LLM, whitened and of length 1. Handed in as an array.
+
+An LLM's mean-pooled states lie in a narrow cone, where all cosines are near 1; whitened principal components spread
+them (Su et al., arXiv 2103.15316; for recommendation UniSRec, KDD 2022).
+
+Shape suffixes: I catalogue items, H LLM width, W whitened width.
+"""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+
+
+class ReadsText(ABC):
+    """A recommender that reads its items' text features beside their ids."""
+
+    @abstractmethod
+    def read_text(self, features_IH: NDArray[np.float32]) -> None:
+        """Take the features of all items, float32 [I, H], before training or fitting."""
+
+
+def whitened(features_IH: NDArray[np.float32], width: int) -> NDArray[np.float32]:
+    """The first `width` principal components at unit variance, each item's then scaled to length 1: float32 [I, W].
+
+    Components that the features do not have (beyond their rank, or fewer items than `width`) are zero.
+    """
+    rank = int(min(width, len(features_IH) - 1, features_IH.shape[1]))
+    components = PCA(rank, svd_solver="full").fit(features_IH.astype(np.float64))
+    known = components.explained_variance_ > 1e-9 * components.explained_variance_[0]
+    directions = components.components_[known] / np.sqrt(components.explained_variance_[known])[:, None]
+    white_IW = np.zeros((len(features_IH), width))
+    white_IW[:, : known.sum()] = (features_IH - components.mean_) @ directions.T
+    norms_I1 = np.linalg.norm(white_IW, axis=1, keepdims=True)
+    return (white_IW / np.maximum(norms_I1, 1e-12)).astype(np.float32)
