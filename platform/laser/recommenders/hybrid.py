@@ -79,5 +79,5 @@ class Hybrid(ItemKNN, ReadsText):
         return torch.cat([states_BNC, running_sum(text_BNC, mask_BN, self.history_decay)], dim=-1)
 
     def _text(self, components: int) -> Tensor:
-        """The items' first text components. Those of a unit vector are of order 1 / sqrt(W): brought to the factors'."""
+        """The items' first text components. A unit vector's are of order 1 / sqrt(W); brought to the factors'."""
         return self.text_IW[:, :components] * self.text_IW.shape[1] ** 0.5

@@ -16,6 +16,7 @@ Shape suffixes: B batch, N history items, C recommender width, I catalogue items
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -64,8 +65,10 @@ class ItemItemRecommender(FittedRecommender):
 
     def encode_without(self, item_ids_BN: Tensor, mask_BN: Tensor, own_sequences: Sequence[Items]) -> Tensor:
         factors_BNC = self.factors_IC[item_ids_BN]
+        # The histories of a record batch belong to few users, whose sequences come again for each of their prefixes.
+        once = lru_cache(maxsize=None)(lambda sequence: self.factors_without(np.frombuffer(sequence, np.int32)))
         for row, own in enumerate(own_sequences):
-            items, factors = self.factors_without(own)
+            items, factors = once(own.tobytes())
             items_M, factors_MC = torch.from_numpy(items).to(self.device), torch.from_numpy(factors).to(self.device)
             places_N = torch.searchsorted(items_M, item_ids_BN[row]).clamp(max=len(items_M) - 1)
             own_N = items_M[places_N] == item_ids_BN[row]

@@ -72,7 +72,7 @@ def pretrained_recommender(
             try:
                 features_IH = None
                 if isinstance(config, TextSection):
-                    features_IH = item_features(config.text_source, dataset, cache_dir)
+                    features_IH = item_features(config.text_source, config.text_num_layers, dataset, cache_dir)
                 model, result = train_recommender(config, dataset, report, features_IH)
                 save_recommender(model, config, dataset.num_items, aside)
                 result["test"] = _test(model, dataset, aside / TEST_RANKS)

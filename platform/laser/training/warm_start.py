@@ -8,10 +8,13 @@ Shape suffixes: B batch, E examples, I items, H LLM width, D head width.
 """
 
 import logging
+import math
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from laser.config.progress import progress
@@ -28,6 +31,9 @@ from laser.training.outcome import SELECTION_METRIC
 from laser.training.outputs import Outputs, cached_outputs
 
 logger = logging.getLogger(__name__)
+
+CALIBRATION = 2048
+"""Prefixes that the scales are tried on."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ def warm_start(engine: Engine, inputs: Inputs, config: Experiment) -> WarmStart:
     if config.head.standardise:
         fit.head.standardise(fit.prefixes_EH, USERS)
         fit.head.standardise(fit.items_IH, ITEMS)
+    fit.calibrate()
     loss = fit.train() if engine.rank == 0 else 0.0
     weights = {f"head.{name}": value for name, value in fit.head.state_dict().items()}
     shared = {name: engine.sum(value * (engine.rank == 0)) for name, value in weights.items()}
@@ -82,6 +89,26 @@ class _Fit:
 
     def _states(self, part: Histories) -> Tensor:
         return torch.from_numpy(part.states(np.arange(len(part)))).to(self.device)
+
+    @torch.no_grad()
+    def calibrate(self) -> None:
+        """Set the weight of the recommender's product, whose unit is its own, to what fits the training best.
+
+        Powers of 2 are tried on a sample, once with the cosine and once with little of it; the better pair stays.
+        """
+        if self.head.state_scale is None:
+            return
+        self.head.eval()
+        sample = np.random.default_rng(self.config.training.seed).permutation(len(self.prefixes))[:CALIBRATION]
+        text_scale = self.head.text_scale.clone()
+        found = []
+        for exponent, share in product(range(-20, 5), (1.0, 0.25, 0.05)):
+            self.head.state_scale.fill_(exponent * math.log(2))
+            self.head.text_scale.copy_(text_scale * share)
+            found.append((float(self._loss(sample)), exponent, share))
+        _, exponent, share = min(found)
+        self.head.state_scale.fill_(exponent * math.log(2))
+        self.head.text_scale.copy_(text_scale * share)
 
     def train(self) -> float:
         """Train until validation stops improving and keep the best epoch, the start among them; its mean loss."""
@@ -120,18 +147,7 @@ class _Fit:
         for indices in training_batches(
             np.zeros(len(self.prefixes), np.int64), self.config.warm_start.batch_size, training.seed, epoch
         ):
-            targets_B = torch.from_numpy(self.prefixes.examples.targets[indices].astype(np.int64)).to(self.device)
-            rows = torch.from_numpy(indices).to(self.device)
-            users = self.head(self.prefixes_EH[rows], Side(USERS, self.states[id(self.prefixes)][rows]))
-            loss = item_contrastive_loss(
-                users.vector_BD,
-                self._item_vectors(),
-                targets_B,
-                torch.ones(len(indices), device=self.device),
-                training.temperature,
-                users.history_bias,
-                self.prefixes.own_items(indices, self.device),
-            ) / len(indices)
+            loss = self._loss(indices)
             if not loss.isfinite():
                 raise FloatingPointError(f"warm start, epoch {epoch}: loss {float(loss)}; lower its learning rates")
             optimizer.zero_grad()
@@ -139,6 +155,22 @@ class _Fit:
             optimizer.step()
             total += float(loss.detach()) * len(indices)
         return total / len(self.prefixes)
+
+    def _loss(self, indices: NDArray[np.int64]) -> Tensor:
+        """Mean over some prefixes."""
+        targets_B = torch.from_numpy(self.prefixes.examples.targets[indices].astype(np.int64)).to(self.device)
+        rows = torch.from_numpy(indices).to(self.device)
+        users = self.head(self.prefixes_EH[rows], Side(USERS, self.states[id(self.prefixes)][rows]))
+        loss = item_contrastive_loss(
+            users.vector_BD,
+            self._item_vectors(),
+            targets_B,
+            torch.ones(len(indices), device=self.device),
+            self.config.training.temperature,
+            users.history_bias,
+            self.prefixes.own_items(indices, self.device),
+        )
+        return loss / len(indices)
 
     def _item_vectors(self) -> Tensor:
         return self.head(self.items_IH, Side(ITEMS, self.states[id(self.inputs.items)])).vector_BD

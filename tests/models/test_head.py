@@ -1,0 +1,58 @@
+"""The head's score by hand, and which parts have a gradient."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from laser.config.schema import HeadConfig
+from laser.models.head import ITEMS, USERS, Head, Side
+from laser.models.laser import build_head
+
+
+def head(**changes: object) -> Head:
+    torch.manual_seed(0)
+    config = {"width": 4, "shared": False, "collaborative": True, "history_bias": True, "text_scale": 0.5, **changes}
+    built = build_head(HeadConfig.model_validate(config), llm_width=6, recommender_width=3)
+    assert built is not None
+    return built
+
+
+def test_without_settings_there_is_no_head():
+    assert build_head(HeadConfig(), 6, 3) is None
+
+
+def test_the_score_by_hand():
+    model = head()
+    outputs_UH, outputs_IH, states_UC, vectors_IC = (torch.randn(n, w) for n, w in ((5, 6), (7, 6), (5, 3), (7, 3)))
+    model.standardise(outputs_UH, USERS)
+    with torch.no_grad():
+        model.state_weight_C.copy_(torch.tensor([0.5, 0.0, -1.0]))
+        model.state_scale.fill_(0.3)
+        model.maps[ITEMS].weight.mul_(-1)
+    users, items = model(outputs_UH, Side(USERS, states_UC)), model(outputs_IH, Side(ITEMS, vectors_IC))
+    standard_UH = (outputs_UH - outputs_UH.mean(dim=0)) / outputs_UH.std(dim=0)
+    text_UI = F.cosine_similarity(
+        (standard_UH @ model.maps[USERS].weight.T)[:, None], (outputs_IH @ model.maps[ITEMS].weight.T)[None], dim=-1
+    )
+    states_UI = (states_UC * torch.tensor([1.5, 1.0, 0.0])) @ vectors_IC.T
+    expected_UI = 0.5 * text_UI + states_UI * torch.tensor(0.3).exp()
+    torch.testing.assert_close(users.vector_BD @ items.vector_BD.T, expected_UI)
+    assert model.width == users.vector_BD.shape[1] == 7
+    assert users.history_bias.tolist() == [0.0]
+
+
+def test_two_maps_are_equal_at_first_and_one_map_is_one():
+    apart, shared = head(), head(shared=True)
+    assert torch.equal(apart.maps[USERS].weight, apart.maps[ITEMS].weight)
+    assert apart.maps[USERS].weight is not apart.maps[ITEMS].weight
+    assert shared.maps[USERS] is shared.maps[ITEMS]
+
+
+@pytest.mark.parametrize("width", [None, 4])
+def test_what_is_not_asked_for_is_not_there(width):
+    model = head(width=width, collaborative=False, history_bias=False)
+    found = model(torch.randn(2, 6), Side(USERS, torch.randn(2, 3)))
+    assert found.vector_BD.shape == (2, width or 6) and found.history_bias is None
+    assert {name for name, _ in model.named_parameters()} == {"text_scale"} | (
+        {"maps.0.weight", "maps.1.weight"} if width else set()
+    )
