@@ -35,8 +35,9 @@ def test_nan_scores_are_an_error():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_rows_of_several_tiles_rank_as_one_row_does(dtype, monkeypatch):
-    monkeypatch.setattr(ranking, "TILE_SCORES", 3 * 301 + 5)
+@pytest.mark.parametrize("block_scores", [100, 3 * 301 + 5, 2**18])
+def test_rows_of_several_blocks_rank_as_one_row_does(dtype, block_scores, monkeypatch):
+    monkeypatch.setattr(ranking, "BLOCK_SCORES", block_scores)
     scores_BI = torch.randn(10, 301, generator=torch.Generator().manual_seed(0)).to(dtype)
     targets_B = torch.arange(0, 300, 30)
     expected = (scores_BI >= scores_BI.gather(1, targets_B[:, None])).sum(dim=1)
