@@ -2,7 +2,8 @@
 
     python jobs/benchmark.py suite=train data.path=<folder>
 
-Suites: train, encode, rank, prepare, sharding, tune. docs/performance.md says what the figures mean, and shows ours.
+Suites: train, encode, rank, catalogue, prepare, sharding, tune. docs/performance.md says what the figures mean, and
+shows ours.
 """
 
 import logging

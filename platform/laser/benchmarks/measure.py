@@ -4,10 +4,12 @@ A machine that others use too slows down and speeds up while one measures. Conte
 conditions, so their ratio holds where their seconds do not.
 """
 
+import ctypes
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -76,6 +78,20 @@ def matrix_product(dtype: torch.dtype, device: torch.device) -> tuple[Work, floa
         wait(device)
 
     return multiply, 2.0 * PEAK_SIZE**3
+
+
+def peak_mib(work: Callable[[], object]) -> float:
+    """MiB that the call adds to this process's resident memory at its highest (Linux, glibc)."""
+    ctypes.CDLL(None).malloc_trim(0)  # else what earlier calls have freed would be taken again and not be seen
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    before = _status_kib("VmRSS")
+    work()
+    return (_status_kib("VmHWM") - before) / 1024
+
+
+def _status_kib(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def wait(device: torch.device) -> None:

@@ -9,7 +9,6 @@ and history is left out on both sides. Its autograd anomaly detection comes with
 Shape suffixes: B users, I items, H width.
 """
 
-import ctypes
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from laser.benchmarks.measure import Timing, matrix_product, ratio, take_turns
+from laser.benchmarks.measure import Timing, matrix_product, peak_mib, ratio, take_turns
 from laser.benchmarks.suites import BenchmarkResult
 from laser.config.schema import BenchmarkConfig, BenchmarkJob
 from laser.data.wheels import fetch_wheel
@@ -151,20 +150,6 @@ def check_agreement(theirs: Metrics, ours: Metrics) -> dict[str, float]:
     if any(abs(expected[name] - found[name]) > 1e-3 for name in names):
         raise ArithmeticError(f"metrics differ on the same scores: RecBole {dict(expected)}, ours {dict(found)}")
     return {f"{name} RecBole": expected[name] for name in names} | {f"{name} ours": found[name] for name in names}
-
-
-def peak_mib(work: Callable[[], object]) -> float:
-    """MiB that the call adds to this process's resident memory at its highest (Linux, glibc)."""
-    ctypes.CDLL(None).malloc_trim(0)  # else what earlier calls have freed would be taken again and not be seen
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
-    before = _status_kib("VmRSS")
-    work()
-    return (_status_kib("VmHWM") - before) / 1024
-
-
-def _status_kib(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def summarise(

@@ -20,7 +20,9 @@ class BenchmarkResult:
 
 Suite = Callable[[BenchmarkJob], BenchmarkResult]
 
-SUITES = {name: f"laser.benchmarks.{name}" for name in ("train", "encode", "rank", "prepare", "sharding", "tune")}
+SUITES = {
+    name: f"laser.benchmarks.{name}" for name in ("train", "encode", "rank", "catalogue", "prepare", "sharding", "tune")
+}
 """`suite` → the module whose `run` measures it; imported when asked for, because each brings its own peers."""
 
 

@@ -554,6 +554,12 @@ class BenchmarkConfig(Section):
     """rank: H, width of representations and item embeddings. SmolLM2-135M: 576."""
     rank_peer_batch: PositiveInt = 4_096
     """rank: users that the peer ranks at once. RecBole's eval_batch_size: 4096."""
+    catalogue_items: PositiveInt = 1_000_000
+    """catalogue: items; the embeddings take items times width times 4 or 2 bytes (training.item_dtype)."""
+    catalogue_width: PositiveInt = 4_096
+    """catalogue: H. Llama 7B: 4096."""
+    catalogue_users: PositiveInt = 16
+    """catalogue: histories of a step, and users to rank."""
     interactions: PositiveInt = 10_000_000
     """Generated interactions to prepare (suite prepare); users are a tenth of it, items at most 150,000."""
 
@@ -561,7 +567,8 @@ class BenchmarkConfig(Section):
 class BenchmarkJob(Experiment):
     """A measurement of speed: the sections of an experiment, and which of its parts to measure."""
 
-    suite: Literal["train", "encode", "rank", "prepare", "sharding", "tune"]
-    """train: optimizer steps; encode: the catalogue; rank: full-catalogue ranks; prepare: raw data to a dataset;
-    sharding: memory and cost of the ZeRO stages; tune: what a sweep adds to its trials."""
+    suite: Literal["train", "encode", "rank", "catalogue", "prepare", "sharding", "tune"]
+    """train: optimizer steps; encode: the catalogue; rank: full-catalogue ranks; catalogue: loss and ranks where items
+    are many; prepare: raw data to a dataset; sharding: memory and cost of the ZeRO stages; tune: what a sweep adds to
+    its trials."""
     benchmark: BenchmarkConfig = BenchmarkConfig()

@@ -194,13 +194,17 @@ def _tiled_ranks(representation_UH: Tensor, item_embeddings_IH: Tensor, wanted_U
     num_users = len(wanted_U)
     possible_U1, sure_U1 = (wanted_U - error_U)[:, None], (wanted_U + error_U)[:, None]
     num_items = min(len(item_embeddings_IH), max(1, TILE_SCORES // num_users))
-    if item_embeddings_IH.dtype != torch.float32:
-        num_items = min(num_items, max(1, WIDENED_ELEMENTS // item_embeddings_IH.shape[1]))
+    narrow, width = item_embeddings_IH.dtype != torch.float32, item_embeddings_IH.shape[1]
+    if narrow:
+        num_items = min(num_items, max(1, WIDENED_ELEMENTS // width))
+        wide_TH = representation_UH.new_empty(num_items, width)
     scores_UT, at_least_UT = representation_UH.new_empty(2, num_users, num_items)
     num_sure_U, num_possible_U = representation_UH.new_empty(2, num_users)
     ranks_U = torch.zeros_like(wanted_U, dtype=torch.int64)
     for start in range(0, len(item_embeddings_IH), num_items):
-        items_TH = item_embeddings_IH[start : start + num_items].float()
+        items_TH = item_embeddings_IH[start : start + num_items]
+        if narrow:
+            items_TH = wide_TH[: len(items_TH)].copy_(items_TH)
         scores, at_least = scores_UT[:, : len(items_TH)], at_least_UT[:, : len(items_TH)]
         torch.mm(representation_UH, items_TH.T, out=scores)
         _count_at_least(scores, sure_U1, at_least, num_sure_U)

@@ -1,0 +1,86 @@
+"""A catalogue that is large against memory: the loss of a training step, and ranks, beyond the embeddings themselves.
+
+    python jobs/benchmark.py suite=catalogue training.item_dtype=bf16
+
+There is no peer. The bound is the matrix product in float32 at the speed of a square one: what both compute in,
+whatever the embeddings' dtype. The loss multiplies twice (scores, and the items that they weigh), ranking once.
+
+Shape suffixes: B users, I items, H width.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from laser.benchmarks.measure import matrix_product, peak_mib, take_turns
+from laser.benchmarks.suites import BenchmarkResult
+from laser.config.schema import BenchmarkJob
+from laser.evaluation.ranking import catalogue_ranks
+from laser.training.loop import ITEM_DTYPES
+from laser.training.losses import item_contrastive_loss
+
+FILL_ITEMS = 4_096
+"""Random embeddings made at once: 64 MiB of float32 at width 4096."""
+
+
+def run(job: BenchmarkJob) -> BenchmarkResult:
+    """Loss and ranking in turn, with the peak of memory that each adds."""
+    settings = job.benchmark
+    users, items, width = settings.catalogue_users, settings.catalogue_items, settings.catalogue_width
+    item_embeddings_IH = random_catalogue(items, width, ITEM_DTYPES[job.training.item_dtype])
+    generator = torch.Generator().manual_seed(1)
+    representation_BH = torch.randn(users, width, generator=generator).requires_grad_()
+    targets_B = torch.randint(items, (users,), generator=generator)
+
+    def loss() -> None:
+        temperature, weights_B = job.training.temperature, torch.ones(users)
+        item_contrastive_loss(representation_BH, item_embeddings_IH, targets_B, weights_B, temperature).backward()
+
+    def rank() -> None:
+        catalogue_ranks(F.normalize(representation_BH.detach(), dim=-1), item_embeddings_IH, targets_B)
+
+    square_product, operations = matrix_product(torch.float32, torch.device("cpu"))
+    contestants = {"square product": square_product, "loss, forward and backward": loss, "ranks": rank}
+    timings = take_turns(contestants, settings.rounds, settings.warmup_rounds)
+    peaks = {"loss, forward and backward": peak_mib(loss), "ranks": peak_mib(rank)}
+    products = {
+        "square product": operations / (2.0 * users * items * width),
+        "loss, forward and backward": 2,
+        "ranks": 1,
+    }
+    gflops = {name: timings[name].per_second(2e-9 * users * items * width * count) for name, count in products.items()}
+    embeddings_mib = item_embeddings_IH.numel() * item_embeddings_IH.element_size() / 2**20
+    figures: dict[str, Any] = {
+        "num_users": users,
+        "num_items": items,
+        "width": width,
+        "item_dtype": job.training.item_dtype,
+        "threads": torch.get_num_threads(),
+        "embeddings_mib": round(embeddings_mib, 1),
+        "scores_mib_if_held": round(4 * users * items / 2**20, 1),
+        "seconds": {name: timing.as_figures() for name, timing in timings.items()},
+        "gflops": {name: round(value, 1) for name, value in gflops.items()},
+        "peak_mib_beyond_embeddings": {name: round(value, 1) for name, value in peaks.items()},
+    }
+    rows = [
+        {
+            "contestant": name,
+            "seconds": timings[name].median,
+            "GFLOP/s": gflops[name],
+            "of the square product": gflops[name] / gflops["square product"],
+            "MiB beyond the embeddings": peaks.get(name, float("nan")),
+        }
+        for name in contestants
+    ]
+    return BenchmarkResult(figures, rows)
+
+
+def random_catalogue(num_items: int, width: int, dtype: torch.dtype) -> Tensor:
+    """Random directions of length 1 (I, H), made in parts: never whole in float32 unless that is the dtype."""
+    generator = torch.Generator().manual_seed(0)
+    items_IH = torch.empty(num_items, width, dtype=dtype)
+    for part in items_IH.split(FILL_ITEMS):
+        part.copy_(F.normalize(torch.randn(part.shape, generator=generator), dim=-1))
+    return items_IH
