@@ -32,7 +32,7 @@ def main(config: TuneExperiment) -> Mapping[str, Any]:
     if sweep is not None and not sweep.complete:
         logger.info("an earlier search was interrupted: going on with %s", sweep.path)
         overrides.append("resume=true")
-    with local_cluster(Path(config.cache_dir) / "demo-cluster.json") as cluster:
+    with local_cluster(Path(config.cache_dir) / "demo-cluster") as cluster:
         summary = json.loads(cluster.run_job([sys.executable, "jobs/tune.py", *overrides]))
     logger.info("compare the trials in the MLflow UI: make ui")
     return summary

@@ -467,6 +467,10 @@ class SearchConfig(Section):
     """asha keeps one in so many trials at each rung."""
     max_concurrent_trials: PositiveInt = 1
     """Trials that run at once; each takes training.num_workers workers."""
+    driver_resource: str | None = None
+    """Custom resource of the nodes that trials' own processes keep to, while their workers run anywhere: `head` on the
+    clusters of cluster.yaml, deploy/kuberay and jobs/cluster.py. They report to MLflow from there, a node that is
+    taken away does not take them with it, and idle workers can leave. null lets them run on any node."""
     seed: NonNegativeInt = 0
     """Seed of the search."""
 
@@ -572,3 +576,18 @@ class BenchmarkJob(Experiment):
     are many; prepare: raw data to a dataset; sharding: memory and cost of the ZeRO stages; tune: what a sweep adds to
     its trials."""
     benchmark: BenchmarkConfig = BenchmarkConfig()
+
+
+class ClusterJob(Section):
+    """A cluster on this machine whose worker nodes come and go as trials ask for them."""
+
+    directory: str = "runs/cluster"
+    """Where its token, its environment and the note of what runs stand while it runs."""
+    max_workers: PositiveInt = 2
+    """Most worker nodes at once; the head alone runs while nothing is asked for."""
+    cpus_per_worker: PositiveInt = 1
+    """Cores that a worker node offers to trials. What the machine has is shared by all nodes."""
+    idle_seconds: PositiveFloat = 60.0
+    """Seconds after which a worker node without work leaves."""
+    stop: bool = False
+    """Stop the cluster that runs from directory, instead of starting one."""

@@ -1,13 +1,21 @@
-"""A Ray cluster of one node for as long as a `with` block lasts: started, given jobs, and stopped, it alone.
+"""A Ray cluster on this machine for as long as a `with` block lasts: started, given jobs, and stopped, it alone.
 
-It runs in a session of its own, so that Ctrl-C in the terminal reaches us first; it listens on ports that nobody else
-uses, takes no job without its own random token, and keeps its files in a directory of its own.
+It runs in a session of its own, so that Ctrl-C in the terminal reaches us first; it listens on loopback alone, on
+ports that nobody else uses, takes no job without its own random token, and keeps its files in directories of its own.
+
+    <directory>/
+        cluster.json      who runs it
+        token             of mode 600; Ray reads it by RAY_AUTH_TOKEN_PATH
+        environment.sh    `. environment.sh`, and `ray job submit`, `ray status`, `ray list nodes` mean this cluster
+        autoscaler.json   where it has worker nodes
+        head.log          what `ray start` says
 """
 
 import json
 import logging
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -15,17 +23,20 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import psutil
+from laser.config.errors import UserError
+from laser.tuning.local_nodes import LocalNodes
+from laser.tuning.owned_processes import MARK, Note, stop_processes
 
 logger = logging.getLogger(__name__)
 
 START_SECONDS = 120
-STOP_SECONDS = 20
 OBJECT_STORE_BYTES = 256 * 2**20  # trials pass a few kilobytes
 
 
@@ -34,6 +45,35 @@ class LocalCluster:
     """A running cluster and the environment in which its commands work."""
 
     environment: dict[str, str]
+    head: "subprocess.Popen[bytes]"
+
+    @property
+    def dashboard(self) -> str:
+        """Address of the dashboard, which takes jobs too."""
+        return self.environment["RAY_API_SERVER_ADDRESS"]
+
+    @property
+    def running(self) -> bool:
+        return self.head.poll() is None
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """The nodes that are alive, from Ray's own list: `node_id`, `is_head_node`, `resources_total`, …
+
+        Raises:
+            OSError: the cluster does not answer.
+        """
+        token = Path(self.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
+        request = urllib.request.Request(f"{self.dashboard}/api/v0/nodes", headers={"Authorization": f"Bearer {token}"})
+        with urllib.request.urlopen(request, timeout=10) as reply:
+            nodes = json.load(reply)["data"]["result"]["result"]
+        return [node for node in nodes if node["state"] == "ALIVE"]
+
+    def num_nodes(self) -> int | None:
+        """Nodes that are alive, the head among them; None where a busy machine's dashboard does not answer in time."""
+        try:
+            return len(self.nodes())
+        except OSError:
+            return None
 
     def run_job(self, command: Sequence[str]) -> str:
         """Submit a command as a Ray job, stream its output to standard error, and return its last JSON line.
@@ -64,29 +104,24 @@ class LocalCluster:
 
 
 @contextmanager
-def local_cluster(note: Path) -> Iterator[LocalCluster]:
+def local_cluster(directory: Path, nodes: LocalNodes | None = None) -> Iterator[LocalCluster]:
     """Start a cluster on this machine, and stop it at the end, also after an error or Ctrl-C.
 
     Args:
-        note: file that says what runs, so that the next call can stop what a killed one left.
+        directory: where its token, its environment and the note of what runs stand while it runs.
+        nodes: worker nodes that come and go as they are asked for; None has all cores on the head.
 
     Raises:
+        UserError: a cluster runs from this directory.
         RuntimeError: Ray does not start; the message holds what it said.
     """
-    _stop_leftover(note)
-    directory = Path(tempfile.mkdtemp(prefix="laser-", dir="/tmp"))  # sockets need a path below 107 characters
-    log = directory / "start.log"
+    _make_way(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    session = Path(tempfile.mkdtemp(prefix="laser-", dir="/tmp"))  # sockets need a path below 107 characters
     ports = _free_ports(5)
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-        "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{ports[1]}",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-    environment.pop("RAY_ADDRESS", None)
-    options = {
+    gcs_address = f"127.0.0.1:{ports[0]}"
+    environment = _environment(_write_token(directory), f"http://127.0.0.1:{ports[1]}", gcs_address)
+    options: dict[str, Any] = {
         "port": ports[0],
         "dashboard-host": "127.0.0.1",
         "dashboard-port": ports[1],
@@ -97,65 +132,94 @@ def local_cluster(note: Path) -> Iterator[LocalCluster]:
         "max-worker-port": 0,
         "num-cpus": max(2, os.cpu_count() or 1),
         "object-store-memory": OBJECT_STORE_BYTES,
-        "temp-dir": directory,
+        "temp-dir": session,
     }
-    command = [
-        _beside_python("ray"),
-        "start",
-        "--head",
-        "--block",
-        *(f"--{key}={value}" for key, value in options.items()),
-    ]
+    of_start = {**environment, MARK: str(session)}
+    del of_start["RAY_ADDRESS"]  # a head has none to join
+    if nodes is not None:
+        options |= nodes.options(gcs_address, directory)
+        of_start |= nodes.environment()
+    command = [_beside_python("ray"), "start", "--head", "--block", *(f"--{k}={v}" for k, v in options.items())]
+    log = directory / "head.log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            command, env=of_start, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
-    head = psutil.Process(process.pid)
-    note.parent.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps({"pid": head.pid, "created": head.create_time(), "directory": str(directory)}))
+    note = Note.write(directory / "cluster.json", process.pid, session)
     try:
         _wait_until_ready(process, ports[1], log)
-        yield LocalCluster(environment)
+        _write_environment(directory / "environment.sh", environment)
+        yield LocalCluster(environment, process)
     finally:
-        stop_tree(head)
+        _stop(note, directory)
         process.wait()
-        shutil.rmtree(directory, ignore_errors=True)
-        note.unlink(missing_ok=True)
 
 
-def stop_tree(head: psutil.Process) -> None:
-    """End a process and all that it started: politely, then by force."""
-    try:
-        processes = [head, *head.children(recursive=True)]
-        head.send_signal(signal.SIGTERM)
-    except psutil.NoSuchProcess:
-        return
-    _, alive = psutil.wait_procs(processes, timeout=STOP_SECONDS)
-    for process in alive:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            pass
-    psutil.wait_procs(alive, timeout=STOP_SECONDS)
+def stop_local_cluster(directory: Path) -> bool:
+    """Stop the cluster that runs from this directory, also what a killed one left behind; whether there was any."""
+    note = Note.read(directory / "cluster.json")
+    if note is None:
+        return False
+    owner = note.owner_process()
+    if owner is not None:
+        owner.send_signal(signal.SIGTERM)  # it stops what it started
+        owner.wait(timeout=START_SECONDS)
+    _stop(note, directory)
+    return True
 
 
-def _stop_leftover(note: Path) -> None:
+def _make_way(directory: Path) -> None:
     """Stop the cluster of an earlier call that was killed before it could."""
-    if not note.is_file():
+    note = Note.read(directory / "cluster.json")
+    if note is None:
         return
-    left = json.loads(note.read_text())
-    try:
-        head = psutil.Process(left["pid"])
-        if head.create_time() == left["created"]:  # else the number went to a stranger
-            logger.info("stopping the Ray head that an interrupted run left behind")
-            stop_tree(head)
-    except psutil.NoSuchProcess:
-        pass
-    shutil.rmtree(left["directory"], ignore_errors=True)
-    note.unlink(missing_ok=True)
+    if note.owner_process() is not None:
+        raise UserError(
+            f"{directory}: process {note.owner} runs a cluster from it; stop that with Ctrl-C or kill {note.owner}"
+        )
+    logger.info("stopping what an interrupted cluster left behind")
+    _stop(note, directory)
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def _stop(note: Note, directory: Path) -> None:
+    stop_processes(note)
+    shutil.rmtree(note.session, ignore_errors=True)
+    for name in ("token", "environment.sh", "autoscaler.json", "cluster.json"):  # the note goes last
+        (directory / name).unlink(missing_ok=True)
+
+
+def _environment(token: Path, dashboard: str, gcs_address: str) -> dict[str, str]:
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "RAY_ADDRESS": gcs_address,
+        "RAY_API_SERVER_ADDRESS": dashboard,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # "Not part of a cluster of machines": Ray takes 127.0.0.1 for this node's address and all its servers listen
+        # there alone. The name is that of the systems where this is the default.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    }
+    environment.pop("RAY_AUTH_TOKEN", None)  # would go before the file
+    return environment
+
+
+def _write_token(directory: Path) -> Path:
+    path = (directory / "token").absolute()
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+    return path
+
+
+def _write_environment(path: Path, environment: dict[str, str]) -> None:
+    changed = {name: value for name, value in environment.items() if os.environ.get(name) != value or "RAY_" in name}
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in sorted(changed.items())]
+    path.write_text("\n".join([*lines, "unset RAY_AUTH_TOKEN", ""]))
+
+
+def _wait_until_ready(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:

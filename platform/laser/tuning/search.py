@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import ray
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler
 
 from laser.config.compose import with_overrides
+from laser.config.errors import UserError
 from laser.config.schema import Experiment, SearchConfig, TuneExperiment
 from laser.config.space import Choice, LogUniform, RandInt, Uniform, parse_space
 from laser.training.checkpoint import latest_checkpoint
@@ -112,7 +114,7 @@ def run_search(plan: SearchPlan, sweep: Sweep, tracker: Tracker) -> list[TrialRe
         _run_trial, base=plan.base.model_dump_json(), stages=plan.stages, sweep=str(sweep.path), tracker=tracker
     )
     tuner = tune.Tuner(
-        tune.with_resources(trainable, tune.PlacementGroupFactory([{"memory": 1}])),  # one byte: nothing is refused
+        tune.with_resources(trainable, tune.PlacementGroupFactory([_own_resources(search)])),
         param_space=param_space,
         tune_config=tune.TuneConfig(
             metric=METRIC,
@@ -132,6 +134,7 @@ def run_search(plan: SearchPlan, sweep: Sweep, tracker: Tracker) -> list[TrialRe
     )
     try:
         with cluster():
+            _check_driver_resource(search)
             tuner.fit()
     finally:
         for trial in sweep.unfinished_trials():
@@ -244,6 +247,22 @@ def _tune_domain(domain: Domain) -> Any:
             return tune.loguniform(domain.low, domain.high)
         case RandInt():
             return tune.randint(domain.low, domain.high)
+
+
+def _own_resources(search: SearchConfig) -> dict[str, float]:
+    """What a trial's own process reserves: as good as nothing, but Ray refuses an empty bundle."""
+    return {search.driver_resource: 0.001} if search.driver_resource else {"memory": 1}
+
+
+def _check_driver_resource(search: SearchConfig) -> None:
+    """Refuse a search that would wait for ever."""
+    name, offered = search.driver_resource, ray.cluster_resources()
+    if name and name not in offered:
+        custom = sorted(key for key in offered if ":" not in key and key not in ("CPU", "GPU", "memory"))
+        raise UserError(
+            f"search.driver_resource: no node offers {name!r} (there are: {', '.join(custom) or 'none'}); "
+            "leave it out, or start the head with --resources"
+        )
 
 
 def _optuna(search: SearchConfig) -> Any:

@@ -1,0 +1,48 @@
+"""A Ray cluster on this machine whose worker nodes come and go as trials ask for them; Ctrl-C stops it.
+
+Nothing trains on its head, so a search brings up the worker nodes that it needs, and they leave when they are idle:
+what cluster.yaml does on AWS, with processes for machines. While it runs, in another terminal:
+
+    . runs/cluster/environment.sh
+    ray job submit -- python jobs/tune.py search.driver_resource=head search.max_concurrent_trials=2
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from laser.config.cli import run_job
+from laser.config.schema import ClusterJob
+
+logger = logging.getLogger("cluster")
+
+
+def main(config: ClusterJob) -> Mapping[str, Any]:
+    """Run the cluster until it is interrupted; the summary is the most nodes that were alive at once."""
+    from laser.tuning.local_cluster import local_cluster, stop_local_cluster
+    from laser.tuning.local_nodes import LocalNodes
+
+    directory = Path(config.directory).absolute()
+    if config.stop:
+        return {"stopped": stop_local_cluster(directory)}
+    nodes, most = LocalNodes(config.max_workers, config.cpus_per_worker, config.idle_seconds), 0
+    with local_cluster(directory, nodes) as cluster:
+        logger.info("one head, up to %d worker nodes; dashboard %s", config.max_workers, cluster.dashboard)
+        logger.info("elsewhere: . %s; Ctrl-C stops it", directory / "environment.sh")
+        try:
+            last = 0
+            while cluster.running:
+                alive = cluster.num_nodes() or last
+                if alive != last:
+                    logger.info("nodes: %d", alive)
+                last, most = alive, max(most, alive)
+                time.sleep(1)
+        except KeyboardInterrupt:
+            return {"stopped": True, "most_nodes": most}
+    raise RuntimeError(f"the head ended by itself; what it said is in {directory / 'head.log'}")
+
+
+if __name__ == "__main__":
+    run_job(main, ClusterJob)
