@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from laser.config.cli import run_job
+from laser.config.credentials import masked
 from laser.config.schema import TuneExperiment
 
 logger = logging.getLogger("demo")
@@ -40,7 +41,7 @@ def main(config: TuneExperiment) -> Mapping[str, Any]:
 
 def run(command: list[str]) -> None:
     """Run one of the other jobs, its summary among the messages."""
-    logger.info("$ %s", shlex.join(command))
+    logger.info("$ %s", masked(shlex.join(command)))
     subprocess.run(command, check=True)
 
 

@@ -116,3 +116,16 @@ def test_an_unknown_run_is_the_users_mistake(tracking):
         pass
     with pytest.raises(UserError, match="run_id: 'nowhere' is not in"):
         tracking.find("nowhere")
+
+
+def test_a_password_in_an_address_is_recorded_nowhere(tracking, tmp_path, monkeypatch):
+    uri = "postgresql+psycopg2://me:hunter2@db.example.com/mlflow"
+    monkeypatch.setattr("sys.argv", ["jobs/train.py", f"tracking.uri={uri}"])
+    config = Experiment(tracking=TrackingConfig(uri=uri))
+    with pytest.raises(OSError), tracking.run(config, "train", "one", {}) as run:  # noqa: PT011
+        raise OSError(f"could not connect to {uri}")
+    recorded = MlflowClient(tracking.uri).get_run(run.run_id).data
+    assert recorded.params["tracking.uri"] == uri.replace("hunter2", "***")
+    assert recorded.tags["error"].endswith(uri.replace("hunter2", "***"))
+    holding = [path for path in tmp_path.rglob("*") if path.is_file() and b"hunter2" in path.read_bytes()]
+    assert holding == []

@@ -19,6 +19,7 @@ from typing import Any, NoReturn, TextIO, TypeVar, get_args, get_origin
 from pydantic import BaseModel
 
 from laser.config.compose import load_config, sections
+from laser.config.credentials import masked
 from laser.config.errors import UserError
 
 C = TypeVar("C", bound=BaseModel)
@@ -55,7 +56,7 @@ def run_job(
     try:
         summary = main(load_config(config_class, arguments, default))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {masked(str(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         advice = f"; go on with {resume_with}=true" if resume_with else ""

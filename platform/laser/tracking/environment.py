@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from laser.config.credentials import masked
+
 PACKAGES = ("torch", "transformers", "ray", "deepspeed", "mlflow", "pyarrow", "scikit-learn", "numpy", "laser")
 
 
@@ -25,7 +27,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "commit": commit(),
-        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "command": masked(shlex.join([Path(sys.executable).name, *sys.argv])),
     }
 
 

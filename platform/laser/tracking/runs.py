@@ -24,6 +24,7 @@ import yaml
 from pydantic import BaseModel
 
 from laser.config.compose import flatten
+from laser.config.credentials import masked
 from laser.config.errors import UserError
 from laser.config.schema import TrackingConfig
 from laser.tracking.environment import environment
@@ -167,7 +168,7 @@ class Tracking:
         run.set_tags({"kind": kind, **{key: value for key, value in code.items() if value}})
         known = client.get_run(run.run_id).data.params  # cannot be changed once they are there
         self._log_params(run, {key: value for key, value in flatten(config).items() if key not in known})
-        run.log_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), "config.yaml")
+        run.log_text(masked(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)), "config.yaml")
         run.log_json(surroundings, "environment.json")
         return run
 
@@ -183,7 +184,7 @@ class Tracking:
             run.finish("KILLED")
             raise
         except BaseException as error:
-            run.set_tags({"error": f"{type(error).__name__}: {error}"[:5000]})
+            run.set_tags({"error": masked(f"{type(error).__name__}: {error}")[:5000]})
             run.finish("FAILED")
             raise
         run.finish("FINISHED")
@@ -218,7 +219,7 @@ class Tracking:
     def _log_params(self, run: Run, params: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
-        entities = [Param(key, str(value)) for key, value in params.items()]
+        entities = [Param(key, masked(str(value))) for key, value in params.items()]
         for start in range(0, len(entities), PARAMS_PER_REQUEST):
             _client(self.uri).log_batch(run.run_id, params=entities[start : start + PARAMS_PER_REQUEST])
 

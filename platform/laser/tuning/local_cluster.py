@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from laser.config.credentials import masked
 from laser.config.errors import UserError
 from laser.tuning.local_nodes import LocalNodes
 from laser.tuning.owned_processes import MARK, Note, stop_processes
@@ -83,7 +84,7 @@ class LocalCluster:
         """
         job = f"laser-{secrets.token_hex(4)}"
         submit = [_beside_python("ray"), "job", "submit", "--submission-id", job, "--", *command]
-        logger.info("$ ray %s", " ".join(submit[1:]))
+        logger.info("$ ray %s", masked(" ".join(submit[1:])))
         summary = ""
         with subprocess.Popen(submit, env=self.environment, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
