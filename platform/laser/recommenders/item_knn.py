@@ -68,8 +68,11 @@ class ItemKNN(ItemItemRecommender):
 
     def weighted_rows(self, weights_BI: Tensor) -> Tensor:
         damping_I = self.degrees_I.clamp(min=self._smallest_count) ** -self.degree_exponent
+        rows_P = torch.arange(self.num_items, device=self.device).repeat_interleave(self.row_offsets.diff())
         size = (self.num_items, self.num_items)
-        counts_II = torch.sparse_csr_tensor(self.row_offsets, self.columns_P, self.counts_P, size)
+        counts_II = torch.sparse_coo_tensor(
+            torch.stack([rows_P, self.columns_P]), self.counts_P, size, check_invariants=False, is_coalesced=True
+        )
         return (counts_II @ (weights_BI * damping_I).T).T * damping_I  # S is symmetric
 
     def factors_without(self, own: Items) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
