@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+PositiveFraction = Annotated[float, Field(gt=0.0, le=1.0)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 
@@ -349,6 +350,22 @@ class TrainingConfig(Section):
     """Give each worker one GPU."""
     max_failures: NonNegativeInt = 0
     """Times that a failed group of workers is started again, from the last whole checkpoint."""
+    start_from: str | None = None
+    """Directory of a checkpoint, or of a run (its best checkpoint): its trainable weights are the first ones of this
+    run; jobs/train.py also takes an MLflow run id. Without epochs to train, they are what is evaluated (zero-shot)."""
+    alignment_epochs: NonNegativeInt = 0
+    """Epochs over the catalogue before everything else that align the M-Former's prefix with the LLM's embeddings of
+    the item's text. Paper: none; an addition of its released code."""
+    alignment_top_k: PositiveInt = 3
+    """Experts that make the prefix while it is aligned; all where there are fewer. Released code: 3."""
+    stage0_epochs: NonNegativeInt = 0
+    """Epochs, before stage 1, in which users, next items and negatives are encoded in the step and all receive
+    gradient. Paper: none; an addition of its released code."""
+    negatives: Literal["sampled", "in_batch"] = "sampled"
+    """What the next item competes with in stage 0: items sampled for each example, or the next items of the other
+    examples of the batch, those left out that the user has had. Released code: sampled."""
+    num_negatives: PositiveInt = 10
+    """Sampled negatives of an example in stage 0. Released code: 10."""
     stage1_epochs: NonNegativeInt = 15
     """Epochs with item embeddings re-encoded at the start of each. Paper: 15."""
     stage2_epochs: NonNegativeInt = 5
@@ -371,12 +388,23 @@ class TrainingConfig(Section):
     """AdamW weight decay; 0 is Adam, as in the paper."""
     warmup_steps: NonNegativeInt = 0
     """Optimizer steps of linear warm-up in each stage. Paper: none."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rates after the warm-up: constant, or along half a cosine over the steps of all epochs, down to
+    min_learning_rate_factor. Paper: constant; released code: cosine."""
+    min_learning_rate_factor: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
+    """What the cosine ends at, as a share of the learning rates. Released code: .1 (1e-4 to 1e-5)."""
     max_grad_norm: NonNegativeFloat = 0.0
     """Clip the norm of the gradient over all trainable weights; 0 does not clip. Paper: none."""
     temperature: PositiveFloat = 0.05
     """τ of the item-item contrastive loss (Eq. 8). Paper: 0.05."""
     load_balance_weight: NonNegativeFloat = 0.01
     """λ, weight of the load-balance loss (Eq. 12). Paper: 0.01."""
+    every_prefix: bool = False
+    """Train on every prefix of a training sequence, instead of the whole sequence alone. Paper: false; released code:
+    true."""
+    train_fraction: PositiveFraction = 1.0
+    """Share of the training users to train on, seeded; a larger share holds the smaller ones. The ID-based recommender
+    is not trained on less: take recommender.type=none where it must not see the rest."""
     train_users: PositiveInt | None = None
     """Train on a seeded sample of so many users; null takes all."""
     validation_users: PositiveInt | None = None
@@ -444,10 +472,21 @@ class Experiment(Section):
                 f"warm_start.epochs: {self.warm_start.epochs}; there is no head to train: set head.width or "
                 "head.collaborative, or this to 0"
             )
-        if self.bituning.prefix == "none" and self.bituning.representation != "suffix":
+        if self.training.alignment_epochs and self.bituning.prefix != "mformer":
+            raise ValueError(
+                f"training.alignment_epochs: {self.training.alignment_epochs}; only the M-Former's prefix is aligned: "
+                "set it to 0, or bituning.prefix to mformer"
+            )
+        if self.training.alignment_epochs and self.warms_up_head:
+            raise ValueError(
+                f"training.alignment_epochs: {self.training.alignment_epochs}; an aligned prefix differs from user to "
+                "user, and the head is made ready on outputs under one prefix: set this to 0, or warm_start.epochs to 0 and "
+                "head.standardise to false"
+            )
+        if self.bituning.prefix == "none" and self.bituning.representation != "suffix" and self.head == HeadConfig():
             raise ValueError(
                 f'bituning.representation: "{self.bituning.representation}"; without prefix and suffix nothing is left '
-                "to train: set it to suffix, or bituning.prefix to mformer or free"
+                "to train: set it to suffix, bituning.prefix to mformer or free, or a head (head.width)"
             )
         return self
 

@@ -8,6 +8,7 @@ On disk it is a directory of Parquet files and a manifest, written by `laser.dat
     manifest.json      schema version, counts, fingerprint, source
 """
 
+import hashlib
 import json
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -72,6 +73,29 @@ class Examples:
             return self
         chosen = np.random.default_rng(seed).choice(len(self), num_examples, replace=False)
         return self.take(np.sort(chosen))
+
+    def sample_users(self, num_users: int, seed: int) -> "Examples":
+        """All examples of a seeded sample of users, in the original order; all where there are no more users."""
+        users = np.unique(self.users)
+        if num_users >= len(users):
+            return self
+        chosen = np.random.default_rng(seed).choice(len(users), num_users, replace=False)
+        return self.take(np.flatnonzero(np.isin(self.users, users[chosen])))
+
+    def share_of_users(self, fraction: float, seed: int) -> "Examples":
+        """All examples of a seeded share of the users, at least one; a larger share of one seed holds the smaller."""
+        if fraction == 1.0:
+            return self
+        users = np.random.default_rng(seed).permutation(np.unique(self.users))
+        chosen = users[: max(1, round(fraction * len(users)))]
+        return self.take(np.flatnonzero(np.isin(self.users, chosen)))
+
+    def digest(self) -> str:
+        """A hash of which histories these are; with the dataset's fingerprint it names what is made of them."""
+        digest = hashlib.sha256()
+        for column in (self.users, self.starts, self.ends):
+            digest.update(column.tobytes())
+        return digest.hexdigest()
 
     @staticmethod
     def of_items(num_items: int) -> "Examples":

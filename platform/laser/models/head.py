@@ -30,6 +30,13 @@ class Side(NamedTuple):
     """The recommender's last hidden state of each history, or its vector of each item; C is 0 without one."""
 
 
+class Sides(NamedTuple):
+    """Users and, below them in the same batch, items."""
+
+    users: Side
+    items: Side
+
+
 class HeadOutput(NamedTuple):
     """What scores are made of."""
 

@@ -6,7 +6,7 @@ comparison.
 Parameters under `llm.` are frozen; all others are trained.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,17 +14,20 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from laser.config.schema import Experiment, HeadConfig, MFormerConfig
-from laser.models.bituning import BiTuning
-from laser.models.head import Head, Side
+from laser.models.bituning import BiTuning, mean_text_embeddings
+from laser.models.head import Head, Side, Sides
 from laser.models.llm import Decoder, eos_token_id
 from laser.models.mformer import MFormer, Routing
+
+Part = Literal["history", "prefix", "text"]
+"""What a pass reads: the whole history; the M-Former's prefix alone; the text's input embeddings alone."""
 
 
 class LaserOutput(NamedTuple):
     """What one pass gives for each history."""
 
     representation_BH: Tensor
-    """h_u of a user's history or, for a history of one item, h_i; float32."""
+    """h_u of a user's history or, for a history of one item, h_i; float32. Of a part, the mean over its tokens."""
     vector_BD: Tensor
     """What is compared: a user's times an item's is the score. Without head, h at length 1: cosines."""
     history_bias: Tensor | None
@@ -41,10 +44,19 @@ class Laser(nn.Module):
         mformer: makes the prefix; None leaves it to `bituning`.
         bituning: holds the suffix, or a prefix that is the same for all, and runs the LLM.
         head: maps representations to where they are compared; None compares them by cosine, as the paper does.
+        alignment_top_k: experts per user while the prefix alone is read.
     """
 
-    def __init__(self, llm: Decoder, mformer: MFormer | None, bituning: BiTuning, head: Head | None = None) -> None:
+    def __init__(
+        self,
+        llm: Decoder,
+        mformer: MFormer | None,
+        bituning: BiTuning,
+        head: Head | None = None,
+        alignment_top_k: int | None = None,
+    ) -> None:
         super().__init__()
+        self.alignment_top_k = alignment_top_k
         self.llm = llm.requires_grad_(False)
         self.mformer = mformer
         self.bituning = bituning
@@ -63,7 +75,8 @@ class Laser(nn.Module):
         token_mask_BT: Tensor,
         encoding_BNC: Tensor,
         encoding_mask_BN: Tensor,
-        of: Side | None = None,
+        of: Side | Sides | None = None,
+        part: Part = "history",
     ) -> LaserOutput:
         """Represent a batch of histories.
 
@@ -73,16 +86,26 @@ class Laser(nn.Module):
             encoding_BNC: the frozen recommender's hidden states, float32, right-padded; C is 0 without M-Former.
             encoding_mask_BN: true at real items.
             of: whether these are users or items, and the recommender's vectors of them; for the head alone.
+            part: what to read; of the prefix or the text alone, the mean is compared by cosine.
         """
+        if part == "text":
+            return _by_cosine(mean_text_embeddings(self.llm, token_ids_BT, token_mask_BT), None)
+        if part == "prefix":
+            assert self.mformer is not None, "only the M-Former's prefix is read by itself"
+            prefix_BLH, routing = self.mformer(encoding_BNC, encoding_mask_BN, self.alignment_top_k)
+            return _by_cosine(prefix_BLH.mean(dim=1), routing)
         prefix_BLH = routing = None
         if self.mformer is not None:
             prefix_BLH, routing = self.mformer(encoding_BNC, encoding_mask_BN)
         representation_BH = self.bituning(self.llm, prefix_BLH, token_ids_BT, token_mask_BT)
         if self.head is None:
-            return LaserOutput(representation_BH, F.normalize(representation_BH, dim=-1), None, routing)
+            return _by_cosine(representation_BH, routing)
         assert of is not None, "a head has two sides"
-        vector_BD, history_bias = self.head(representation_BH, of)
-        return LaserOutput(representation_BH, vector_BD, history_bias, routing)
+        sides = (of,) if isinstance(of, Side) else (of.users, of.items)
+        parts_BH = representation_BH.split([len(side.state_BC) for side in sides])
+        mapped = [self.head(part_BH, side) for part_BH, side in zip(parts_BH, sides, strict=True)]
+        vector_BD = torch.cat([output.vector_BD for output in mapped])
+        return LaserOutput(representation_BH, vector_BD, mapped[0].history_bias, routing)
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """Everything but the LLM, by name."""
@@ -137,6 +160,10 @@ class Laser(nn.Module):
         return self
 
 
+def _by_cosine(representation_BH: Tensor, routing: Routing | None) -> LaserOutput:
+    return LaserOutput(representation_BH, F.normalize(representation_BH, dim=-1), None, routing)
+
+
 def build_laser(
     config: Experiment,
     llm: Decoder,
@@ -167,7 +194,7 @@ def build_laser(
             eos_token_id(llm.config) if config.bituning.representation == "eos" else None,
         )
         head = build_head(config.head, llm_width, recommender_width)
-    laser = Laser(llm, mformer, bituning, head)
+    laser = Laser(llm, mformer, bituning, head, config.training.alignment_top_k)
     if first_token_H is not None:
         laser.start_virtual_tokens(first_token_H)
     return laser

@@ -42,7 +42,7 @@ class TrainingState:
     """Where a run stands after a whole epoch."""
 
     stage: int
-    """1 or 2; 0 before any training."""
+    """0, 1 or 2; 0 with `stage_epoch` 0 before any training."""
     stage_epoch: int
     """Epochs done in this stage."""
     epoch: int
@@ -156,15 +156,17 @@ _WEIGHTS_DO_NOT_DEPEND_ON = (
     "name",
     "data.path",  # the dataset's fingerprint stands for it
     "llm.source",  # may be named in several ways; its tensors' shapes are checked on loading
-    "training.stage1_epochs",
-    "training.stage2_epochs",
     "training.test",
 )
+_EPOCHS = ("training.stage0_epochs", "training.stage1_epochs", "training.stage2_epochs")
 
 
 def dependent_settings(config: Experiment, fingerprint: str) -> dict[str, Any]:
     """The flattened settings that the trained weights depend on, and the dataset's fingerprint."""
-    settings = {key: value for key, value in flatten(config).items() if key not in _WEIGHTS_DO_NOT_DEPEND_ON}
+    independent = {*_WEIGHTS_DO_NOT_DEPEND_ON}
+    if config.training.schedule == "constant":  # else the learning rate depends on how many steps there will be
+        independent |= {*_EPOCHS}
+    settings = {key: value for key, value in flatten(config).items() if key not in independent}
     return {**settings, "data fingerprint": fingerprint}
 
 

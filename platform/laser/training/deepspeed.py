@@ -18,7 +18,7 @@ from deepspeed.utils import safe_get_full_optimizer_state
 from torch import Tensor, nn
 
 from laser.config.schema import LLMConfig, TrainingConfig
-from laser.models.laser import Laser, LaserOutput
+from laser.models.laser import Laser, LaserOutput, Part
 from laser.models.llm import Decoder, decoder_weights, empty_llm, llm_config
 from laser.training.engine import (
     Batch,
@@ -112,9 +112,9 @@ class DeepSpeedEngine:
         if self.stage:
             self._materialise_moments()
 
-    def forward(self, batch: Batch) -> LaserOutput:
+    def forward(self, batch: Batch, part: Part = "history") -> LaserOutput:
         return self.engine(
-            batch.token_ids_BT, batch.token_mask_BT, batch.encoding_BNC, batch.encoding_mask_BN, batch.of
+            batch.token_ids_BT, batch.token_mask_BT, batch.encoding_BNC, batch.encoding_mask_BN, batch.of, part
         )
 
     def backward(self, loss: Tensor) -> None:

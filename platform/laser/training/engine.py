@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from laser.config.schema import TrainingConfig
-from laser.models.head import Side
-from laser.models.laser import Laser, LaserOutput
+from laser.models.head import Side, Sides
+from laser.models.laser import Laser, LaserOutput, Part
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Batch:
     weights_B: Tensor
     num_tokens: int
     """Real text tokens of the weighted histories, without padding and virtual tokens."""
-    of: Side | None = None
+    of: Side | Sides | None = None
     """Whether these are users or items, and the recommender's vectors of them; a head needs it."""
     own_items: tuple[Tensor, Tensor] | None = None
     """Row and id of each item of the whole histories, each once a row, int64; a history bias needs it."""
@@ -48,7 +48,7 @@ class Engine(Protocol):
     rank: int
     world_size: int
 
-    def forward(self, batch: Batch) -> LaserOutput:
+    def forward(self, batch: Batch, part: Part = "history") -> LaserOutput:
         """Run the model on this worker's batch; under ZeRO-3 all workers must call it equally often."""
 
     def backward(self, loss: Tensor) -> None:
@@ -117,8 +117,10 @@ class PlainEngine:
         self.config = config
         self.optimizer = adam(laser, config)
 
-    def forward(self, batch: Batch) -> LaserOutput:
-        return self.laser(batch.token_ids_BT, batch.token_mask_BT, batch.encoding_BNC, batch.encoding_mask_BN, batch.of)
+    def forward(self, batch: Batch, part: Part = "history") -> LaserOutput:
+        return self.laser(
+            batch.token_ids_BT, batch.token_mask_BT, batch.encoding_BNC, batch.encoding_mask_BN, batch.of, part
+        )
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()

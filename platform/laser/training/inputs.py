@@ -155,18 +155,17 @@ def prepare_inputs(config: Experiment, recommender_directory: Path | None = None
         examples = examples.last(longest)
         encodings = None
         if recommender is not None:
-            key = stage_key("encodings", weights, dataset.fingerprint, split, longest, len(examples), training.seed)
+            key = stage_key("encodings", weights, dataset.fingerprint, split, examples.digest())
             own_sequence = dataset.train_items if split in ("train", "prefixes") else None
             encodings = user_encodings(recommender, examples, cache / "encodings", key, own_sequence)
         words = item_prompts if split == "items" else prompts
         return Histories(examples, encodings, words, words.lengths(examples), vectors_IC if split == "items" else None)
 
     def sampled(examples: Examples, num_users: int | None) -> Examples:
-        if num_users is None or num_users >= len(examples):
-            return examples
-        return examples.sample(num_users, training.seed)
+        return examples if num_users is None else examples.sample_users(num_users, training.seed)
 
-    train = sampled(dataset.examples("train"), training.train_users)
+    train = dataset.examples("train", training.every_prefix).share_of_users(training.train_fraction, training.seed)
+    train = sampled(train, training.train_users)
     prefixes = None
     if config.warms_up_head:
         every = dataset.examples("train", every_prefix=True)

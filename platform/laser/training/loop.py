@@ -4,8 +4,7 @@ Shape suffixes: B batch, E examples, I catalogue items, H LLM width, K experts.
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from math import ceil
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -14,13 +13,14 @@ from torch import Tensor
 
 from laser.config.progress import progress
 from laser.config.schema import TrainingConfig
-from laser.data.batches import inference_batches, share, training_batches
+from laser.data.batches import inference_batches, training_batches
 from laser.evaluation.ranking import catalogue_ranks, ranks_with_history_bias
 from laser.evaluation.user_ranks import UserRanks
-from laser.models.laser import LaserOutput
+from laser.models.laser import LaserOutput, Part
 from laser.training.engine import Batch, Engine
 from laser.training.inputs import Histories
-from laser.training.step import training_step
+from laser.training.schedule import Schedule
+from laser.training.step import StepResult, own_share, training_step
 
 ITEM_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """`training.item_dtype` → dtype."""
@@ -28,18 +28,41 @@ SUM_ELEMENTS = 2**24
 """Numbers of the item embeddings that the workers add up at once, because a sum takes a copy."""
 
 
+TakeStep = Callable[[NDArray[np.int64], int, float], StepResult]
+"""Takes the examples of a global batch, the step's number in its epoch, and the learning rate's factor."""
+
+
+def catalogue_step(
+    engine: Engine, histories: Histories, unit_items_IH: Tensor, config: TrainingConfig, part: Part = "history"
+) -> TakeStep:
+    """Steps against fixed item embeddings (stages 1 and 2), each of length 1."""
+
+    def take_step(indices: NDArray[np.int64], number: int, factor: float) -> StepResult:
+        micro_batches = own_micro_batches(engine, histories, indices, config.micro_batch_size)
+        return training_step(engine, micro_batches, unit_items_IH, config, factor, part)
+
+    return take_step
+
+
 def train_epoch(
-    engine: Engine, histories: Histories, item_embeddings_IH: Tensor, config: TrainingConfig, epoch: int, label: str
+    engine: Engine,
+    histories: Histories,
+    take_step: TakeStep,
+    config: TrainingConfig,
+    epoch: int,
+    label: str,
+    schedule: Schedule,
 ) -> dict[str, float]:
     """Train one epoch and return its figures.
 
     Args:
         engine: this worker's model.
         histories: the training examples, the same on every worker.
-        item_embeddings_IH: what is compared of each item, fixed for the epoch.
-        config: batch sizes, seed, schedule.
-        epoch: epochs done before this one, over both stages: with the seed it determines the order of the data.
+        take_step: what a step does.
+        config: batch sizes, seed.
+        epoch: epochs done before this one, over all stages: with the seed it determines the order of the data.
         label: names the epoch in the progress line.
+        schedule: of the learning rates in this epoch.
 
     Raises:
         FloatingPointError: the loss is not finite; names the epoch and the step.
@@ -53,9 +76,7 @@ def train_epoch(
     expert_counts_K = torch.zeros(engine.laser.num_experts, dtype=torch.float64)
     with progress(batches, label, "step", enabled=engine.rank == 0) as steps:
         for number, indices in enumerate(steps):
-            micro_batches = own_micro_batches(engine, histories, indices, config.micro_batch_size)
-            factor = min(1.0, (number + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-            result = training_step(engine, micro_batches, item_embeddings_IH, config, factor)
+            result = take_step(indices, number, schedule.factor(number))
             if not np.isfinite(result.contrastive + result.load_balance):
                 raise FloatingPointError(
                     f"{label}, step {number + 1}: loss {result.contrastive}, load balance {result.load_balance}; "
@@ -85,23 +106,16 @@ def train_epoch(
 def own_micro_batches(
     engine: Engine, histories: Histories, indices: NDArray[np.int64], micro_batch_size: int
 ) -> list[Batch]:
-    """This worker's share of a global batch, in micro-batches: equally many on every worker, of equal size.
-
-    Workers without a real example left take the batch's first one with weight 0, because under ZeRO-3 every forward
-    pass is a collective operation.
-    """
-    own = share(indices, engine.rank, engine.world_size)
-    size = ceil(len(indices) / engine.world_size)
-    weights = [1.0] * len(own) + [0.0] * (size - len(own))
-    own = np.concatenate([own, np.repeat(indices[:1], size - len(own))])
+    """This worker's share of a global batch, in micro-batches: equally many on every worker, of equal size."""
+    own, weights = own_share(engine, indices)
     return [
         histories.batch(own[start : start + micro_batch_size], weights[start : start + micro_batch_size], engine.device)
-        for start in range(0, size, micro_batch_size)
+        for start in range(0, len(own), micro_batch_size)
     ]
 
 
 def outputs(
-    engine: Engine, histories: Histories, batch_tokens: int, label: str
+    engine: Engine, histories: Histories, batch_tokens: int, label: str, part: Part = "history"
 ) -> Iterator[tuple[NDArray[np.int64], LaserOutput]]:
     """Yield `(indices, output)` for this worker's part of the histories, without gradient.
 
@@ -114,7 +128,7 @@ def outputs(
         for start in starts:
             number = start + engine.rank
             indices = batches[min(number, len(batches) - 1)]
-            output = engine.forward(histories.batch(indices, [1.0] * len(indices), engine.device))
+            output = engine.forward(histories.batch(indices, [1.0] * len(indices), engine.device), part)
             if number < len(batches):
                 yield indices, output
 

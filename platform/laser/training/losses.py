@@ -75,6 +75,18 @@ def _of_bias(
     return growth_B.clamp(min=-1 + 1e-6).log1p() - bias * is_own_B
 
 
+def candidate_contrastive_loss(scores_BM: Tensor, targets_B: Tensor, weights_B: Tensor, temperature: float) -> Tensor:
+    """The same over M candidates of each history's own, by their cosines `scores_BM`; -inf where one is none.
+
+    Args:
+        scores_BM: float32.
+        targets_B: place of the item that came next among the candidates, int64.
+        weights_B: 1 for a real example, 0 for one that only fills a worker's share.
+        temperature: τ.
+    """
+    return (F.cross_entropy(scores_BM / temperature, targets_B, reduction="none") * weights_B).sum()
+
+
 def catalogue_cross_entropy(
     queries_BH: Tensor, items_IH: Tensor, targets_B: Tensor, temperature: float, chunk_elements: int = CHUNK_ELEMENTS
 ) -> Tensor:

@@ -59,7 +59,10 @@ def with_absolute_paths(config: Experiment) -> Experiment:
         "cache_dir": str(Path(config.cache_dir).expanduser().absolute()),
         "output_dir": str(Path(config.output_dir).expanduser().absolute()),
     }
-    for key, value in (("data.path", config.data.path), ("llm.source", config.llm.source)):
+    named = {"data.path": config.data.path, "llm.source": config.llm.source}
+    if config.training.start_from is not None:
+        named["training.start_from"] = config.training.start_from
+    for key, value in named.items():
         local = Path(value).expanduser()
         if not value.startswith("pypi:") and local.exists():
             overrides[key] = str(local.absolute())

@@ -1,21 +1,24 @@
 """Two-stage training (arXiv 2409.01605, section 5 of docs/method.md), resumable after each epoch.
 
 Stage 1 re-encodes the catalogue with the current weights at the start of each epoch and holds it fixed for the epoch;
-the encoding at an epoch's end serves its validation and is the next epoch's start. Stage 2 goes on from the best
-epoch's weights with that epoch's item embeddings. Selection is by validation NDCG@10; the test set is read once, at
-the end.
+the encoding at an epoch's end serves its validation and is the next epoch's start. Stage 2 holds the catalogue fixed
+for good. Before them may come stage 0, which encodes users and items in the step (`laser.training.two_sided`). Each
+stage goes on from the best epoch before it: its weights and item embeddings, with Adam afresh. Selection is by
+validation NDCG@10; the test set is read once, at the end.
 """
 
 import logging
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from laser.config.schema import Experiment
+from laser.training.alignment import align
 from laser.training.checkpoint import (
     TrainingState,
     check_same_settings,
@@ -28,7 +31,7 @@ from laser.training.checkpoint import (
 )
 from laser.training.engine import Engine, numel
 from laser.training.inputs import Inputs
-from laser.training.loop import encode_items, evaluate, train_epoch
+from laser.training.loop import TakeStep, catalogue_step, encode_items, evaluate, train_epoch
 from laser.training.outcome import (
     SELECTION_METRIC,
     TEST_RANKS,
@@ -38,6 +41,9 @@ from laser.training.outcome import (
     epoch_metrics,
     write_outcome,
 )
+from laser.training.schedule import Schedule
+from laser.training.transfer import starting_weights
+from laser.training.two_sided import TwoSidedStep
 from laser.training.warm_start import warm_start
 
 logger = logging.getLogger(__name__)
@@ -50,19 +56,21 @@ class TwoStageTraining:
         self.engine, self.inputs, self.config, self.report = engine, inputs, config, report
         self.run_dir, self.directory = run_dir, run_dir / "checkpoints"
         self.training = config.training
+        self.num_epochs = (self.training.stage0_epochs, self.training.stage1_epochs, self.training.stage2_epochs)
         self.settings = dependent_settings(config, inputs.dataset.fingerprint)
         self.started = time.perf_counter()
 
     def run(self) -> Outcome:
         """Train what is left to train, then test once."""
         state, item_embeddings_IH = self._start()
-        while state.stage < 2 and self._epochs_done(state, 1) < self.training.stage1_epochs:
-            state, item_embeddings_IH = self._stage1_epoch(state, item_embeddings_IH)
-        if self._epochs_done(state, 2) < self.training.stage2_epochs:
-            if state.stage < 2:
-                item_embeddings_IH = self._load_best(state, item_embeddings_IH)
-            while self._epochs_done(state, 2) < self.training.stage2_epochs:
-                state = self._stage2_epoch(state, item_embeddings_IH)
+        for stage, num_epochs in enumerate(self.num_epochs):
+            while state.stage <= stage and self._epochs_done(state, stage) < num_epochs:
+                if state.stage < stage:
+                    item_embeddings_IH = self._load_best(state, item_embeddings_IH)
+                figures = self._train(state, item_embeddings_IH, stage)
+                if stage < 2:
+                    item_embeddings_IH = encode_items(self.engine, self.inputs.items, self.training)
+                state = self._end_epoch(state, stage, figures, item_embeddings_IH)
         return self._finish(state, item_embeddings_IH)
 
     @staticmethod
@@ -70,7 +78,10 @@ class TwoStageTraining:
         return state.stage_epoch if state.stage == stage else 0
 
     def _start(self) -> tuple[TrainingState, Tensor]:
-        """Go on from the run directory's last whole checkpoint, or encode and validate the untrained model."""
+        """Go on from the run directory's last whole checkpoint, or encode and validate the first weights.
+
+        These are random, those of another run, or aligned.
+        """
         checkpoint = latest_checkpoint(self.directory)
         if checkpoint is not None:
             check_same_settings(checkpoint.state, self.settings)
@@ -79,10 +90,13 @@ class TwoStageTraining:
             logger.info("resumed after %s", checkpoint.name)
             self.started -= checkpoint.state.seconds
             return checkpoint.state, checkpoint.item_embeddings().to(self.engine.device)
+        if self.training.start_from is not None:
+            self.engine.load_trainable(starting_weights(self.training.start_from, self.engine.laser))
+        aligned = align(self.engine, self.inputs.items, self.training)
         if self.config.warms_up_head:
             return self._warm_start()
         item_embeddings_IH = encode_items(self.engine, self.inputs.items, self.training)
-        state = self._untrained(self._validate(item_embeddings_IH, "validate untrained"))
+        state = self._untrained({**aligned, **self._validate(item_embeddings_IH, "validate untrained")})
         return self._save(state, item_embeddings_IH), item_embeddings_IH
 
     def _untrained(self, metrics: dict[str, float]) -> TrainingState:
@@ -108,18 +122,18 @@ class TwoStageTraining:
         self.report(metrics, 1)
         return state, warm.items_ID
 
-    def _stage1_epoch(self, state: TrainingState, item_embeddings_IH: Tensor) -> tuple[TrainingState, Tensor]:
-        figures = self._train(state, item_embeddings_IH, 1)
-        item_embeddings_IH = encode_items(self.engine, self.inputs.items, self.training)
-        return self._end_epoch(state, 1, figures, item_embeddings_IH), item_embeddings_IH
-
-    def _stage2_epoch(self, state: TrainingState, item_embeddings_IH: Tensor) -> TrainingState:
-        figures = self._train(state, item_embeddings_IH, 2)
-        return self._end_epoch(state, 2, figures, item_embeddings_IH)
-
     def _train(self, state: TrainingState, item_embeddings_IH: Tensor, stage: int) -> dict[str, float]:
-        label = f"stage {stage} epoch {self._epochs_done(state, stage) + 1}"
-        return train_epoch(self.engine, self.inputs.train, item_embeddings_IH, self.training, state.epoch, label)
+        engine, train, training = self.engine, self.inputs.train, self.training
+        done, num_steps = self._epochs_done(state, stage), ceil(len(train) / training.batch_size)
+        before = state.epoch - int(self.config.warms_up_head)  # making the head ready counts as an epoch
+        schedule = Schedule(training, num_steps * before, num_steps * done, num_steps * sum(self.num_epochs))
+        take_step: TakeStep
+        if stage == 0:
+            take_step = TwoSidedStep(engine, train, self.inputs.items, training, state.epoch)
+        else:
+            take_step = catalogue_step(engine, train, item_embeddings_IH, training)
+        label = f"stage {stage} epoch {done + 1}"
+        return train_epoch(engine, train, take_step, training, state.epoch, label, schedule)
 
     def _end_epoch(
         self, state: TrainingState, stage: int, figures: Mapping[str, float], item_embeddings_IH: Tensor
@@ -164,7 +178,7 @@ class TwoStageTraining:
 
     def _load_best(self, state: TrainingState, item_embeddings_IH: Tensor) -> Tensor:
         """Put the best epoch's weights in place, with Adam afresh, and return its item embeddings."""
-        if state.best is None:  # no stage 1: its start is the untrained model
+        if state.best is None:  # no epoch before: the start is the untrained model
             return item_embeddings_IH
         best = read_checkpoint(self.directory / state.best)
         self.engine.load_trainable(best.trainable())

@@ -6,11 +6,16 @@ and the load-balance fractions f_j are counted over the global batch before the 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from laser.config.schema import TrainingConfig
+from laser.data.batches import share
+from laser.models.laser import Part
 from laser.training.engine import Batch, Engine
 from laser.training.losses import expert_choice_counts, item_contrastive_loss, load_balance_loss
 
@@ -29,6 +34,17 @@ class StepResult:
     num_tokens: int
 
 
+def own_share(engine: Engine, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[float]]:
+    """This worker's part of a global batch and the weight of each example: as many on every worker.
+
+    Workers without a real example left take the batch's first one with weight 0, because under ZeRO-3 every forward
+    pass is a collective operation.
+    """
+    own = share(indices, engine.rank, engine.world_size)
+    missing = ceil(len(indices) / engine.world_size) - len(own)
+    return np.concatenate([own, np.repeat(indices[:1], missing)]), [1.0] * len(own) + [0.0] * missing
+
+
 def real_items(batch: Batch) -> Tensor:
     """1 at the history items of real examples, 0 at padding and at examples that only fill a share: `mask_BN`."""
     return batch.encoding_mask_BN * batch.weights_B[:, None]
@@ -40,6 +56,7 @@ def training_step(
     item_embeddings_IH: Tensor,
     config: TrainingConfig,
     learning_rate_factor: float,
+    part: Part = "history",
 ) -> StepResult:
     """Forward, backward and update over one global batch.
 
@@ -49,6 +66,7 @@ def training_step(
         item_embeddings_IH: what is compared of each item, fixed for the epoch, without gradient.
         config: temperature, load-balance weight.
         learning_rate_factor: the schedule's factor for this step.
+        part: what of the model is trained.
     """
     num_experts = engine.laser.num_experts
     local = torch.tensor(
@@ -65,7 +83,7 @@ def training_step(
 
     totals = torch.zeros(2 + num_experts, device=engine.device, dtype=torch.float64)
     for batch in micro_batches:
-        output = engine.forward(batch)
+        output = engine.forward(batch, part)
         contrastive = item_contrastive_loss(
             output.vector_BD,
             item_embeddings_IH,

@@ -28,7 +28,7 @@ def train_laser(
         callbacks: Ray Train callbacks, such as Tune's report callback; for num_workers of at least 1.
 
     Raises:
-        UserError: the run directory holds a run of other settings.
+        UserError: the run directory holds a run of other settings, or `training.start_from` does not fit.
         FloatingPointError: the loss became infinite or not a number.
     """
     config = with_absolute_paths(config)
@@ -41,6 +41,10 @@ def train_laser(
         from laser.training.plain import train_here
 
         return train_here(config, run_dir, report)
+    if config.training.start_from is not None and latest_checkpoint(run_dir / "checkpoints") is None:
+        from laser.training.transfer import check_start
+
+        check_start(config, stages.recommender)
     from laser.training.ray_train import train_on_workers  # Ray and DeepSpeed only where they are used
 
     train_on_workers(config, run_dir, report, callbacks)
