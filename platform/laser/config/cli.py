@@ -78,7 +78,10 @@ def help_text(job: str, config_class: type[BaseModel], default: Path | None) -> 
     """The job's own words, how to call it, and every setting with its default, what it takes, and its meaning."""
     usage = f"usage: python jobs/{Path(sys.argv[0]).name} [config=<file.yaml>] [section.key=value ...]"
     file = f"Without config= it reads {default}." if default else "It reads no file unless config= names one."
-    notes = f"{file} Files and values follow YAML; the last value of a setting wins. Settings and their defaults:"
+    notes = (
+        f"{file} Files and values follow YAML; the last value of a setting wins. data, llm and recommender given as "
+        "text stand for data.path, llm.source and recommender.type. Settings and their defaults:"
+    )
     return "\n".join([job.strip(), "", usage, notes, "", *_help_lines(config_class, "")])
 
 

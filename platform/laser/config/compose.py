@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from laser.config.errors import UserError
+from laser.config.schema import Section
 
 S = TypeVar("S", bound=BaseModel)
 Mapped = dict[str, Any]
@@ -190,12 +191,41 @@ def _parse_value(key: str, text: str) -> Any:
     return container["value"]
 
 
+def changed_settings(section: BaseModel) -> dict[str, str | int | float | bool | None]:
+    """The flattened settings that differ from the schema's defaults, and the `type` of every family.
+
+    What stays at its default is left out, so that a setting that the schema gains later, with a default that changes
+    nothing, does not turn stored results into those of other settings.
+    """
+    changed: dict[str, str | int | float | bool | None] = {}
+
+    def visit(prefix: str, section: BaseModel) -> None:
+        for name, field in type(section).model_fields.items():
+            value = getattr(section, name)
+            if isinstance(value, BaseModel):
+                visit(f"{prefix}{name}.", value)
+            elif name == "type" or value != field.default:
+                plain = value is None or isinstance(value, str | int | float | bool)
+                changed[prefix + name] = value if plain else json.dumps(value)
+
+    visit("", section)
+    return changed
+
+
 def _with_settings(cls: type[BaseModel], mapping: Mapped, overrides: Sequence[tuple[str, Any]]) -> Mapped:
     """Set dotted keys, later ones over earlier ones; a `type` first, because it replaces the section of the others."""
     mapping = _with_families(cls, mapping)
+    overrides = [(_main_setting(cls, key, value), value) for key, value in overrides]
     for key, value in sorted(overrides, key=lambda override: not override[0].endswith(".type")):
         mapping = _merge(mapping, _nested(key, value))
     return mapping
+
+
+def _main_setting(cls: type[BaseModel], key: str, value: Any) -> str:
+    """A section given as text stands for its main setting: `data` for `data.path`."""
+    members = sections(cls, key) if isinstance(value, str) and key in cls.model_fields else []
+    main = next((member.main for member in members if issubclass(member, Section) and member.main), None)
+    return f"{key}.{main}" if main else key
 
 
 def _nested(key: str, value: Any) -> Mapped:

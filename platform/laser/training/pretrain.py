@@ -29,7 +29,7 @@ from laser.recommenders.base import FittedRecommender, SequentialRecommender, Tr
 from laser.recommenders.storage import build_recommender, load_recommender, save_recommender
 from laser.recommenders.text import ReadsText
 from laser.training.item_features import item_features
-from laser.training.outcome import TEST_RANKS
+from laser.training.outcome import TEST_RANKS, RunResults
 
 STAGE_VERSION = 2
 """Raised when the training changes what it makes, so that older results are not reused."""
@@ -85,6 +85,17 @@ def pretrained_recommender(
         for metrics in result["history"]:
             report(metrics, metrics["epoch"])
     return load_recommender(directory), {**result, "path": str(directory), "reused": reused}
+
+
+def pretraining_results(result: Mapping[str, Any]) -> RunResults:
+    """What there is to record of a pre-training, from the result of `pretrained_recommender`."""
+    figures = {name: float(result[name]) for name in ("epochs", "trainable_parameters", "tokens_per_second", "seconds")}
+    for split, metrics in (("best", result["val"]), ("test", result["test"] or {})):
+        figures |= {f"{split}/{name}": value for name, value in metrics.items()}
+    artifacts = {"recommender": Path(result["path"])}
+    if result["test"]:
+        artifacts["ranks"] = artifacts["recommender"] / TEST_RANKS.parent
+    return RunResults(result["history"], figures, artifacts)
 
 
 def train_recommender(

@@ -19,12 +19,9 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from laser.config.compose import with_overrides
 from laser.config.schema import Experiment
-from laser.training.outcome import Report
+from laser.training.outcome import EPOCH, Report
 
 logger = logging.getLogger(__name__)
-
-EPOCH = "epoch"
-"""Our own count of epochs in what workers report; schedulers use it, because Tune's iteration restarts on resume."""
 
 
 class _ReportToDriver(UserCallback):

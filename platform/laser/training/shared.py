@@ -3,11 +3,12 @@
 Opening them (`laser.training.inputs`) imports the models and takes seconds; a sweep starts such a process a trial.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from laser.config.compose import with_overrides
-from laser.config.schema import Experiment
+from laser.config.compose import changed_settings, stage_key, with_overrides
+from laser.config.schema import Experiment, RecommenderConfig
 
 HOW_IT_RUNS = (
     "cache_dir",
@@ -28,6 +29,31 @@ HOW_IT_RUNS = (
     "training.gradient_checkpointing",
 )
 """Settings of where and how an experiment runs, which change no result: they may differ when it goes on."""
+
+
+def as_experiment(config: Experiment) -> Experiment:
+    """The experiment alone, without the sections that a sweep or another job has beside it."""
+    return Experiment.model_validate_json(config.model_dump_json(include=set(Experiment.model_fields)))
+
+
+def settings_key(config: Experiment, fingerprint: str) -> str:
+    """A name for what a training run gives: equal for equal results, wherever and however it runs.
+
+    It hashes the settings that differ from the schema's defaults, without those of HOW_IT_RUNS; the dataset's
+    fingerprint stands for the section `data`, and the weights' hash for a checkpoint in `training.start_from`. Runs
+    carry it as a tag, so that a result is found again.
+    """
+    changed = changed_settings(as_experiment(config))
+    kept = {key: value for key, value in changed.items() if key not in (*HOW_IT_RUNS, "name")}
+    checksums = Path(str(kept.get("training.start_from"))) / "checksums.json"
+    if checksums.is_file():
+        kept["training.start_from"] = json.loads(checksums.read_text())["trainable.safetensors"]
+    return stage_key("laser", {key: value for key, value in kept.items() if not key.startswith("data.")}, fingerprint)
+
+
+def recommender_key(config: RecommenderConfig, fingerprint: str) -> str:
+    """The same for the training of an ID-based recommender."""
+    return stage_key(config.type, changed_settings(config), fingerprint)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 from laser.config.schema import Experiment
 from laser.training.checkpoint import check_same_settings, dependent_settings, latest_checkpoint
 from laser.training.outcome import Outcome, Report, read_outcome
-from laser.training.shared import SharedStages, with_absolute_paths
+from laser.training.shared import SharedStages, settings_key, with_absolute_paths
 
 
 def train_laser(
@@ -72,4 +72,5 @@ def run_tags(config: Experiment, stages: SharedStages) -> dict[str, str | int]:
         "llm": config.llm.source,
         "K": config.mformer.num_experts,
         "L": config.mformer.num_virtual_tokens,
+        "settings_key": settings_key(config, stages.fingerprint),
     }

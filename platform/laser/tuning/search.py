@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import ray
 from ray import tune
@@ -22,40 +22,18 @@ from laser.config.compose import with_overrides
 from laser.config.errors import UserError
 from laser.config.schema import Experiment, SearchConfig, TuneExperiment
 from laser.config.space import Choice, LogUniform, RandInt, Uniform, parse_space
-from laser.training.checkpoint import latest_checkpoint
-from laser.training.outcome import SELECTION_METRIC, RunResults, epoch_metrics, read_outcome, run_results
-from laser.training.ray_train import EPOCH, cluster
-from laser.training.shared import SharedStages, make_stages, with_absolute_paths
-from laser.training.train import run_tags, train_laser
+from laser.training.outcome import EPOCH, SELECTION_METRIC, read_outcome
+from laser.training.ray_train import cluster
+from laser.training.shared import SharedStages, as_experiment, make_stages, with_absolute_paths
 from laser.tuning.plan import Domain, planned_trials
 from laser.tuning.sweep import Sweep, Trial, TrialRecord
+from laser.tuning.trial import METRIC, Tracker, end_trial, end_unfinished, epoch_reports, train_trial
 
 logger = logging.getLogger(__name__)
 
-METRIC = f"val/{SELECTION_METRIC}"
 SHARED_STAGES = ("data.", "prompt.", "llm.source", "recommender.", "bituning.")
 """Settings of the stages that trials share, unless the space varies them."""
 COLOURS = re.compile("\x1b\\[[0-9;]*m")
-
-
-class TrialRun(Protocol):
-    """Where a trial's metrics go. It pickles, because the Train controller reports from a process of its own."""
-
-    @property
-    def run_id(self) -> str: ...
-
-    def report(self, metrics: Mapping[str, float], step: int) -> None:
-        """Take the metrics of an epoch and the number of epochs done."""
-
-
-class Tracker(Protocol):
-    """What a search needs from tracking; it pickles."""
-
-    def start(self, config: Experiment, name: str, tags: Mapping[str, Any], run_id: str | None) -> TrialRun:
-        """Open a trial's run, or the one of its earlier sessions. Called in the trial's process."""
-
-    def finish(self, run_id: str, state: str, results: RunResults, error: str | None) -> None:
-        """Record and close the run of a trial that ended or was interrupted. Called in the sweep's process."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +58,7 @@ def plan_search(config: TuneExperiment) -> SearchPlan:
             checked then, and ends as a failed trial.
     """
     space = parse_space(config.space, Experiment)
-    base = Experiment.model_validate_json(config.model_dump_json(include=set(Experiment.model_fields)))
-    base = with_absolute_paths(base)  # trials run in directories of their own
+    base = with_absolute_paths(as_experiment(config))  # trials run in directories of their own
     trials = planned_trials(space, config.search)
     for overrides in trials or ():
         with_overrides(base, overrides)
@@ -137,9 +114,7 @@ def run_search(plan: SearchPlan, sweep: Sweep, tracker: Tracker) -> list[TrialRe
             _check_driver_resource(search)
             tuner.fit()
     finally:
-        for trial in sweep.unfinished_trials():
-            if trial.run_id is not None:
-                tracker.finish(trial.run_id, "interrupted", run_results(trial.path), None)
+        end_unfinished(sweep, tracker)
     return sweep.records()
 
 
@@ -151,23 +126,17 @@ def _run_trial(
     with trial.exclusive():
         record, outcome = trial.record(), read_outcome(trial.path)
         if outcome or (record and record.ended):
-            reports = _reports(trial)
+            reports = epoch_reports(trial)
             for report in reports:
                 tune.report(report)
             return {EPOCH: reports[-1][EPOCH], METRIC: max(report[METRIC] for report in reports)}
-        experiment = with_overrides(Experiment.model_validate_json(base), trial.overrides)
-        stages = stages or make_stages(experiment)
-        run = tracker.start(experiment, trial.name, {**run_tags(experiment, stages), **trial.symbols}, trial.run_id)
-        trial.remember_run(run.run_id)
-        if experiment.training.num_workers:
-            outcome = train_laser(experiment, stages, trial.path, run.report, [TuneReportCallback()])
-        else:
 
-            def report_here(metrics: Mapping[str, float], epoch: int) -> None:
-                run.report(metrics, epoch)
-                tune.report({**metrics, EPOCH: epoch})
+        def epoch_done(metrics: Mapping[str, float], epoch: int) -> None:
+            tune.report({**metrics, EPOCH: epoch})
 
-            outcome = train_laser(experiment, stages, trial.path, report_here)
+        experiment = Experiment.model_validate_json(base)
+        callbacks = [TuneReportCallback()] if experiment.training.num_workers else []
+        outcome = train_trial(trial, experiment, stages, tracker, callbacks, epoch_done)
     return {EPOCH: outcome.epochs, METRIC: outcome.val[SELECTION_METRIC]}
 
 
@@ -187,48 +156,14 @@ class _RecordKeeper(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         ours = self._ours(trial)
-        self._end(ours, "finished" if read_outcome(ours.path) else "stopped", None)
+        end_trial(ours, "finished" if read_outcome(ours.path) else "stopped", self.tracker)
 
     def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
-        ours = self._ours(trial)
         error = COLOURS.sub("", Path(trial.error_file).read_text()).strip()  # get_error() looks where it is not yet
-        ours.path.mkdir(parents=True, exist_ok=True)
-        (ours.path / "error.txt").write_text(f"{error}\n")
-        self._end(ours, "failed", error.splitlines()[-1])
+        end_trial(self._ours(trial), "failed", self.tracker, error)
 
     def _ours(self, trial: Any) -> Trial:
         return self.sweep.trial(_overrides(trial.config))
-
-    def _end(self, trial: Trial, state: Literal["finished", "stopped", "failed"], error: str | None) -> None:
-        record = trial.record()
-        if record is not None and record.ended:
-            return  # it only repeated its reports
-        reports, outcome = _reports(trial), read_outcome(trial.path)
-        best = max(reports, key=lambda report: report[METRIC], default={})
-        record = TrialRecord(
-            name=trial.name,
-            overrides=trial.overrides,
-            state=state,
-            run_id=trial.run_id,
-            val=epoch_metrics(best),
-            test=outcome.test if outcome else None,
-            epochs=int(reports[-1][EPOCH]) if reports else 0,
-            error=error,
-        )
-        if trial.run_id is not None:
-            self.tracker.finish(trial.run_id, state, run_results(trial.path), error)
-        trial.write_record(record)
-        if error is None:
-            logger.info("trial %s %s: best %s %.4f", trial.name, state, METRIC, best[METRIC])
-        else:
-            logger.error("trial %s failed: %s (whole error: %s)", trial.name, error, trial.path / "error.txt")
-
-
-def _reports(trial: Trial) -> list[dict[str, float]]:
-    """The validation metrics of each epoch, over all sessions of the trial."""
-    checkpoint = latest_checkpoint(trial.path / "checkpoints")
-    rows = checkpoint.state.history if checkpoint else []
-    return [{name: value for name, value in row.items() if name == EPOCH or name.startswith("val/")} for row in rows]
 
 
 def _overrides(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -214,7 +214,8 @@ def trial_name(overrides: Mapping[str, Any]) -> str:
 
 
 def _value_text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 32 else f"{text[:29]}..."
 
 
 def _sweeps_directory(config: TuneExperiment) -> Path:

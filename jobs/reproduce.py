@@ -1,0 +1,59 @@
+"""Reproduce a table or figure of the paper: run its cells that are not stored yet, then write one report.
+
+    python jobs/reproduce.py table=7 data=<folder>
+
+The base is an experiment file (config=); every cell changes one thing in it. Stored runs of the same settings on the
+same data are found in MLflow and not run again, whoever ran them. Ctrl-C or SIGTERM leaves cells that the same command
+goes on with. The report (Markdown, HTML with plots, JSON) lies under output_dir and in MLflow. The default base costs
+about five minutes a cell on two idle cores (dry_run=true estimates yours). Per seed, table 2 has 3 cells, 4 has 6, 5
+has 3, 6 has 4, 7 has 5, figure 3 has 11, figure 4 has 5; table 3 is counted in seconds.
+
+    python jobs/reproduce.py results=docs/results [add=<name> runs=[<run id>,...] references=[<name>,...]]
+
+writes the page of recorded results, after adding one from MLflow.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from laser.config.cli import run_job
+from laser.config.schema import ReproduceJob
+
+
+def main(job: ReproduceJob) -> Mapping[str, Any]:
+    """Look up, run what is missing, report; or list; or write the page of results."""
+    from laser.reproduction.cells import wanted_table
+    from laser.reproduction.make import listing, write_report
+    from laser.reproduction.results import update_results
+    from laser.reproduction.run import forget, look_up, run_missing
+    from laser.tracking.cells import CellStore
+    from laser.tracking.environment import environment
+    from laser.tracking.runs import open_tracking
+    from laser.training.run_directory import remember_run, remembered_run
+
+    tracking = open_tracking(job.tracking)
+    if job.results is not None:
+        return update_results(job, tracking.find)
+    table = wanted_table(job)
+    reproduction = look_up(job, table, CellStore(tracking, ""))
+    if job.dry_run:
+        return listing(reproduction)
+    place = reproduction.sweep.path / "reports" / table.name.replace(" ", "-")
+    tags = {"dataset": reproduction.dataset.name, "llm": job.llm.source, "table": table.name}
+    name = f"{table.name} on {reproduction.dataset.name}"
+    with reproduction.sweep.running(), tracking.run(job, "reproduce", name, tags, remembered_run(place)) as parent:
+        remember_run(place, parent.run_id)
+        store = CellStore(tracking, parent.run_id)
+        if job.force:
+            forget(reproduction, store)
+        reproduction = run_missing(look_up(job, table, store), store)
+        folder, summary = write_report(reproduction, environment())
+        parent.log_directory(folder, "report")
+        parent.set_tags({"mlflow.note.content": (folder / "report.md").read_text()[:5000]})
+    failed = [cell.name for cell in reproduction.missing]
+    return {"run_id": parent.run_id, "report": str(folder / "report.html"), **summary, "failed": failed}
+
+
+if __name__ == "__main__":
+    run_job(main, ReproduceJob, Path("configs/experiment/reproduce.yaml"))

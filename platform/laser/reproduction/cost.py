@@ -1,0 +1,83 @@
+"""What a cell costs: tokens that the LLM reads, and seconds by the speed of this machine.
+
+A forward pass costs 2 N operations a token, training through the frozen LLM 4 N (docs/performance.md). The speed is
+that of stored runs of the same LLM where there are any; else the reference machine's, two cores with AMX.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from laser.config.schema import Experiment
+from laser.data.dataset import Dataset, Examples
+from laser.data.prompts import Prompts
+from laser.models.llm import llm_config, load_tokenizer
+from laser.models.llm_source import resolve_llm
+from laser.reproduction.store import StoredRun
+
+REFERENCE_TRAIN_TOKENS = 1_330.0
+"""Tokens a second, SmolLM2-135M with 30 blocks, forward and backward: 2 cores with AMX, bf16."""
+REFERENCE_BLOCKS = 30
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one cell, or of several together."""
+
+    train_tokens: int
+    """Tokens passed forward and backward."""
+    read_tokens: int
+    """Tokens passed forward alone: catalogue, validation, test."""
+    seconds: float
+    """Estimated, on an idle machine; the training of a recommender that is not cached comes on top."""
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(
+            self.train_tokens + other.train_tokens,
+            self.read_tokens + other.read_tokens,
+            self.seconds + other.seconds,
+        )
+
+
+def cell_cost(config: Experiment, dataset: Dataset, tokens_per_second: float | None) -> Cost:
+    """The cost of one training run.
+
+    Args:
+        config: the cell's experiment.
+        dataset: its data, prepared.
+        tokens_per_second: of training, measured by runs of this LLM; None takes the reference machine's.
+    """
+    cache, training = Path(config.cache_dir).expanduser(), config.training
+    directory = resolve_llm(config.llm.source, cache)
+    prompts = Prompts.build(dataset, config.prompt, load_tokenizer(directory), cache)
+    virtual = config.mformer.num_virtual_tokens + 1
+
+    def tokens(examples: Examples, users: int | None = None) -> int:
+        examples = examples.last(config.prompt.max_history_items)
+        if not len(examples):
+            return 0
+        mean = float(prompts.lengths(examples).mean()) + virtual
+        return int(mean * min(len(examples), users or len(examples)))
+
+    epochs = training.stage1_epochs + training.stage2_epochs
+    train = epochs * tokens(dataset.examples("train"), training.train_users)
+    read = (training.stage1_epochs + 1) * tokens(Examples.of_items(dataset.num_items))
+    read += (epochs + 1) * tokens(dataset.examples("val"), training.validation_users)
+    read += tokens(dataset.examples("test")) if training.test else 0
+    if tokens_per_second is None:
+        blocks = llm_config(directory, config.llm.num_layers, config.llm.trust_remote_code).get_text_config()
+        tokens_per_second = REFERENCE_TRAIN_TOKENS * REFERENCE_BLOCKS / blocks.num_hidden_layers
+    return Cost(train, read, (train + read / 2) / tokens_per_second)
+
+
+def measured_speed(runs: Iterable[StoredRun]) -> float | None:
+    """Training tokens a second of stored runs, the slowest first of all because it is on the safe side."""
+    speeds = [run.figures("").get("tokens_per_second") for run in runs]
+    return min((speed for speed in speeds if speed), default=None)
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,145 @@
+"""From stored runs to the rows of a report, and to what a reader must know of them."""
+
+from collections.abc import Mapping
+from statistics import fmean
+from typing import Any
+
+from laser.config.compose import changed_settings
+from laser.config.schema import Experiment, ReproduceJob
+from laser.data.dataset import Dataset
+from laser.reproduction.cells import base_experiment
+from laser.reproduction.paper import Table, read_paper
+from laser.reproduction.report import Surroundings
+from laser.reproduction.rows import Measured
+from laser.reproduction.run import Reproduction, metrics_prefix
+from laser.reproduction.store import StoredRun
+from laser.training.shared import HOW_IT_RUNS, as_experiment
+
+PAPER_SEQUENCE = ("training.stage1_epochs", "training.stage2_epochs", "training.batch_size")
+
+
+def measured_rows(reproduction: Reproduction) -> list[Measured]:
+    """The rows of the table with the paper's numbers and those of the stored runs."""
+    table, paper_dataset, prefix = (
+        reproduction.table,
+        reproduction.job.paper_dataset,
+        metrics_prefix(reproduction.table),
+    )
+    runs: dict[str, dict[int, StoredRun]] = {}
+    for cell in reproduction.cells:
+        if cell.key in reproduction.stored:
+            runs.setdefault(cell.row, {})[cell.seed] = reproduction.stored[cell.key]
+    rows = []
+    for row in table.rows.values():
+        if row.kind == "hidden":
+            continue
+        of_row = runs.get(row.id, {})
+        seconds = [run.figures("").get("seconds") for run in of_row.values()]
+        timed = [value for value in seconds if value is not None]
+        rows.append(
+            Measured(
+                id=row.id,
+                name=row.name,
+                reference=row.reference,
+                paper=row.paper_metrics(paper_dataset),
+                ours={seed: run.figures(prefix) for seed, run in of_row.items()},
+                runs={seed: run.run_id for seed, run in of_row.items()},
+                paper_difference=row.paper_difference.get(paper_dataset),
+                x=row.x,
+                seconds=fmean(timed) if timed else None,
+            )
+        )
+    return rows
+
+
+def surroundings(
+    job: ReproduceJob, table: Table, dataset: Dataset, runs: Mapping[str, StoredRun], environment: Mapping[str, Any]
+) -> Surroundings:
+    """What the numbers depend on besides the rows.
+
+    Args:
+        job: the base.
+        table: of the paper.
+        dataset: the base's data.
+        runs: the stored runs, by key.
+        environment: of this process (`laser.tracking.environment`): hardware, commit and command.
+    """
+    base = base_experiment(job)
+    commits = sorted({run.tags().get("commit", "unknown") for run in runs.values()} or {str(environment["commit"])})
+    hardware = environment["hardware"]
+    machine = f"{hardware['cores']} cores of {hardware['processor']}, {hardware['memory_gib']} GiB"
+    gpus = f", {', '.join(hardware['gpus'])}" if hardware["gpus"] else ", no GPU"
+    return Surroundings(
+        dataset=f"{dataset.name} ({_counts(dataset)})",
+        paper_dataset=job.paper_dataset,
+        llm=_llm(base),
+        seeds=job.seeds,
+        command=environment["command"],
+        commits=[commit[:17] for commit in commits],
+        hardware=f"{machine}{gpus} (of the report; each run names its own)",
+        warnings=warnings(job, table, dataset, commits),
+        settings=differing_settings(base),
+    )
+
+
+def warnings(job: ReproduceJob, table: Table, dataset: Dataset, commits: list[str]) -> list[str]:
+    """Plain sentences, one for each thing in which ours is not the paper's experiment."""
+    base, paper = base_experiment(job), read_paper()
+    training = base.training
+    found = []
+    theirs = paper.datasets[job.paper_dataset]
+    if theirs != {name: getattr(dataset, name) for name in theirs}:
+        found.append(
+            f"the data is {dataset.name} with {_counts(dataset)}; the paper's {job.paper_dataset} has "
+            f"{theirs['num_users']:,} users, {theirs['num_items']:,} items, "
+            f"{theirs['num_interactions']:,} interactions."
+        )
+    found.append(
+        f"the language model is {_llm(base)}; the paper's is {paper.model['llm']} with {paper.model['blocks']} blocks "
+        f"of width {paper.model['width']}."
+    )
+    if table.counts:
+        return found
+    for what, number in (("trains", training.train_users), ("validates", training.validation_users)):
+        if number is not None and number < dataset.num_users:
+            found.append(f"it {what} on a sample of {number} users; the paper on all.")
+    settings = differing_settings(base)
+    fewer = [f"{key.rpartition('.')[2]} {settings[key]}" for key in PAPER_SEQUENCE if key in settings]
+    if fewer:
+        found.append(
+            f"the schedule differs: {', '.join(fewer)}; the paper: 15 epochs of stage 1, 5 of stage 2, batch 4."
+        )
+    if "recommender.type" in settings:
+        found.append(f"the recommender under the M-Former is {base.recommender.type}; the paper's is bert4rec.")
+    others = [
+        key for key in settings if key not in PAPER_SEQUENCE and not key.startswith(("data.", "llm.", "recommender."))
+    ]
+    if others:
+        found.append(f"{len(others)} more settings differ; they are listed below.")
+    if len(job.seeds) < 3:
+        found.append(f"{len(job.seeds)} seed{'s' * (len(job.seeds) > 1)}: differences between rows may be chance.")
+    if len(commits) > 1:
+        found.append(f"the runs come from {len(commits)} commits of the code.")
+    if any(commit.endswith("-dirty") for commit in commits):
+        found.append("some runs come from code with changes that are not committed.")
+    return found
+
+
+def differing_settings(base: Experiment) -> dict[str, Any]:
+    """The settings that differ from the schema's defaults, which are the paper's, without how and where it runs."""
+    changed = changed_settings(as_experiment(base))
+    known = {"recommender.type": "bert4rec"}
+    return {
+        key: value
+        for key, value in changed.items()
+        if key not in (*HOW_IT_RUNS, "name", "data.path", "data.format", "llm.source") and known.get(key) != value
+    }
+
+
+def _llm(config: Experiment) -> str:
+    layers = f", its first {config.llm.num_layers} blocks" if config.llm.num_layers else ""
+    return f"{config.llm.source}{layers}"
+
+
+def _counts(dataset: Dataset) -> str:
+    return f"{dataset.num_users:,} users, {dataset.num_items:,} items, {dataset.num_interactions:,} interactions"

@@ -1,0 +1,185 @@
+"""Runs the cells that are not there yet: as trials across a Ray cluster, or one after the other in this process."""
+
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from laser.config.schema import ReproduceJob, SearchConfig, TuneExperiment
+from laser.data.dataset import Dataset
+from laser.data.prepare import prepare_dataset
+from laser.reproduction.cells import Cell, base_experiment, cells_directory, cells_of, distinct
+from laser.reproduction.paper import METRICS, Table
+from laser.reproduction.store import Store, StoredRun
+from laser.training.checkpoint import latest_checkpoint
+from laser.training.outcome import RunResults, run_results
+from laser.training.pretrain import pretrained_recommender, pretraining_results
+from laser.training.shared import make_stages
+from laser.training.train import run_tags
+from laser.tuning.sweep import Sweep
+
+logger = logging.getLogger(__name__)
+
+NO_RESULTS = RunResults([], {}, {})
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A table, its cells, and what is stored of them."""
+
+    job: ReproduceJob
+    table: Table
+    dataset: Dataset
+    """The base's."""
+    cells: list[Cell]
+    """Those that could be made; others wait for the runs that they start from."""
+    stored: dict[str, StoredRun]
+    """Key → its run."""
+    sweep: Sweep
+
+    @property
+    def missing(self) -> list[Cell]:
+        """Cells to run, each once."""
+        return [cell for cell in distinct(self.cells) if cell.key not in self.stored]
+
+    @property
+    def waiting(self) -> list[str]:
+        """Rows whose cells are not made yet, because they start from a run that is missing."""
+        made = {cell.row for cell in self.cells}
+        return [row.id for row in self.table.rows.values() if row.kind != "quoted" and row.id not in made]
+
+    def state(self, cell: Cell) -> str:
+        """`stored`, `<n> epochs done` of one that was interrupted, or `to run`."""
+        if cell.key in self.stored:
+            return "stored"
+        checkpoint = latest_checkpoint(self.sweep.trial(cell.overrides).path / "checkpoints")
+        return f"{checkpoint.state.epoch} epochs done" if checkpoint else "to run"
+
+
+def look_up(job: ReproduceJob, table: Table, store: Store) -> Reproduction:
+    """Make the table's cells and find the runs that are there.
+
+    Raises:
+        UserError: a setting or the data is wrong.
+    """
+    dataset = prepare_dataset(base_experiment(job).data, Path(job.cache_dir).expanduser())
+    sweep = Sweep(cells_directory(job, dataset))
+    sweep.path.mkdir(parents=True, exist_ok=True)
+    stored: dict[str, StoredRun] = {}
+    cells = cells_of(table, job)
+    stored |= _find(cells, table, store)
+    starts = {
+        (cell.row, cell.seed): str(_weights(stored[cell.key], sweep.path / "starts"))
+        for cell in cells
+        if table.rows[cell.row].kind == "hidden" and cell.key in stored
+    }
+    if starts:
+        cells = cells_of(table, job, starts)
+        stored |= _find(cells, table, store)
+    return Reproduction(job, table, dataset, cells, stored, sweep)
+
+
+def forget(reproduction: Reproduction, store: Store) -> None:
+    """Have all cells run anew: their runs are found no more, their directories are removed."""
+    for cell in distinct(reproduction.cells):
+        store.supersede(cell.key)
+        if cell.kind == "laser":
+            shutil.rmtree(reproduction.sweep.trial(cell.overrides).path, ignore_errors=True)
+
+
+def run_missing(reproduction: Reproduction, store: Store) -> Reproduction:
+    """Run what is missing, those first from which others start. What fails is named and left out of the report.
+
+    Raises:
+        UserError: data, LLM or a setting is wrong; shows before anything is trained.
+    """
+    while reproduction.missing:
+        missing = reproduction.missing
+        logger.info("%s: %d cells to run", reproduction.table.name, len(missing))
+        by_stages = {cell.config.model_dump_json(exclude={"training", "mformer"}): cell.config for cell in missing}
+        for config in by_stages.values():
+            make_stages(config)  # here, so that a mistake of the user's shows as one
+        for cell in missing:
+            if cell.kind == "recommender":
+                _run_recommender(cell, store)
+        trials = [cell for cell in missing if cell.kind == "laser"]
+        if trials:
+            _run_trials(reproduction, trials, store)
+        again = look_up(reproduction.job, reproduction.table, store)
+        if {cell.key for cell in again.missing} >= {cell.key for cell in missing}:
+            return again  # what failed would fail again
+        reproduction = again
+    return reproduction
+
+
+def _find(cells: Sequence[Cell], table: Table, store: Store) -> dict[str, StoredRun]:
+    """Key → the latest finished run that has the metrics of the table's split."""
+    found: dict[str, StoredRun] = {}
+    for cell in distinct(cells):
+        for run in store.finished(cell.key):
+            hidden = table.rows[cell.row].kind == "hidden"
+            if hidden or set(METRICS) <= run.figures(metrics_prefix(table)).keys():
+                found[cell.key] = run
+                break
+    return found
+
+
+def _weights(run: StoredRun, into: Path) -> Path:
+    """The selected checkpoint of a run, for others to start from."""
+    place = into / run.run_id / "checkpoint"
+    if not place.is_dir():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        run.fetch("checkpoint", place.parent)
+    return place
+
+
+def metrics_prefix(table: Table) -> str:
+    """Under which name a run has the metrics of the table's split."""
+    return "test/" if table.split == "test" else "best/"
+
+
+def _run_recommender(cell: Cell, store: Store) -> None:
+    tags = {
+        "dataset": cell.dataset.name,
+        "dataset_fingerprint": cell.dataset.fingerprint,
+        "recommender": cell.config.recommender.type,
+        "settings_key": cell.key,
+    }
+    run = store.start(cell.config, cell.name, tags, None)
+    try:
+        cache = Path(cell.config.cache_dir)
+        _, result = pretrained_recommender(cell.config.recommender, cell.dataset, cache, run.report)
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        store.finish(
+            run.run_id, "interrupted" if interrupted else "failed", NO_RESULTS, None if interrupted else str(error)
+        )
+        raise
+    store.finish(run.run_id, "finished", pretraining_results(result), None)
+
+
+def _run_trials(reproduction: Reproduction, cells: Sequence[Cell], store: Store) -> None:
+    job, base = reproduction.job, base_experiment(reproduction.job)
+    trials: list[Mapping[str, Any]] = []
+    for cell in cells:
+        trial = reproduction.sweep.trial(cell.overrides)
+        record = trial.record()
+        if record is None or not record.ended:
+            trials.append(cell.overrides)
+        else:  # it ended under another store of runs
+            run = store.start(cell.config, trial.name, run_tags(cell.config, make_stages(cell.config)), trial.run_id)
+            store.finish(run.run_id, record.state, run_results(trial.path), None)
+    if not trials:
+        return
+    if base.training.num_workers == 0:
+        from laser.tuning.serial import run_trials_here
+
+        run_trials_here(base, trials, reproduction.sweep, store)
+        return
+    from laser.tuning.search import SearchPlan, run_search  # Ray only where it is used
+
+    search = SearchConfig(max_concurrent_trials=job.max_concurrent_cells)
+    config = TuneExperiment.model_validate({**base.model_dump(), "search": search})
+    run_search(SearchPlan(config, base, {}, [dict(trial) for trial in trials], None), reproduction.sweep, store)

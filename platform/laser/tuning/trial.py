@@ -1,0 +1,132 @@
+"""One trial of a sweep, from its settings to its record, wherever it runs. Free of Ray."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+from laser.config.compose import with_overrides
+from laser.config.schema import Experiment
+from laser.training.checkpoint import latest_checkpoint
+from laser.training.outcome import (
+    EPOCH,
+    SELECTION_METRIC,
+    Outcome,
+    Report,
+    RunResults,
+    epoch_metrics,
+    read_outcome,
+    run_results,
+)
+from laser.training.shared import SharedStages, make_stages
+from laser.training.train import run_tags, train_laser
+from laser.tuning.sweep import Sweep, Trial, TrialRecord
+
+logger = logging.getLogger(__name__)
+
+METRIC = f"val/{SELECTION_METRIC}"
+
+
+class TrialRun(Protocol):
+    """Where a trial's metrics go. It pickles, because the Train controller reports from a process of its own."""
+
+    @property
+    def run_id(self) -> str: ...
+
+    def report(self, metrics: Mapping[str, float], step: int) -> None:
+        """Take the metrics of an epoch and the number of epochs done."""
+
+
+class Tracker(Protocol):
+    """What a search needs from tracking; it pickles."""
+
+    def start(self, config: Experiment, name: str, tags: Mapping[str, Any], run_id: str | None) -> TrialRun:
+        """Open a trial's run, or the one of its earlier sessions. Called in the trial's process."""
+
+    def finish(self, run_id: str, state: str, results: RunResults, error: str | None) -> None:
+        """Record and close the run of a trial that ended or was interrupted. Called in the sweep's process."""
+
+
+def train_trial(
+    trial: Trial,
+    base: Experiment,
+    stages: SharedStages | None,
+    tracker: Tracker,
+    callbacks: Sequence[Any] = (),
+    epoch_done: Report | None = None,
+) -> Outcome:
+    """Train a trial to its end, from its last checkpoint where it has one.
+
+    Args:
+        trial: its directory and what it varies.
+        base: the experiment that it varies.
+        stages: the stages that it shares with others; None makes them.
+        tracker: opens its run.
+        callbacks: Ray Train callbacks, for num_workers of at least 1.
+        epoch_done: called with the metrics and the number of epochs done after each epoch, with num_workers 0.
+    """
+    experiment = with_overrides(base, trial.overrides)
+    stages = stages or make_stages(experiment)
+    run = tracker.start(experiment, trial.name, {**run_tags(experiment, stages), **trial.symbols}, trial.run_id)
+    trial.remember_run(run.run_id)
+    if experiment.training.num_workers or epoch_done is None:
+        return train_laser(experiment, stages, trial.path, run.report, callbacks)
+
+    def report_here(metrics: Mapping[str, float], epoch: int) -> None:
+        run.report(metrics, epoch)
+        epoch_done(metrics, epoch)
+
+    return train_laser(experiment, stages, trial.path, report_here)
+
+
+def end_trial(
+    trial: Trial, state: Literal["finished", "stopped", "failed"], tracker: Tracker, error: str | None = None
+) -> None:
+    """Record how a trial ended, and close its run.
+
+    Args:
+        trial: its directory.
+        state: how it ended.
+        tracker: closes its run.
+        error: the whole error of a failed one; it goes into the trial's `error.txt`.
+    """
+    record = trial.record()
+    if record is not None and record.ended:
+        return  # it only repeated its reports
+    last_line = None
+    if error is not None:
+        last_line = error.splitlines()[-1]
+        trial.path.mkdir(parents=True, exist_ok=True)
+        (trial.path / "error.txt").write_text(f"{error}\n")
+    reports, outcome = epoch_reports(trial), read_outcome(trial.path)
+    best = max(reports, key=lambda report: report[METRIC], default={})
+    record = TrialRecord(
+        name=trial.name,
+        overrides=trial.overrides,
+        state=state,
+        run_id=trial.run_id,
+        val=epoch_metrics(best),
+        test=outcome.test if outcome else None,
+        epochs=int(reports[-1][EPOCH]) if reports else 0,
+        error=last_line,
+    )
+    if trial.run_id is not None:
+        tracker.finish(trial.run_id, state, run_results(trial.path), last_line)
+    trial.write_record(record)
+    if error is None:
+        logger.info("trial %s %s: best %s %.4f", trial.name, state, METRIC, best[METRIC])
+    else:
+        logger.error("trial %s failed: %s (whole error: %s)", trial.name, last_line, trial.path / "error.txt")
+
+
+def end_unfinished(sweep: Sweep, tracker: Tracker) -> None:
+    """Close the runs of trials that an interruption has left unfinished; they go on from their last checkpoint."""
+    for trial in sweep.unfinished_trials():
+        if trial.run_id is not None:
+            tracker.finish(trial.run_id, "interrupted", run_results(trial.path), None)
+
+
+def epoch_reports(trial: Trial) -> list[dict[str, float]]:
+    """The validation metrics of each epoch, over all sessions of the trial."""
+    checkpoint = latest_checkpoint(trial.path / "checkpoints")
+    rows = checkpoint.state.history if checkpoint else []
+    return [{name: value for name, value in row.items() if name == EPOCH or name.startswith("val/")} for row in rows]
