@@ -48,9 +48,9 @@ def dataset(job: ReferencesJob) -> Dataset:
 
 
 def test_item_features_are_mean_states_of_each_text_by_itself(dataset, tiny_llm, tmp_path):
-    features_IH = item_features(str(tiny_llm), dataset, tmp_path)
+    features_IH = item_features(str(tiny_llm), None, dataset, tmp_path)
     assert features_IH.shape == (NUM_ITEMS, 32) and features_IH.dtype == np.float32
-    assert np.array_equal(item_features(str(tiny_llm), dataset, tmp_path), features_IH)
+    assert np.array_equal(item_features(str(tiny_llm), None, dataset, tmp_path), features_IH)
     assert len(list((tmp_path / "features").glob("*.safetensors"))) == 1
     llm, tokenizer = AutoModel.from_pretrained(tiny_llm).eval(), AutoTokenizer.from_pretrained(tiny_llm)
     for item in (0, 7, NUM_ITEMS - 1):
@@ -72,7 +72,7 @@ def test_item_features_are_mean_states_of_each_text_by_itself(dataset, tiny_llm,
 )
 def test_every_kind_is_made_once_through_one_door(config, dataset, tiny_llm, tmp_path):
     if "text_source" in type(config).model_fields:
-        config = config.model_copy(update={"text_source": str(tiny_llm)})
+        config = config.model_copy(update={"text_source": str(tiny_llm), "text_num_layers": None})
     model, result = pretrained_recommender(config, dataset, tmp_path)
     assert not model.training and result["val"]["ndcg@10_masked"] > 0.25  # chance is some 0.17
     assert read_ranks(Path(result["path"]) / "ranks" / "test.parquet").metrics() == result["test"]
