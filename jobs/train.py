@@ -15,14 +15,21 @@ from laser.config.schema import Experiment
 
 def main(config: Experiment) -> Mapping[str, Any]:
     """Train, select on validation, test once, and record all of it as an MLflow run."""
+    from laser.config.compose import with_overrides
     from laser.tracking.runs import open_tracking
     from laser.training.outcome import run_results
     from laser.training.run_directory import remember_run, remembered_run, run_directory
     from laser.training.shared import make_stages, with_absolute_paths
     from laser.training.train import check_resumable, run_tags, train_laser
 
-    config = with_absolute_paths(config)
     tracking = open_tracking(config.tracking)
+    start = config.training.start_from
+    if start is not None and not Path(start).expanduser().exists():
+        folder = Path(config.cache_dir).expanduser() / "transfers" / start
+        folder.mkdir(parents=True, exist_ok=True)
+        run = tracking.find(start, setting="training.start_from")
+        config = with_overrides(config, {"training.start_from": str(run.fetch("checkpoint", folder))})
+    config = with_absolute_paths(config)
     stages = make_stages(config)
     run_dir = run_directory(Path(config.output_dir), config.name, config.resume)
     check_resumable(run_dir, config, stages)

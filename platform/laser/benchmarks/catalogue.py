@@ -80,7 +80,7 @@ def run(job: BenchmarkJob) -> BenchmarkResult:
 def random_catalogue(num_items: int, width: int, dtype: torch.dtype) -> Tensor:
     """Random directions of length 1 (I, H), never whole in float32 unless that is the dtype.
 
-    Each part is the first one with its columns turned by one more place, because a billion normal deviates take minutes.
+    Each part is the first one with its columns turned by one more place, as a billion normal deviates take minutes.
     """
     first = F.normalize(torch.randn(FILL_ITEMS, width, generator=torch.Generator().manual_seed(0)), dim=-1).to(dtype)
     items_IH = torch.empty(num_items, width, dtype=dtype)

@@ -485,8 +485,8 @@ class Experiment(Section):
         if self.training.alignment_epochs and self.warms_up_head:
             raise ValueError(
                 f"training.alignment_epochs: {self.training.alignment_epochs}; an aligned prefix differs from user to "
-                "user, and the head is made ready on outputs under one prefix: set this to 0, or warm_start.epochs to "
-                "0 and head.standardise to false"
+                "user, and the head is made ready under one prefix: set this to 0, or warm_start.epochs to 0 and "
+                "head.standardise to false"
             )
         if self.bituning.prefix == "none" and self.bituning.representation != "suffix" and self.head == HeadConfig():
             raise ValueError(

@@ -208,11 +208,11 @@ class Tracking:
             raise
         run.finish("FINISHED")
 
-    def find(self, run_id: str) -> Run:
+    def find(self, run_id: str, setting: str = "run_id") -> Run:
         """A recorded run.
 
         Raises:
-            UserError: the store does not have it.
+            UserError: the store does not have it; names the setting that it was given in.
         """
         from mlflow.exceptions import MlflowException
 
@@ -220,7 +220,7 @@ class Tracking:
             _client(self.uri).get_run(run_id)
         except MlflowException as error:
             raise UserError(
-                f"run_id: {run_id!r} is not in {self.uri}; take one from a job's summary or the MLflow UI, "
+                f"{setting}: {run_id!r} is not in {self.uri}; take one from a job's summary or the MLflow UI, "
                 "or set tracking.uri"
             ) from error
         return Run(self.uri, run_id)

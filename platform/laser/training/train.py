@@ -41,10 +41,6 @@ def train_laser(
         from laser.training.plain import train_here
 
         return train_here(config, run_dir, report)
-    if config.training.start_from is not None and latest_checkpoint(run_dir / "checkpoints") is None:
-        from laser.training.transfer import check_start
-
-        check_start(config, stages.recommender)
     from laser.training.ray_train import train_on_workers  # Ray and DeepSpeed only where they are used
 
     train_on_workers(config, run_dir, report, callbacks)
@@ -54,14 +50,18 @@ def train_laser(
 
 
 def check_resumable(run_dir: Path, config: Experiment, stages: SharedStages) -> None:
-    """Refuse a run directory whose weights come from other settings or data.
+    """Refuse a run directory whose weights come from other settings or data, and first weights that do not fit.
 
     Raises:
-        UserError: names the first setting that differs.
+        UserError: names the first setting that differs, or the first weight.
     """
     checkpoint = latest_checkpoint(run_dir / "checkpoints")
     if checkpoint is not None:
         check_same_settings(checkpoint.state, dependent_settings(config, stages.fingerprint))
+    elif config.training.start_from is not None:
+        from laser.training.transfer import check_start  # it imports the models
+
+        check_start(config, stages.recommender)
 
 
 def run_tags(config: Experiment, stages: SharedStages) -> dict[str, str | int]:

@@ -26,9 +26,8 @@ def starting_weights(start_from: str, laser: Laser) -> dict[str, Tensor]:
         UserError: there is no such checkpoint, or a weight does not fit; names the weight and the remedy.
     """
     weights = _checkpoint(start_from).trainable()
-    shapes = {
-        name: getattr(p, "ds_shape", p.shape) for name, p in (laser.trainable_parameters() | laser.statistics()).items()
-    }
+    own = laser.trainable_parameters() | laser.statistics()
+    shapes = {name: getattr(weight, "ds_shape", weight.shape) for name, weight in own.items()}
     _check_fit(start_from, {name: weight.shape for name, weight in weights.items()}, shapes)
     return weights
 
