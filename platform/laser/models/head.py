@@ -4,10 +4,11 @@ A frozen LLM's outputs have cosines close to 1 and were not made to rank. A line
 cached outputs (`laser.training.warm_start`), ranks several times better before any virtual token has moved. Beside it
 the frozen recommender's own product of user and item may stand, so that what it knows need not pass through the LLM:
 
-    score(u, i) = a cos(W_u x_u, W_i x_i) + g Σ_c (1 + w_c) z_uc v_ic + b [i in the history of u]
+    score(u, i) = a cos(W_u x_u, W_i x_i) + g Σ_c e_c (1 + w_c) z_uc v_ic + b [i in the history of u]
 
 x are the LLM's outputs, standardised by fixed means and deviations; z_u is the recommender's last hidden state and v_i
-its vector of an item. The score is a dot product of two concatenations, so ranking and loss stay what they are.
+its vector of an item, e_c the fixed unit of each of their dimensions. The score is a dot product of two
+concatenations, so ranking and loss stay what they are.
 
 Shape suffixes: B batch, H LLM width, D head width, C recommender width, S sides: users, items.
 """
@@ -82,12 +83,14 @@ class Head(nn.Module):
         self.register_buffer("center_SH", torch.zeros(2, llm_width))
         self.register_buffer("deviation_SH", torch.ones(2, llm_width))
         self.text_scale = nn.Parameter(torch.tensor([text_scale]))
+        self.register_buffer("state_unit_C", torch.ones(recommender_width))
         self.state_scale = nn.Parameter(torch.zeros(1)) if recommender_width else None
         self.state_weight_C = nn.Parameter(torch.zeros(recommender_width)) if recommender_width else None
         self.history_bias = nn.Parameter(torch.zeros(1)) if history_bias else None
 
     center_SH: Tensor
     deviation_SH: Tensor
+    state_unit_C: Tensor
 
     def forward(self, output_BH: Tensor, of: Side) -> HeadOutput:
         """Map the LLM's outputs of users or of items."""
@@ -102,7 +105,7 @@ class Head(nn.Module):
             return HeadOutput(text_BD, bias)
         state_BC = of.state_BC
         if of.side == USERS:
-            state_BC = state_BC * (1 + self.state_weight_C) * self.state_scale.exp()
+            state_BC = state_BC * self.state_unit_C * (1 + self.state_weight_C) * self.state_scale.exp()
         return HeadOutput(torch.cat([text_BD, state_BC], dim=-1), bias)
 
     @torch.no_grad()

@@ -39,6 +39,11 @@ class SequentialRecommender(nn.Module, ABC):
         """Where the weights are, and the inputs must be."""
         return next(chain(self.parameters(), self.buffers())).device
 
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Sizes of the parts of a hidden state whose units have nothing to do with each other."""
+        return (self.hidden_size,)
+
     @abstractmethod
     def encode(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
         """Hidden states of the sequence encoder for each item of a history, the C_u of arXiv 2409.01605.

@@ -21,7 +21,10 @@ from laser.recommenders.text import ReadsText, whitened
 
 
 class Hybrid(ItemKNN, ReadsText):
-    """See the module. Its hidden state is that of the item-kNN, and beside it the history's first text components.
+    """See the module. Its hidden state is that of the item-kNN, and beside it the history's text at length 1.
+
+    Times the item vectors, the second part is the cosine of the first text components and the first the counts in few
+    dimensions, without the logarithm, which no product of vectors has.
 
     Args:
         num_items: I.
@@ -52,6 +55,11 @@ class Hybrid(ItemKNN, ReadsText):
         self.count_scale, self.text_weight = count_scale, text_weight
         self.register_buffer("text_IW", torch.zeros(num_items, text_width))
 
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        factors = self.factors_IC.shape[1]
+        return (factors, self.hidden_size - factors)
+
     def read_text(self, features_IH: NDArray[np.float32]) -> None:
         self.text_IW = torch.from_numpy(whitened(features_IH, self.text_IW.shape[1]))
 
@@ -62,8 +70,7 @@ class Hybrid(ItemKNN, ReadsText):
         return self._beside_text(super().encode_without(item_ids_BN, mask_BN, own_sequences), item_ids_BN, mask_BN)
 
     def item_vectors(self) -> NDArray[np.float32]:
-        factors_IC = super().item_vectors()
-        return np.concatenate([factors_IC, self._text(self.hidden_size - factors_IC.shape[1]).cpu().numpy()], axis=1)
+        return np.concatenate([super().item_vectors(), self._text.cpu().numpy()], axis=1)
 
     def scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
         """As the module says; for items of the history, whose text is the history's own, a cosine above 0 counts 0."""
@@ -75,9 +82,10 @@ class Hybrid(ItemKNN, ReadsText):
         return torch.log1p(self.count_scale * super().scores(item_ids_BN, mask_BN)) + self.text_weight * cosine_BI
 
     def _beside_text(self, states_BNC: Tensor, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
-        text_BNC = self._text(self.hidden_size - states_BNC.shape[-1])[item_ids_BN]
-        return torch.cat([states_BNC, running_sum(text_BNC, mask_BN, self.history_decay)], dim=-1)
+        text_BNC = running_sum(self._text[item_ids_BN], mask_BN, self.history_decay)
+        return torch.cat([states_BNC, F.normalize(text_BNC, dim=-1)], dim=-1)
 
-    def _text(self, components: int) -> Tensor:
-        """The items' first text components. A unit vector's are of order 1 / sqrt(W); brought to the factors'."""
-        return self.text_IW[:, :components] * self.text_IW.shape[1] ** 0.5
+    @property
+    def _text(self) -> Tensor:
+        """The items' first text components, as many as the hidden state has room for."""
+        return self.text_IW[:, : self.blocks[1]]

@@ -100,6 +100,8 @@ class Inputs:
     """None where nothing reads a recommender."""
     recommender_width: int
     """C; 0 without recommender."""
+    recommender_blocks: tuple[int, ...]
+    """Parts of it that have units of their own."""
     embedding_std: float
     """Standard deviation of the LLM's input embeddings: the scale of the virtual tokens."""
     first_token_H: Tensor | None
@@ -155,7 +157,7 @@ def prepare_inputs(config: Experiment, recommender_directory: Path | None = None
         examples = examples.last(longest)
         encodings = None
         if recommender is not None:
-            key = stage_key("encodings", weights, dataset.fingerprint, split, examples.digest())
+            key = stage_key("encodings", 2, weights, dataset.fingerprint, split, examples.digest())
             own_sequence = dataset.train_items if split in ("train", "prefixes") else None
             encodings = user_encodings(recommender, examples, cache / "encodings", key, own_sequence)
         words = item_prompts if split == "items" else prompts
@@ -175,6 +177,7 @@ def prepare_inputs(config: Experiment, recommender_directory: Path | None = None
         llm_directory=llm_directory,
         recommender_directory=recommender_directory,
         recommender_width=0 if recommender is None else recommender.hidden_size,
+        recommender_blocks=() if recommender is None else recommender.blocks,
         embedding_std=embedding_std(llm_directory, config.llm.trust_remote_code),
         first_token_H=first_token_H,
         train=histories("train", train),

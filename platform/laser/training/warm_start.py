@@ -8,9 +8,8 @@ Shape suffixes: B batch, E examples, I items, H LLM width, D head width.
 """
 
 import logging
-import math
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -33,7 +32,8 @@ from laser.training.outputs import Outputs, cached_outputs
 logger = logging.getLogger(__name__)
 
 CALIBRATION = 2048
-"""Prefixes that the scales are tried on."""
+"""Prefixes that the weights are tried on."""
+EXPONENTS = range(-10, 7)
 
 
 @dataclass(frozen=True)
@@ -92,23 +92,23 @@ class _Fit:
 
     @torch.no_grad()
     def calibrate(self) -> None:
-        """Set the weight of the recommender's product, whose unit is its own, to what fits the training best.
+        """Set the weights of the cosine and of each of the recommender's blocks to what fits the training best.
 
-        Powers of 2 are tried on a sample, once with the cosine and once with little of it; the better pair stays.
+        Their units have nothing to do with each other, and a learning rate that suits the rest does not get from one
+        order of magnitude to the next. Powers of 2 are tried on a sample, for one weight after the other, twice.
         """
-        if self.head.state_scale is None:
+        if self.head.state_weight_C is None:
             return
         self.head.eval()
         sample = np.random.default_rng(self.config.training.seed).permutation(len(self.prefixes))[:CALIBRATION]
-        text_scale = self.head.text_scale.clone()
-        found = []
-        for exponent, share in product(range(-20, 5), (1.0, 0.25, 0.05)):
-            self.head.state_scale.fill_(exponent * math.log(2))
-            self.head.text_scale.copy_(text_scale * share)
-            found.append((float(self._loss(sample)), exponent, share))
-        _, exponent, share = min(found)
-        self.head.state_scale.fill_(exponent * math.log(2))
-        self.head.text_scale.copy_(text_scale * share)
+        starts = np.cumsum([0, *self.inputs.recommender_blocks])
+        blocks = [self.head.state_unit_C[start:end] for start, end in pairwise(starts)]
+        for part in (*blocks, self.head.text_scale) * 2:
+            before, losses = part.clone(), []
+            for exponent in EXPONENTS:
+                part.copy_(before * 2.0**exponent)
+                losses.append(float(self._loss(sample)))
+            part.copy_(before * 2.0 ** EXPONENTS[int(np.argmin(losses))])
 
     def train(self) -> float:
         """Train until validation stops improving and keep the best epoch, the start among them; its mean loss."""
