@@ -106,7 +106,7 @@ def test_the_report_stands_alone_and_warns(finished):
     assert page.count("<svg") >= 4 and "NDCG@10: difference from the reference row" in page
     text = (folder / "report.md").read_text()
     for warning in (
-        "the data is walks with 40 users, 15 items",
+        "the data is walks0 with 40 users, 15 items",
         "the paper's is ChatGLM2-6B with 28 blocks of width 4096",
         "the schedule differs: stage1_epochs 1, stage2_epochs 1, batch_size 20",
         "the recommender under the M-Former is sasrec",

@@ -17,7 +17,7 @@ from laser.reproduction.cost import Cost, cell_cost, duration, measured_speed
 from laser.reproduction.document import Block, as_html, as_markdown
 from laser.reproduction.expert_report import expert_report
 from laser.reproduction.experts import ExpertUsers, expert_users, load_course
-from laser.reproduction.measure import measured_rows, surroundings
+from laser.reproduction.measure import measured_rows, row_significance, surroundings
 from laser.reproduction.parameters import count_parameters, paper_size_parameters
 from laser.reproduction.report import count_report, rows_as_json, table_report, verdict
 from laser.reproduction.run import Reproduction
@@ -49,7 +49,7 @@ def write_report(reproduction: Reproduction, environment: Mapping[str, Any]) -> 
         summary = content
     else:
         rows = measured_rows(reproduction)
-        blocks = table_report(table, rows, around)
+        blocks = table_report(table, rows, around, row_significance(reproduction))
         content = rows_as_json(table, rows, around)
         experts, more = _experts(reproduction)
         blocks += more

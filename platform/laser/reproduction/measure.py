@@ -1,14 +1,18 @@
 """From stored runs to the rows of a report, and to what a reader must know of them."""
 
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from laser.config.compose import changed_settings
 from laser.config.schema import Experiment, ReproduceJob
 from laser.data.dataset import Dataset
+from laser.evaluation.significance import compare
+from laser.evaluation.user_ranks import UserRanks, read_ranks
 from laser.reproduction.cells import base_experiment
-from laser.reproduction.paper import Table, read_paper
+from laser.reproduction.paper import MAIN_METRIC, Table, read_paper
 from laser.reproduction.report import Surroundings
 from laser.reproduction.rows import Measured
 from laser.reproduction.run import Reproduction, metrics_prefix
@@ -50,6 +54,30 @@ def measured_rows(reproduction: Reproduction) -> list[Measured]:
             )
         )
     return rows
+
+
+def row_significance(reproduction: Reproduction) -> dict[str, float]:
+    """Row → two-sided p of its NDCG@10 against its reference row's, by a paired bootstrap over test users.
+
+    Of the first seed that both have ranks of; rows without such a pair, and tables of validation, are left out.
+    """
+    if reproduction.table.split != "test":
+        return {}
+    found: dict[str, float] = {}
+    runs = {(cell.row, cell.seed): reproduction.stored.get(cell.key) for cell in reproduction.cells}
+    with tempfile.TemporaryDirectory() as temporary:
+        read: dict[str, UserRanks] = {}
+        for (row, seed), run in runs.items():
+            other = runs.get((reproduction.table.rows[row].reference or "", seed))
+            if row in found or run is None or other is None or not (run.has("ranks") and other.has("ranks")):
+                continue
+            for one in (run, other):
+                if one.run_id not in read:
+                    place = Path(temporary) / one.run_id
+                    place.mkdir()
+                    read[one.run_id] = read_ranks(one.fetch("ranks", place) / "test.parquet")
+            found[row] = compare(read[run.run_id], read[other.run_id])[MAIN_METRIC].p_value
+    return found
 
 
 def surroundings(

@@ -52,6 +52,7 @@ def table_report(
             f"{around.dataset}, mean ± standard deviation over seeds {_listed(around.seeds)}. Differences (Δ) are in "
             "percent of each row's own reference row, the paper's in the paper and ours here; ± is the standard error "
             f'over the seeds. "{UNCLEAR}": within two standard errors.'
+            + (" p: paired bootstrap over test users, of the first seed." if significance else "")
         ),
     ]
     for metric in (MAIN_METRIC, *(name for name in METRICS if name != MAIN_METRIC)):

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
+from laser.evaluation.significance import compare
+from laser.evaluation.user_ranks import read_ranks
 from laser.reproduction.document import Block, Bullets, Code, Grid, Heading, Paragraph, as_markdown
 from laser.reproduction.paper import MAIN_METRIC, METRICS
 from laser.reproduction.report import METRIC_NAMES
@@ -31,10 +33,11 @@ def results_page(results: Sequence[Result], folder: Path) -> str:
         blocks += [
             Heading("Comparisons"),
             Paragraph(
-                f"{METRIC_NAMES[MAIN_METRIC]} of the same test users, each user's value averaged over the seeds; 95 % "
-                f"interval and two-sided p by a paired bootstrap over users ({SAMPLES:,} samples)."
+                f"{METRIC_NAMES[MAIN_METRIC]} of the same test users: 95 % interval and two-sided p by a paired "
+                f"bootstrap over users ({SAMPLES:,} samples), seed by seed; a reference of one seed stands beside "
+                "every seed."
             ),
-            Grid(["result", "reference", "history", "users", "difference", "95 % interval", "ratio", "p"], compared),
+            Grid(["result", "reference", "history", "difference", "95 % interval", "ratio", "p"], compared),
         ]
     for result in results:
         machine = result.hardware
@@ -50,7 +53,31 @@ def results_page(results: Sequence[Result], folder: Path) -> str:
 
 
 def comparisons(results: Sequence[Result], folder: Path) -> list[list[str]]:
-    return []
+    """A row for each result, reference and seed that both have ranks of, history among the candidates and masked."""
+    rows = []
+    by_name = {result.name: result for result in results}
+    for result in results:
+        for reference in result.references:
+            for mine, theirs, seed in _paired(result, by_name[reference]):
+                found = compare(read_ranks(folder / mine), read_ranks(folder / theirs), SAMPLES)
+                for metric, history in ((MAIN_METRIC, "shown"), (f"{MAIN_METRIC}_masked", "masked")):
+                    beside = found[metric]
+                    ratio = f"{beside.ours / beside.theirs:.3f}" if beside.theirs else ""
+                    interval = f"{beside.low:+.4f} … {beside.high:+.4f}"
+                    p = f"{beside.p_value:.4f}"
+                    name = f"{result.name}, seed {seed}"
+                    rows.append([name, reference, history, f"{beside.difference:+.4f}", interval, ratio, p])
+    return rows
+
+
+def _paired(result: Result, reference: Result) -> list[tuple[str, str, str]]:
+    """Files of ranks of both, by seed; a reference of a single seed stands beside every one."""
+    pairs = []
+    for seed, run in sorted(result.seeds.items()):
+        other = reference.seeds.get(seed) or (reference.runs()[0] if len(reference.seeds) == 1 else None)
+        if other is not None and run.ranks is not None and other.ranks is not None:
+            pairs.append((run.ranks, other.ranks, seed))
+    return pairs
 
 
 def _header() -> list[str]:
