@@ -6,13 +6,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 UNFINISHED := $(VENV)/.unfinished
+AUDIT := .cache/audit-venv
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo ui test lint types contract unit test-slow format clean
+.PHONY: help venv demo ui cluster-local cluster-local-stop test lint types contract unit test-slow audit format clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(STAMP) ## create .venv from constraints.txt (once; an interrupted installation starts over)
 
@@ -34,6 +35,12 @@ demo: $(STAMP) ## prepare, pretrain, tune over K and L on a local Ray cluster, p
 ui: $(STAMP) ## open the MLflow UI on mlflow.db (stop it with Ctrl-C)
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1
 
+cluster-local: $(STAMP) ## a Ray cluster of this machine whose worker nodes come and go (Ctrl-C stops it)
+	@$(BIN)/python jobs/cluster.py
+
+cluster-local-stop: $(STAMP) ## stop it from another terminal, also what a killed one left behind
+	@$(BIN)/python jobs/cluster.py stop=true
+
 test: $(STAMP) ## lint, types, import contract and tests, as CI runs them
 	@$(MAKE) --no-print-directory lint types contract unit
 
@@ -52,6 +59,16 @@ unit: $(STAMP) ## pytest, without the slow tests
 
 test-slow: $(STAMP) ## the tests that take minutes
 	$(BIN)/python -m pytest -q -m slow
+
+# pip-audit is no part of the pinned environment: it has one of its own, made anew each time so that it is the latest.
+# --strict: a package that the database does not know fails the audit, instead of passing unseen.
+audit: ## known vulnerabilities in the pinned packages (fetches pip-audit and asks a database: needs a network)
+	@rm -rf $(AUDIT) && $(PYTHON) -m venv $(AUDIT)
+	@$(AUDIT)/bin/python -m pip install --disable-pip-version-check -q --retries 1 pip-audit || \
+		{ rm -rf $(AUDIT); echo "error: pip-audit could not be fetched; remedy: run it where a package index answers" >&2; exit 2; }
+	@$(AUDIT)/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict --progress-spinner off \
+		|| { echo "error: the audit found something, or not every package could be looked up (see above)" >&2; false; }; \
+		status=$$?; rm -rf $(AUDIT); exit $$status
 
 format: $(STAMP) ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 import torch
+from ray._private import ray_constants
 from ray._raylet import Config
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback, get_context
 from ray.train import report as report_to_controller
@@ -22,6 +23,10 @@ from laser.config.schema import Experiment
 from laser.training.outcome import EPOCH, Report
 
 logger = logging.getLogger(__name__)
+
+
+DASHBOARD_SECONDS = 300
+"""Ray gives up on its dashboard after 60; on two cores that a dozen other processes shared it took longer."""
 
 
 class _ReportToDriver(UserCallback):
@@ -46,15 +51,22 @@ class _Trainer(TorchTrainer):
 def cluster() -> Iterator[None]:
     """Join the cluster of RAY_ADDRESS, as a submitted job does, or start one; leave it or end it with the block.
 
-    A cluster started here has a dashboard, on loopback: Ray Train asks its state service whether workers are gone.
+    A cluster started here has a dashboard, because Ray Train asks its state service whether workers are gone. All of
+    Ray's servers listen on loopback alone.
     """
     if ray.is_initialized():
         yield
         return
     address = os.environ.get("RAY_ADDRESS", "local")
+    if address == "local":
+        # Ray's switch for "no cluster of machines", named after the systems where it is the default: this node's
+        # address is 127.0.0.1. The variable is for the processes that Ray starts; this one has read it already.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        ray_constants.ENABLE_RAY_CLUSTER = False
+        ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S = DASHBOARD_SECONDS
     if address == "local" and "RAY_AUTH_MODE" not in os.environ:
-        # Ray listens on all interfaces, so a token keeps strangers out. Left to itself, ray.init() would write one into
-        # the home directory, and every later `ray start` of this account would refuse whoever does not send it.
+        # A token keeps other accounts out. Left to itself, ray.init() would write one into the home directory, and
+        # every later `ray start` of this account would refuse whoever does not send it.
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         Config.initialize("")  # has Ray read them again, as ray.init() itself does
     on_sigterm = signal.getsignal(signal.SIGTERM)  # `kill`, `ray job stop`; Ray puts an abort in its place
