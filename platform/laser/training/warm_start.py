@@ -8,6 +8,7 @@ Shape suffixes: B batch, E examples, I items, H LLM width, D head width.
 """
 
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -32,8 +33,9 @@ from laser.training.outputs import Outputs, cached_outputs
 logger = logging.getLogger(__name__)
 
 CALIBRATION = 2048
-"""Prefixes that the weights are tried on."""
-EXPONENTS = range(-10, 7)
+"""Prefixes that the common scale is tried on."""
+EXPONENTS = range(-8, 9)
+"""Powers of 2 that are tried for a weight."""
 
 
 @dataclass(frozen=True)
@@ -92,23 +94,47 @@ class _Fit:
 
     @torch.no_grad()
     def calibrate(self) -> None:
-        """Set the weights of the cosine and of each of the recommender's blocks to what fits the training best.
+        """Set the few single weights of the score before the many are trained: their units know nothing of each other.
 
-        Their units have nothing to do with each other, and a learning rate that suits the rest does not get from one
-        order of magnitude to the next. Powers of 2 are tried on a sample, for one weight after the other, twice.
+        A learning rate that suits the rest does not get from one order of magnitude to the next. So powers of 2 are
+        tried: for each of the recommender's blocks, the cosine and the history bias by validation NDCG@10, one after
+        the other, twice; then for all together, which changes no rank, by the training loss of a sample.
         """
         if self.head.state_weight_C is None:
             return
-        self.head.eval()
+        head, starts = self.head, np.cumsum([0, *self.inputs.recommender_blocks])
+        parts = [head.state_unit_C[start:end] for start, end in pairwise(starts)] + [head.text_scale.data]
+        bias = None if head.history_bias is None else head.history_bias.data
+        for _ in range(2):
+            for part in parts[1:]:
+                self._try(part, [part * 2.0**exponent for exponent in EXPONENTS], self._ndcg)
+            if bias is not None:
+                self._try(
+                    bias, [torch.zeros_like(bias), *(-(2.0**exponent) + 0 * bias for exponent in EXPONENTS)], self._ndcg
+                )
         sample = np.random.default_rng(self.config.training.seed).permutation(len(self.prefixes))[:CALIBRATION]
-        starts = np.cumsum([0, *self.inputs.recommender_blocks])
-        blocks = [self.head.state_unit_C[start:end] for start, end in pairwise(starts)]
-        for part in (*blocks, self.head.text_scale) * 2:
-            before, losses = part.clone(), []
-            for exponent in EXPONENTS:
-                part.copy_(before * 2.0**exponent)
-                losses.append(float(self._loss(sample)))
-            part.copy_(before * 2.0 ** EXPONENTS[int(np.argmin(losses))])
+        together = torch.cat([*parts, *([] if bias is None else [bias])])
+        parts += [] if bias is None else [bias]
+
+        def fit() -> float:
+            for part, values in zip(parts, together.split([len(part) for part in parts]), strict=True):
+                part.copy_(values)
+            return -float(self._loss(sample))
+
+        self._try(together, [together * 2.0**exponent for exponent in EXPONENTS], fit)
+        fit()
+
+    @staticmethod
+    def _try(part: Tensor, candidates: Sequence[Tensor], score: Callable[[], float]) -> None:
+        """Leave the candidate with the highest score in place; of equal ones the first."""
+        scores = []
+        for candidate in candidates:
+            part.copy_(candidate)
+            scores.append(score())
+        part.copy_(candidates[int(np.argmax(scores))])
+
+    def _ndcg(self) -> float:
+        return self.validate().metrics()[SELECTION_METRIC]
 
     def train(self) -> float:
         """Train until validation stops improving and keep the best epoch, the start among them; its mean loss."""
@@ -122,12 +148,12 @@ class _Fit:
             ]
         )
         best, best_epoch, best_loss = self._weights(), 0, 0.0
-        best_score = self.validate().metrics()[SELECTION_METRIC]
+        best_score = self._ndcg()
         with torch.random.fork_rng(), progress(range(1, settings.epochs + 1), "warm start", "epoch") as epochs:
             torch.manual_seed(self.config.training.seed)  # of the dropout
             for epoch in epochs:
                 loss = self._epoch(optimizer, epoch)
-                score = self.validate().metrics()[SELECTION_METRIC]
+                score = self._ndcg()
                 epochs.note(loss=loss, ndcg=score, best=max(score, best_score))
                 if score > best_score:
                     best, best_score, best_epoch, best_loss = self._weights(), score, epoch, loss
