@@ -33,7 +33,7 @@ from laser.training.outputs import Outputs, cached_outputs
 logger = logging.getLogger(__name__)
 
 CALIBRATION = 2048
-"""Prefixes that the common scale is tried on."""
+"""Validation users, and prefixes, that single weights are tried on."""
 EXPONENTS = range(-8, 9)
 """Powers of 2 that are tried for a weight."""
 
@@ -97,22 +97,29 @@ class _Fit:
         """Set the few single weights of the score before the many are trained: their units know nothing of each other.
 
         A learning rate that suits the rest does not get from one order of magnitude to the next. So powers of 2 are
-        tried: for each of the recommender's blocks, the cosine and the history bias by validation NDCG@10, one after
-        the other, twice; then for all together, which changes no rank, by the training loss of a sample.
+        tried: for each of the recommender's blocks, the cosine and the history bias by the NDCG@10 of a sample of the
+        validation users, one after the other, twice; then for all together, which changes no rank, by the training
+        loss of a sample.
         """
         if self.head.state_weight_C is None:
             return
         head, starts = self.head, np.cumsum([0, *self.inputs.recommender_blocks])
         parts = [head.state_unit_C[start:end] for start, end in pairwise(starts)] + [head.text_scale.data]
         bias = None if head.history_bias is None else head.history_bias.data
-        for _ in range(2):
+        random = np.random.default_rng(self.config.training.seed)
+        some = torch.from_numpy(np.sort(random.permutation(len(self.val))[:CALIBRATION]))
+
+        def ndcg() -> float:
+            return self.validate(some).metrics()[SELECTION_METRIC]
+
+        for exponents in (EXPONENTS, (0, -1, 1)):
             for part in parts[1:]:
-                self._try(part, [part * 2.0**exponent for exponent in EXPONENTS], self._ndcg)
+                self._try(part, [part * 2.0**exponent for exponent in exponents], ndcg)
             if bias is not None:
-                self._try(
-                    bias, [torch.zeros_like(bias), *(-(2.0**exponent) + 0 * bias for exponent in EXPONENTS)], self._ndcg
-                )
-        sample = np.random.default_rng(self.config.training.seed).permutation(len(self.prefixes))[:CALIBRATION]
+                first = [torch.zeros_like(bias), *(torch.full_like(bias, -(2.0**exponent)) for exponent in EXPONENTS)]
+                again = [bias * 2.0**exponent for exponent in exponents]
+                self._try(bias, first if exponents is EXPONENTS else again, ndcg)
+        sample = random.permutation(len(self.prefixes))[:CALIBRATION]
         together = torch.cat([*parts, *([] if bias is None else [bias])])
         parts += [] if bias is None else [bias]
 
@@ -208,15 +215,16 @@ class _Fit:
         return self._item_vectors()
 
     @torch.no_grad()
-    def validate(self) -> UserRanks:
-        """Ranks of the validation items."""
+    def validate(self, some: Tensor | None = None) -> UserRanks:
+        """Ranks of the validation items, of all users or of some rows."""
         items_ID = self.items()
         examples, ranks = self.val.examples, []
+        rows_E = torch.arange(len(self.val)) if some is None else some
         targets_E = torch.from_numpy(examples.targets.astype(np.int64)).to(self.device)
-        for rows in torch.arange(len(self.val), device=self.device).split(4096):
+        for rows in rows_E.to(self.device).split(4096):
             users = self.head(self.val_EH[rows], Side(USERS, self.states[id(self.val)][rows]))
             own = [examples.whole_history(index) for index in rows.tolist()]
             bias = 0.0 if users.history_bias is None else float(users.history_bias)
             ranks.append(torch.stack(user_ranks(users.vector_BD, items_ID, targets_E[rows], own, bias)))
         ranks_E, masked_E = torch.cat(ranks, dim=1).cpu().numpy()
-        return UserRanks(examples.users, examples.targets, ranks_E, masked_E)
+        return UserRanks(examples.users[rows_E], examples.targets[rows_E], ranks_E, masked_E)
