@@ -22,6 +22,9 @@ class HighestIdFirst(SequentialRecommender):
     def encode(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
         raise AssertionError("ranks are those of scores")
 
+    def item_vectors(self) -> np.ndarray:
+        raise AssertionError("ranks are those of scores")
+
     def scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
         assert item_ids_BN.shape[1] <= self.max_history
         return torch.arange(self.num_items, dtype=torch.float32).expand(len(item_ids_BN), -1)
