@@ -6,7 +6,7 @@ The base is an experiment file (config=); every cell changes one thing in it. St
 same data are found in MLflow and not run again, whoever ran them. Ctrl-C or SIGTERM leaves cells that the same command
 goes on with. The report (Markdown, HTML with plots, JSON) lies under output_dir and in MLflow. The default base costs
 about five minutes a cell on two idle cores (dry_run=true estimates yours). Per seed, table 2 has 3 cells, 4 has 6, 5
-has 3, 6 has 4, 7 has 5, figure 3 has 11, figure 4 has 5; table 3 is counted in seconds.
+has 3, 6 has 4, 7 has 5, figure 3 has 12, figure 4 has 5; table 3 is counted in seconds.
 
     python jobs/reproduce.py results=docs/results [add=<name> runs=[<run id>,...] references=[<name>,...]]
 

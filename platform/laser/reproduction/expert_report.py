@@ -22,7 +22,7 @@ def expert_report(experts: ExpertUsers, load: Mapping[str, Sequence[tuple[float,
     grid = []
     for expert in used:
         values = typical_values(experts, expert)
-        typical = ", ".join(f"{value} ({factor:.1f} ×)" for value, factor in values)
+        typical = ", ".join(f"{_short(value)} ({factor:.1f} ×)" for value, factor in values)
         grid.append(
             [
                 f"expert {expert}",
@@ -71,3 +71,8 @@ def _quartiles(values: Any) -> str:
     ordered = sorted(map(float, values))
     low, middle, high = (ordered[round(part * (len(ordered) - 1))] for part in (0.25, 0.5, 0.75))
     return f"{middle:g} ({low:g}–{high:g})"
+
+
+def _short(value: str) -> str:
+    """The end of a long value: of a category with its parents, its own name."""
+    return value if len(value) <= 40 else f"…{value[-39:].lstrip()}"
