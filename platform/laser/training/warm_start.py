@@ -112,6 +112,12 @@ class _Fit:
         def ndcg() -> float:
             return self.validate(some).metrics()[SELECTION_METRIC]
 
+        for start, end in pairwise(starts):  # each block's best item at 1, on average
+            users_BC, items_IC = (
+                self.states[id(self.val)][some, start:end],
+                self.states[id(self.inputs.items)][:, start:end],
+            )
+            head.state_unit_C[start:end] = 1 / (users_BC @ items_IC.T).amax(dim=1).mean().clamp(min=1e-20)
         for exponents in (EXPONENTS, (0, -1, 1)):
             for part in parts[1:]:
                 self._try(part, [part * 2.0**exponent for exponent in exponents], ndcg)
