@@ -23,7 +23,7 @@ CONFIGS = [
     EASEConfig(hidden_size=5, l2=3.0),
     EASEConfig(hidden_size=NUM_ITEMS, l2=0.5),
     PopularityConfig(),
-    HybridConfig(hidden_size=7, degree_exponent=0.2, text_width=TEXT_WIDTH),
+    HybridConfig(hidden_size=TEXT_WIDTH + 4, degree_exponent=0.2, text_width=TEXT_WIDTH),
 ]
 ITEM_ITEM = [config for config in CONFIGS if isinstance(config, ItemKNNConfig | EASEConfig)]
 
@@ -96,7 +96,7 @@ def test_popularity_counts():
 
 
 def test_hybrid_adds_log_counts_and_the_cosine_of_the_texts():
-    model = build_recommender(HybridConfig(hidden_size=4, text_width=4, history_decay=0.5), 5)
+    model = build_recommender(HybridConfig(hidden_size=6, text_width=4, history_decay=0.5), 5)
     model.read_text(np.random.default_rng(3).normal(size=(5, 6)).astype(np.float32))
     model.fit([np.array([0, 1]), np.array([1, 2])])
     text_IW = model.text_IW.numpy()

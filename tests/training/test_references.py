@@ -64,7 +64,7 @@ def test_item_features_are_mean_states_of_each_text_by_itself(dataset, tiny_llm,
 @pytest.mark.parametrize(
     "config",
     [
-        HybridConfig(hidden_size=4, text_width=8),
+        HybridConfig(hidden_size=12, text_width=8),
         TextSASRecConfig(hidden_size=16, num_layers=1, text_width=8, max_epochs=8, batch_size=16, dropout=0.0),
         ItemKNNConfig(hidden_size=4),
     ],

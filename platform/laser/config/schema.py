@@ -165,7 +165,7 @@ class TextSection(Section):
     """Its first so many blocks; null reads all. Validation NDCG@10 of the hybrid (SmolLM2, Scientific_mini): .1150 of 4
     blocks, .1143 of 6, .1123 of 10, .1139 of all 30."""
     text_width: PositiveInt = 256
-    """Principal components of the text features, whitened; hybrid: at least half of hidden_size."""
+    """Principal components of the text features, whitened; of hybrid, so many of hidden_size are theirs."""
 
 
 class TextSASRecConfig(RecommenderSection, TextSection):
@@ -224,6 +224,8 @@ class HybridConfig(FittedSection, TextSection):
 
     type: Literal["hybrid"] = "hybrid"
     """The recommender's family."""
+    hidden_size: PositiveInt = 512
+    """C, rank of the factors of the item-kNN, and text_width beside it."""
     history_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 0.85
     """Weight of an item of a history relative to the one after it."""
     degree_exponent: NonNegativeFloat = 0.0
@@ -234,9 +236,9 @@ class HybridConfig(FittedSection, TextSection):
     """Weight of the cosine beside the logarithm."""
 
     @model_validator(mode="after")
-    def _text_fills_its_half(self) -> "HybridConfig":
-        if self.text_width < self.hidden_size // 2:
-            raise ValueError(f"text_width {self.text_width} is less than half of hidden_size {self.hidden_size}")
+    def _text_leaves_room(self) -> "HybridConfig":
+        if self.text_width >= self.hidden_size:
+            raise ValueError(f"text_width {self.text_width} leaves no room in hidden_size {self.hidden_size}; lower it")
         return self
 
 

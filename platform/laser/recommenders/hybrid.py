@@ -23,18 +23,18 @@ from laser.recommenders.text import ReadsText, whitened
 class Hybrid(ItemKNN, ReadsText):
     """See the module. Its hidden state is that of the item-kNN, and beside it the history's text at length 1.
 
-    Times the item vectors, the second part is the cosine of the first text components and the first the counts in few
-    dimensions, without the logarithm, which no product of vectors has.
+    Times the item vectors, the second part is the cosine, and the first the counts in few dimensions without the
+    logarithm, which no product of vectors has.
 
     Args:
         num_items: I.
-        hidden_size: C, half of it (rounded up) for the factors of the item-kNN and half for text.
+        hidden_size: C, the rank of the item-kNN's factors and W.
         max_history: as for the item-kNN.
         history_decay: weight of an item of a history relative to the one after it, in both parts.
         degree_exponent: as for the item-kNN.
         count_scale: b.
         text_weight: w.
-        text_width: W, principal components of the text features; at least half of C.
+        text_width: W, principal components of the text features; less than C.
     """
 
     text_IW: Tensor
@@ -50,7 +50,7 @@ class Hybrid(ItemKNN, ReadsText):
         text_weight: float,
         text_width: int,
     ) -> None:
-        super().__init__(num_items, (hidden_size + 1) // 2, max_history, history_decay, degree_exponent)
+        super().__init__(num_items, hidden_size - text_width, max_history, history_decay, degree_exponent)
         self.hidden_size = hidden_size
         self.count_scale, self.text_weight = count_scale, text_weight
         self.register_buffer("text_IW", torch.zeros(num_items, text_width))
@@ -70,7 +70,7 @@ class Hybrid(ItemKNN, ReadsText):
         return self._beside_text(super().encode_without(item_ids_BN, mask_BN, own_sequences), item_ids_BN, mask_BN)
 
     def item_vectors(self) -> NDArray[np.float32]:
-        return np.concatenate([super().item_vectors(), self._text.cpu().numpy()], axis=1)
+        return np.concatenate([super().item_vectors(), self.text_IW.cpu().numpy()], axis=1)
 
     def scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
         """As the module says; for items of the history, whose text is the history's own, a cosine above 0 counts 0."""
@@ -82,10 +82,5 @@ class Hybrid(ItemKNN, ReadsText):
         return torch.log1p(self.count_scale * super().scores(item_ids_BN, mask_BN)) + self.text_weight * cosine_BI
 
     def _beside_text(self, states_BNC: Tensor, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
-        text_BNC = running_sum(self._text[item_ids_BN], mask_BN, self.history_decay)
+        text_BNC = running_sum(self.text_IW[item_ids_BN], mask_BN, self.history_decay)
         return torch.cat([states_BNC, F.normalize(text_BNC, dim=-1)], dim=-1)
-
-    @property
-    def _text(self) -> Tensor:
-        """The items' first text components, as many as the hidden state has room for."""
-        return self.text_IW[:, : self.blocks[1]]
