@@ -8,7 +8,7 @@ Shape suffixes: B batch, E examples, I items, H LLM width, D head width.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -20,6 +20,8 @@ from torch import Tensor
 from laser.config.progress import progress
 from laser.config.schema import Experiment
 from laser.data.batches import training_batches
+from laser.evaluation.metrics import ranking_metrics
+from laser.evaluation.ranking import ranks
 from laser.evaluation.user_ranks import UserRanks
 from laser.models.head import ITEMS, USERS, Head, Side
 from laser.models.laser import build_head
@@ -34,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 CALIBRATION = 2048
 """Validation users, and prefixes, that single weights are tried on."""
+CALIBRATION_SCORES = 2**24
+"""Most scores of these users and all items that are held, once for each part: 64 MiB."""
 EXPONENTS = range(-8, 9)
 """Powers of 2 that are tried for a weight."""
 
@@ -72,6 +76,39 @@ def warm_start(engine: Engine, inputs: Inputs, config: Experiment) -> WarmStart:
     return WarmStart(untrained, fit.validate().metrics(), loss, fit.items())
 
 
+@dataclass(frozen=True)
+class Part:
+    """Validation users with the scores of all items, each part of the score by itself: S users."""
+
+    scores: list[Tensor]
+    """Of each of the recommender's blocks and, last, the cosine; at weight 1."""
+    own: tuple[Tensor, Tensor]
+    """Row and id of each item of the histories."""
+    targets_S: Tensor
+
+    @staticmethod
+    def of(fit: "_Fit", random: np.random.Generator) -> "Part":
+        """A sample of so many users that their scores do not take much memory, whatever the catalogue."""
+        size = max(1, min(CALIBRATION, CALIBRATION_SCORES // len(fit.items_IH)))
+        rows = np.sort(random.permutation(len(fit.val))[:size])
+        states_SC, items_IC = fit.states[id(fit.val)][rows], fit.states[id(fit.inputs.items)]
+        starts = np.cumsum([0, *fit.inputs.recommender_blocks])
+        blocks = [states_SC[:, start:end] @ items_IC[:, start:end].T for start, end in pairwise(starts)]
+        width = fit.head.width - items_IC.shape[1]
+        users_SD = fit.head(fit.val_EH[rows], Side(USERS, states_SC)).vector_BD[:, :width] / fit.head.text_scale
+        targets_S = torch.from_numpy(fit.val.examples.targets[rows].astype(np.int64)).to(fit.device)
+        cosine_SI = users_SD @ fit.items()[:, :width].T
+        return Part([*blocks, cosine_SI], fit.val.own_items(rows, fit.device), targets_S)
+
+    def ndcg(self, weights: Sequence[float], bias: float) -> float:
+        """NDCG@10 at these weights."""
+        scores_SI = self.scores[0] * weights[0]
+        for part_SI, weight in zip(self.scores[1:], weights[1:], strict=True):
+            scores_SI.add_(part_SI, alpha=weight)
+        scores_SI.index_put_(self.own, scores_SI.new_tensor(bias), accumulate=True)
+        return ranking_metrics(ranks(scores_SI, self.targets_S).cpu().numpy())[SELECTION_METRIC]
+
+
 class _Fit:
     """The head by itself, and all that it reads."""
 
@@ -101,50 +138,36 @@ class _Fit:
         validation users, one after the other, twice; then for all together, which changes no rank, by the training
         loss of a sample.
         """
-        if self.head.state_weight_C is None:
+        head = self.head.eval()
+        if head.state_weight_C is None:
             return
-        head, starts = self.head, np.cumsum([0, *self.inputs.recommender_blocks])
-        parts = [head.state_unit_C[start:end] for start, end in pairwise(starts)] + [head.text_scale.data]
-        bias = None if head.history_bias is None else head.history_bias.data
         random = np.random.default_rng(self.config.training.seed)
-        some = torch.from_numpy(np.sort(random.permutation(len(self.val))[:CALIBRATION]))
-
-        def ndcg() -> float:
-            return self.validate(some).metrics()[SELECTION_METRIC]
-
-        for start, end in pairwise(starts):  # each block's best item at 1, on average
-            users_BC, items_IC = (
-                self.states[id(self.val)][some, start:end],
-                self.states[id(self.inputs.items)][:, start:end],
-            )
-            head.state_unit_C[start:end] = 1 / (users_BC @ items_IC.T).amax(dim=1).mean().clamp(min=1e-20)
+        part = Part.of(self, random)
+        weights = [1.0 / max(1e-20, float(scores_SI.amax(dim=1).mean())) for scores_SI in part.scores]
+        weights[-1] = float(head.text_scale)  # a cosine has a unit; the blocks' best items begin at 1, on average
+        bias = 0.0
         for exponents in (EXPONENTS, (0, -1, 1)):
-            for part in parts[1:]:
-                self._try(part, [part * 2.0**exponent for exponent in exponents], ndcg)
-            if bias is not None:
-                first = [torch.zeros_like(bias), *(torch.full_like(bias, -(2.0**exponent)) for exponent in EXPONENTS)]
-                again = [bias * 2.0**exponent for exponent in exponents]
-                self._try(bias, first if exponents is EXPONENTS else again, ndcg)
-        sample = random.permutation(len(self.prefixes))[:CALIBRATION]
-        together = torch.cat([*parts, *([] if bias is None else [bias])])
-        parts += [] if bias is None else [bias]
+            for number in range(1, len(weights)):
+                tried = [[*weights[:number], weights[number] * 2.0**e, *weights[number + 1 :]] for e in exponents]
+                weights = max(tried, key=lambda candidate: part.ndcg(candidate, bias))
+            if head.history_bias is not None:
+                first = exponents is EXPONENTS
+                biases = [0.0, *(-(2.0**e) for e in exponents)] if first else [bias * 2.0**e for e in exponents]
+                bias = max(biases, key=lambda candidate: part.ndcg(weights, candidate))
+        sample, losses = random.permutation(len(self.prefixes))[:CALIBRATION], []
+        for exponent in EXPONENTS:
+            self._set(weights, bias, 2.0**exponent)
+            losses.append(float(self._loss(sample)))
+        self._set(weights, bias, 2.0 ** EXPONENTS[int(np.argmin(losses))])
 
-        def fit() -> float:
-            for part, values in zip(parts, together.split([len(part) for part in parts]), strict=True):
-                part.copy_(values)
-            return -float(self._loss(sample))
-
-        self._try(together, [together * 2.0**exponent for exponent in EXPONENTS], fit)
-        fit()
-
-    @staticmethod
-    def _try(part: Tensor, candidates: Sequence[Tensor], score: Callable[[], float]) -> None:
-        """Leave the candidate with the highest score in place; of equal ones the first."""
-        scores = []
-        for candidate in candidates:
-            part.copy_(candidate)
-            scores.append(score())
-        part.copy_(candidates[int(np.argmax(scores))])
+    def _set(self, weights: Sequence[float], bias: float, common: float) -> None:
+        """Put the weights of the blocks and the cosine, and the bias, into the head."""
+        starts = np.cumsum([0, *self.inputs.recommender_blocks])
+        for (start, end), weight in zip(pairwise(starts), weights[:-1], strict=True):
+            self.head.state_unit_C[start:end] = weight * common
+        self.head.text_scale.fill_(weights[-1] * common)
+        if self.head.history_bias is not None:
+            self.head.history_bias.fill_(bias * common)
 
     def _ndcg(self) -> float:
         return self.validate().metrics()[SELECTION_METRIC]
@@ -221,16 +244,15 @@ class _Fit:
         return self._item_vectors()
 
     @torch.no_grad()
-    def validate(self, some: Tensor | None = None) -> UserRanks:
-        """Ranks of the validation items, of all users or of some rows."""
+    def validate(self) -> UserRanks:
+        """Ranks of the validation items."""
         items_ID = self.items()
         examples, ranks = self.val.examples, []
-        rows_E = torch.arange(len(self.val)) if some is None else some
         targets_E = torch.from_numpy(examples.targets.astype(np.int64)).to(self.device)
-        for rows in rows_E.to(self.device).split(4096):
+        for rows in torch.arange(len(self.val), device=self.device).split(4096):
             users = self.head(self.val_EH[rows], Side(USERS, self.states[id(self.val)][rows]))
             own = [examples.whole_history(index) for index in rows.tolist()]
             bias = 0.0 if users.history_bias is None else float(users.history_bias)
             ranks.append(torch.stack(user_ranks(users.vector_BD, items_ID, targets_E[rows], own, bias)))
         ranks_E, masked_E = torch.cat(ranks, dim=1).cpu().numpy()
-        return UserRanks(examples.users[rows_E], examples.targets[rows_E], ranks_E, masked_E)
+        return UserRanks(examples.users, examples.targets, ranks_E, masked_E)
