@@ -275,7 +275,6 @@ def test_stage_0_and_the_schedule_resume_as_if_uninterrupted(experiment, inputs,
             "training.stage0_epochs": 2,
             "training.schedule": "cosine",
             "training.warmup_steps": 3,
-            "training.every_prefix": True,
         },
     )
     whole = train_here(config, tmp_path / "whole", lambda metrics, epoch: None)
