@@ -388,7 +388,7 @@ def test_zero_shot_evaluates_the_starting_weights_and_others_do_not_fit(experime
 
     other = with_overrides(zero_shot, {"mformer.num_experts": 2})
     with pytest.raises(
-        UserError, match=r"start_from: weight mformer\.query_tokens is \(3, 4, 32\) in .* and \(2, 4, 32\)"
+        UserError, match=r"start_from: weight mformer\.query_tokens is \(3, 4, 32\) in .* and is \(2, 4, 32\)"
     ):
         check_start(other, prepare_inputs(other).recommender_directory)
     without = with_overrides(zero_shot, {"bituning.prefix": "free"})
