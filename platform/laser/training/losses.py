@@ -6,7 +6,6 @@ Every function returns the *sum* that the caller divides by the global batch's s
 shares of a batch add up to exactly the loss of one process.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,8 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK_ELEMENTS = 2**22
-"""Numbers of the item embeddings that are multiplied at once: 16 MiB in float32."""
+from laser.evaluation.ranking import item_chunks
+
+CHUNK_ELEMENTS = 2**20
+"""Numbers of the item embeddings that a CPU multiplies at once: 4 MiB in float32. Of bf16 items of width 4096 for 16
+histories, 2^19 to 2^20 gave 32 to 34 GFLOP/s, 2^22 25, 2^24 21 (one core of a busy machine, by its own seconds)."""
+GPU_CHUNK_ELEMENTS = 2**24
+"""The same on other devices, where a chunk costs some ten launches. Not measured."""
 
 
 def item_scores(representation_BH: Tensor, item_embeddings_IH: Tensor) -> Tensor:
@@ -88,7 +92,7 @@ def candidate_contrastive_loss(scores_BM: Tensor, targets_B: Tensor, weights_B: 
 
 
 def catalogue_cross_entropy(
-    queries_BH: Tensor, items_IH: Tensor, targets_B: Tensor, temperature: float, chunk_elements: int = CHUNK_ELEMENTS
+    queries_BH: Tensor, items_IH: Tensor, targets_B: Tensor, temperature: float, chunk_elements: int | None = None
 ) -> Tensor:
     """`-log softmax(queries · items / τ)` at each target, `losses_B`, in memory that the items do not add to.
 
@@ -102,8 +106,10 @@ def catalogue_cross_entropy(
         items_IH: any float dtype; a chunk at a time is widened to that of the queries.
         targets_B: int64.
         temperature: τ.
-        chunk_elements: numbers of `items_IH` that are read at once.
+        chunk_elements: numbers of `items_IH` that are read at once; None takes what suits the device.
     """
+    if chunk_elements is None:
+        chunk_elements = CHUNK_ELEMENTS if items_IH.device.type == "cpu" else GPU_CHUNK_ELEMENTS
     num_items = max(1, chunk_elements // items_IH.shape[1])
     return _CatalogueCrossEntropy.apply(queries_BH, items_IH, targets_B, temperature, num_items)
 
@@ -119,7 +125,7 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         highest_B1 = queries_BH.new_full((len(queries_BH), 1), -torch.inf)
         sum_B1, wanted_B1 = torch.zeros_like(highest_B1), torch.zeros_like(highest_B1)
         weighed_BH = torch.zeros_like(queries_BH) if ctx.needs_input_grad[0] else None
-        for start, items_JH in _chunks(items_IH, num_items, queries_BH.dtype):
+        for start, items_JH in item_chunks(items_IH, num_items, queries_BH.dtype):
             scores_BJ = (queries_BH @ items_JH.T).div_(temperature)
             place_B1, inside_B1 = _places(targets_B, start, len(items_JH))
             wanted_B1 = torch.where(inside_B1, scores_BJ.gather(1, place_B1), wanted_B1)
@@ -147,25 +153,13 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
             return to_queries_BH, None, None, None, None
         to_items_IH = torch.empty_like(items_IH)
         scaled_B1 = incoming_B[:, None] / ctx.temperature
-        for start, items_JH in _chunks(items_IH, ctx.num_items, queries_BH.dtype):
+        for start, items_JH in item_chunks(items_IH, ctx.num_items, queries_BH.dtype):
             scores_BJ = (queries_BH @ items_JH.T).div_(ctx.temperature)
             excess_BJ = scores_BJ.sub_(normaliser_B1).exp_()  # probability less 1 at the target
             place_B1, inside_B1 = _places(targets_B, start, len(items_JH))
             excess_BJ.scatter_add_(1, place_B1, -inside_B1.to(excess_BJ.dtype))
             to_items_IH[start : start + len(items_JH)] = excess_BJ.mul_(scaled_B1).T @ queries_BH
         return to_queries_BH, to_items_IH, None, None, None
-
-
-def _chunks(items_IH: Tensor, num_items: int, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
-    """`(first item, items_JH)` in the wanted dtype; the next chunk may overwrite the one before."""
-    wide_JH = (
-        None
-        if items_IH.dtype == dtype
-        else items_IH.new_empty(min(num_items, len(items_IH)), items_IH.shape[1], dtype=dtype)
-    )
-    for start in range(0, len(items_IH), num_items):
-        items_JH = items_IH[start : start + num_items]
-        yield start, items_JH if wide_JH is None else wide_JH[: len(items_JH)].copy_(items_JH)
 
 
 def _places(targets_B: Tensor, start: int, num_items: int) -> tuple[Tensor, Tensor]:
