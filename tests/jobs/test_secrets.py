@@ -24,7 +24,7 @@ NAMES = (
 def test_secrets_of_the_environment_stand_in_no_record_and_no_log(workplace):
     secrets = {name: f"5ec2e7{number:02d}" * 4 for number, name in enumerate(NAMES)}
     # Ray's logs lie there; its sockets need a short path.
-    with tempfile.TemporaryDirectory(prefix="laser-", dir="/tmp") as session:
+    with tempfile.TemporaryDirectory(prefix="laser-", dir="/tmp", ignore_cleanup_errors=True) as session:
         process = workplace.start(
             "train.py",
             *workplace.settings("quickstart.yaml", "training.num_workers=1", "training.zero_stage=0"),
@@ -32,7 +32,10 @@ def test_secrets_of_the_environment_stand_in_no_record_and_no_log(workplace):
             "training.stage2_epochs=0",
             environment={**secrets, "RAY_AUTH_MODE": "token", "RAY_TMPDIR": session},
         )
-        output, errors = process.communicate(timeout=900)
+        try:
+            output, errors = process.communicate(timeout=900)
+        finally:
+            process.terminate()
         assert process.returncode == 0, errors[-8000:]
         files = [path for path in (*Path(session).rglob("*"), *workplace.directory.rglob("*")) if path.is_file()]
         assert any(path.name.startswith("raylet") for path in files) and any(path.name == "mlflow.db" for path in files)
