@@ -25,7 +25,7 @@ def test_scores_are_cosines():
 
 def test_contrastive_loss_is_the_softmax_cross_entropy_of_scaled_cosines():
     items_IH = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    representation_BH = torch.tensor([[3.0, 0.0], [5.0, 5.0]])  # cosines (1, 0) and (√½, √½)
+    representation_BH = torch.tensor([[1.0, 0.0], [0.5**0.5, 0.5**0.5]])  # scores (1, 0) and (√½, √½)
     # tau = 1/2: -log softmax at the targets is log(1 + e^-2) and log 2.
     by_hand = math.log(1 + math.exp(-2)) + math.log(2)
     loss = item_contrastive_loss(representation_BH, items_IH, torch.tensor([0, 1]), torch.ones(2), temperature=0.5)
@@ -34,7 +34,7 @@ def test_contrastive_loss_is_the_softmax_cross_entropy_of_scaled_cosines():
 
 def test_weight_zero_counts_for_nothing():
     items_IH = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    representation_BH = torch.tensor([[3.0, 0.0], [5.0, 5.0]], requires_grad=True)
+    representation_BH = torch.tensor([[1.0, 0.0], [0.5**0.5, 0.5**0.5]], requires_grad=True)
     weights_B = torch.tensor([1.0, 0.0])
     loss = item_contrastive_loss(representation_BH, items_IH, torch.tensor([0, 1]), weights_B, temperature=0.5)
     loss.backward()

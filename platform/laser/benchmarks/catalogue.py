@@ -36,7 +36,8 @@ def run(job: BenchmarkJob) -> BenchmarkResult:
 
     def loss() -> None:
         temperature, weights_B = job.training.temperature, torch.ones(users)
-        item_contrastive_loss(representation_BH, item_embeddings_IH, targets_B, weights_B, temperature).backward()
+        unit_BH = F.normalize(representation_BH, dim=-1)
+        item_contrastive_loss(unit_BH, item_embeddings_IH, targets_B, weights_B, temperature).backward()
 
     def rank() -> None:
         catalogue_ranks(F.normalize(representation_BH.detach(), dim=-1), item_embeddings_IH, targets_B)

@@ -8,6 +8,7 @@ docs/results/
 
 import json
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -88,6 +89,9 @@ def update_results(job: ReproduceJob, find: Callable[[str], StoredRun]) -> dict[
         raise UserError(f"results: {folder}: no such folder; make it, or name docs/results")
     if (job.add is None) != (not job.runs):
         raise UserError(f"add: {job.add}, runs: {list(job.runs)}; give both, a name and the MLflow run id of each seed")
+    for reference in job.references:
+        if reference != job.add and not (folder / f"{reference}.json").is_file():
+            raise UserError(f"references: no result {reference!r} in {folder}; add it first")
     if job.add is not None:
         add_result(folder, job.add, [find(run_id) for run_id in job.runs], job.references)
     results = read_results(folder)
@@ -127,6 +131,12 @@ def read_results(folder: Path) -> list[Result]:
     return results
 
 
+def _anywhere(command: str) -> str:
+    """The command without what is of one machine: where it wrote, cached and recorded."""
+    words = shlex.split(command)
+    return shlex.join(word for word in words if not word.startswith(("output_dir=", "cache_dir=", "tracking.uri=")))
+
+
 def add_result(folder: Path, name: str, runs: list[StoredRun], references: tuple[str, ...] = ()) -> Result:
     """Record runs, one for each seed, as one result; a result of this name is replaced.
 
@@ -148,7 +158,8 @@ def add_result(folder: Path, name: str, runs: list[StoredRun], references: tuple
                         "one result is one setting under several seeds"
                     )
             is_recommender = not run.has("checkpoint")
-            seed = str(settings["recommender.seed" if is_recommender else "training.seed"])
+            # What is fitted in closed form has no seed of its own, and no other run's is like it.
+            seed = str(settings.get("recommender.seed", 0) if is_recommender else settings["training.seed"])
             if seed in seeds:
                 raise UserError(f"runs: {run.run_id} has seed {seed} as another has; give one run for each seed")
             val, test = run.figures("best/"), run.figures("test/")
@@ -166,7 +177,7 @@ def add_result(folder: Path, name: str, runs: list[StoredRun], references: tuple
     result = Result(
         name=name,
         title=tags.get("mlflow.runName", name),
-        command=environment["command"],
+        command=_anywhere(environment["command"]),
         commit=environment["commit"] or "unknown",
         hardware=environment["hardware"],
         packages=environment["packages"],
