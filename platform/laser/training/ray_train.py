@@ -25,8 +25,8 @@ from laser.training.outcome import EPOCH, Report
 logger = logging.getLogger(__name__)
 
 
-DASHBOARD_SECONDS = 300
-"""Ray gives up on its dashboard after 60; on two cores that a dozen other processes shared it took longer."""
+START_SECONDS = 600
+"""Ray gives up on its dashboard after 60, on its raylet after 30; two cores that many processes share take longer."""
 
 
 class _ReportToDriver(UserCallback):
@@ -63,7 +63,8 @@ def cluster() -> Iterator[None]:
         # address is 127.0.0.1. The variable is for the processes that Ray starts; this one has read it already.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         ray_constants.ENABLE_RAY_CLUSTER = False
-        ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S = DASHBOARD_SECONDS
+        ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S = START_SECONDS
+        os.environ["RAY_raylet_start_wait_time_s"] = str(START_SECONDS)
     if address == "local" and "RAY_AUTH_MODE" not in os.environ:
         # A token keeps other accounts out. Left to itself, ray.init() would write one into the home directory, and
         # every later `ray start` of this account would refuse whoever does not send it.

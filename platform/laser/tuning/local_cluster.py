@@ -37,7 +37,7 @@ from laser.tuning.owned_processes import MARK, Note, stop_processes
 
 logger = logging.getLogger(__name__)
 
-START_SECONDS = 300
+START_SECONDS = 600  # 7 where the machine is idle
 OBJECT_STORE_BYTES = 256 * 2**20  # trials pass a few kilobytes
 
 
@@ -198,6 +198,7 @@ def _environment(token: Path, dashboard: str, gcs_address: str) -> dict[str, str
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_DASHBOARD_STARTUP_TIMEOUT_S": str(START_SECONDS),
+        "RAY_raylet_start_wait_time_s": str(START_SECONDS),  # 30, which a busy machine does not keep
         "RAY_USAGE_STATS_ENABLED": "0",
         # "Not part of a cluster of machines": Ray takes 127.0.0.1 for this node's address and all its servers listen
         # there alone. The name is that of the systems where this is the default.
