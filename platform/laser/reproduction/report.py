@@ -51,7 +51,7 @@ def table_report(
             f"{split.capitalize()} set, full catalogue, history not masked. Paper: on {around.paper_dataset}. Ours: on "
             f"{around.dataset}, mean ± standard deviation over seeds {_listed(around.seeds)}. Differences (Δ) are in "
             "percent of each row's own reference row, the paper's in the paper and ours here; ± is the standard error "
-            f'over the seeds. "{UNCLEAR}": within two standard errors.'
+            f'over the seeds. "{UNCLEAR}": 0 is in the 95 % interval over the seeds.'
             + (" p: paired bootstrap over test users, of the first seed." if significance else "")
         ),
     ]
