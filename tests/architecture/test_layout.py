@@ -98,5 +98,6 @@ def test_readme_names_every_file():
     )  # fmt: skip
     readme = (REPO / "README.md").read_text()
     files = [Path(line) for line in listing.stdout.splitlines() if (REPO / line).exists()]
+    files = [path for path in files if path.parent != Path("docs/results")]  # its own page names them
     missing = [str(path) for path in files if path.name != "__init__.py" and path.name not in readme]
     assert not missing
