@@ -95,7 +95,7 @@ def _floor(folder: Path) -> float:
     started = time.perf_counter()
     for path in sorted(folder.iterdir()):
         with open_text(path) as file:
-            for _ in line_blocks(file):
+            for _ in line_blocks(file, path):
                 pass
     return round(time.perf_counter() - started, 3)
 

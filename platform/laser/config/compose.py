@@ -6,8 +6,10 @@ strictly. Later sources win; a changed `type` replaces its section instead of me
 
 import difflib
 import hashlib
+import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +25,12 @@ from laser.config.schema import Section
 S = TypeVar("S", bound=BaseModel)
 Mapped = dict[str, Any]
 
+MAX_CHARACTERS = 1 << 20
+"""Of a configuration file or argument; a file that is longer is no configuration."""
+MAX_NODES = 10_000
+"""Keys, values and lists of a configuration, aliases written out: a few lines of aliases can stand for billions."""
+MAX_INTEGER = 1 << 63
+"""First integer that no tensor, table or database of ours can hold."""
 OPEN_SECTIONS = ("space",)
 """Sections whose own keys are dotted: the rest of the path is one key (`space.mformer.num_experts`)."""
 
@@ -54,28 +62,33 @@ def read_yaml(path: Path, _open: tuple[Path, ...] = ()) -> Mapped:
     """Read a YAML file and, beneath it, the files that its `extends: [..]` names (relative to it).
 
     Raises:
-        UserError: no such file, a syntax error or a key given twice (with file:line), or files that extend each other.
+        UserError: no such file, a syntax error or a key given twice (with file:line), an interpolation, or files that
+            extend each other.
     """
-    path = path.expanduser()
-    if path.resolve() in [parent.resolve() for parent in _open]:
+    path = Path(os.path.expanduser(path))
+    whence = f"{_open[-1]}: extends" if _open else "config"
+    if "\0" in str(path):
+        raise UserError(f"{whence}: {str(path)!r}: a NUL in the name; name an existing YAML file")
+    if os.path.realpath(path) in map(os.path.realpath, _open):
         chain = " -> ".join(parent.name for parent in (*_open, path))
         raise UserError(f"{_open[-1]}: extends: {chain}; break the cycle")
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        whence = f"{_open[-1]}: extends" if _open else "config"
-        raise UserError(f"{whence}: {path}: {error.strerror or error}; name an existing YAML file") from error
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MAX_CHARACTERS + 1)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text; save it as UTF-8") from error
+    except OSError as error:
+        raise UserError(f"{whence}: {path}: {error.strerror or error}; name an existing YAML file") from error
+    if len(text) > MAX_CHARACTERS:
+        raise UserError(f"{path}: longer than {MAX_CHARACTERS} characters; name a configuration file")
     try:
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        if tree is not None:
-            _refuse_duplicate_keys(path, tree)
-        content = OmegaConf.to_container(OmegaConf.create(text), resolve=True)
+        content = _plain(text, str(path))
+    except UserError:
+        raise
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UserError(f"{path}:{line}: {error.problem or 'not YAML'}; mend the syntax") from error
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path}: {_first_line(error)}; mend it") from error
     if not isinstance(content, dict):
         raise UserError(
@@ -97,6 +110,7 @@ def validate(cls: type[S], mapping: Mapping[str, Any]) -> S:
     Raises:
         UserError: names the first wrong field, its value, what is wanted and, for unknown names, the likely one.
     """
+    _refuse_unwieldy(mapping)
     text = json.dumps(_with_families(cls, _without_removed(mapping)))
     try:
         return cls.model_validate_json(text)
@@ -184,11 +198,43 @@ def sections(cls: type[BaseModel], name: str) -> list[type[BaseModel]]:
 def _parse_value(key: str, text: str) -> Any:
     """The native value of command-line text, by the rules of a YAML file."""
     try:
-        container = OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=True)
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        container = _plain(f"value: {text}", key)
+    except UserError:
+        raise
+    except UNREADABLE as error:
         raise UserError(f"{key}: {text!r} cannot be read ({_first_line(error)}); quote it as YAML asks for") from error
-    assert isinstance(container, dict)
+    if not isinstance(container, dict) or list(container) != ["value"]:
+        raise UserError(f"{key}: {text!r} is more than one value; quote it as YAML asks for")
     return container["value"]
+
+
+UNREADABLE = (yaml.YAMLError, OmegaConfBaseException, TypeError, ValueError, RecursionError)
+"""What the parsers raise at text that is no configuration; ValueError: an integer of thousands of digits."""
+
+
+def _plain(text: str, where: str) -> Any:
+    """YAML as mappings, lists and scalars.
+
+    Nothing is resolved: `${oc.env:...}` would copy secrets of the environment into what MLflow records.
+
+    Args:
+        text: YAML.
+        where: file or key, for messages.
+
+    Raises:
+        UserError: a key twice, an interpolation, or too much.
+        UNREADABLE: the parsers' words.
+    """
+    tree = yaml.compose(text, Loader=yaml.SafeLoader)
+    if tree is None:
+        return {}
+    try:
+        _check_node(where, tree, itertools.count(1))
+    except RecursionError:
+        raise UserError(f"{where}: nested too deeply, or within itself; write it flat") from None
+    if isinstance(tree, yaml.ScalarNode):
+        return {} if tree.tag.endswith(":null") else tree.value
+    return OmegaConf.to_container(OmegaConf.create(text), resolve=False)
 
 
 def changed_settings(section: BaseModel) -> dict[str, str | int | float | bool | None]:
@@ -267,18 +313,43 @@ def _without_removed(mapping: Mapping[str, Any]) -> Mapped:
     return plain
 
 
-def _refuse_duplicate_keys(path: Path, node: yaml.Node) -> None:
+def _check_node(where: str, node: yaml.Node, number: Iterator[int]) -> None:
+    """Refuse keys given twice, interpolations, and more nodes than a configuration has."""
+    line = node.start_mark.line + 1
+    if next(number) > MAX_NODES:
+        raise UserError(f"{where}:{line}: more than {MAX_NODES} values, aliases written out; shorten it")
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
             name = str(key.value)
             if name in seen:
-                raise UserError(f"{path}:{key.start_mark.line + 1}: {name!r} is given twice; keep one of them")
+                raise UserError(f"{where}:{key.start_mark.line + 1}: {name!r} is given twice; keep one of them")
             seen.add(name)
-            _refuse_duplicate_keys(path, value)
+            _check_node(where, value, number)
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
-            _refuse_duplicate_keys(path, value)
+            _check_node(where, value, number)
+    elif "${" in node.value:
+        raise UserError(f"{where}:{line}: {node.value!r}; interpolations are not read, write the value out")
+
+
+def _refuse_unwieldy(value: Any, key: str = "") -> None:
+    """Refuse what no setting can be, whatever its type: values that are not JSON, and numbers beyond 64 bits."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            _refuse_unwieldy(str(name), f"{key}{name}")
+            _refuse_unwieldy(inner, f"{key}{name}.")
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _refuse_unwieldy(inner, key)
+    elif isinstance(value, str):
+        if "\0" in value or not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+            raise UserError(f"{key.rstrip('.')}: {value!r} holds a character that is no text; take it out")
+    elif isinstance(value, int):
+        if abs(value) >= MAX_INTEGER:
+            raise UserError(f"{key.rstrip('.')}: {value} is beyond 64 bits; give a smaller number")
+    elif value is not None and not isinstance(value, float):
+        raise UserError(f"{key.rstrip('.')}: {value!r}; wanted text, a number, true, false or null")
 
 
 def _explain(cls: type[BaseModel], error: ValidationError) -> str:

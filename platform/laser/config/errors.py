@@ -1,8 +1,17 @@
 """The one exception that means "the user can fix this"."""
 
+LONGEST = 800
+"""Characters of a message. Its start says where, its end the remedy; a longer value is cut in the middle."""
+
 
 class UserError(ValueError):
     """Bad input: one line that names the field or file:line, the value and the remedy.
 
-    Jobs print it as ``error: <message>`` on standard error and exit with status 2, without a traceback.
+    Jobs print it as ``error: <message>`` on standard error and exit with status 2, without a traceback. Whatever bytes
+    the value has, the message is one printable line: line ends and control characters are escaped.
     """
+
+    def __init__(self, message: str) -> None:
+        if len(message) > LONGEST:
+            message = f"{message[: LONGEST - 300]} … {message[-297:]}"
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat
 PositiveFraction = Annotated[float, Field(gt=0.0, le=1.0)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
+Seed = Annotated[int, Field(ge=0, lt=1 << 32)]  # what all random generators take
 
 
 class Section(BaseModel):
@@ -50,7 +51,7 @@ class DataConfig(Section):
     """Drop interactions rated lower; null keeps all."""
     k_core: NonNegativeInt = 0
     """Repeatedly drop users and items with fewer interactions than this; 0 keeps all. Paper: 5."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of the permutation that numbers the items, so that ids carry no order."""
     memory_mib: PositiveInt = 2048
     """Memory in MiB for preparing, beyond the interpreter's own. Interactions that it does not hold go to files beside
@@ -121,7 +122,7 @@ class RecommenderSection(Section):
     """Stop after so many validations without a better NDCG@10."""
     validate_every: PositiveInt = 1
     """Epochs between validations."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of initialisation, order and masking."""
 
     @model_validator(mode="after")
@@ -420,7 +421,7 @@ class TrainingConfig(Section):
     """Read the test set once, at the very end, with the selected weights."""
     gradient_checkpointing: bool = False
     """Recompute the LLM's activations in the backward pass: less memory, 6 N instead of 4 N operations per token."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of initialisation, data order and samples."""
 
 
@@ -517,7 +518,7 @@ class SearchConfig(Section):
     """Custom resource of the nodes that trials' own processes keep to, while their workers run anywhere: `head` on the
     clusters of cluster.yaml, deploy/kuberay and jobs/cluster.py. They report to MLflow from there, a node that is
     taken away does not take them with it, and idle workers can leave. null lets them run on any node."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of the search."""
 
 
@@ -558,7 +559,7 @@ class ReferencesJob(Section):
     """Families to make."""
     max_epochs: PositiveInt = 200
     """Upper bound of epochs for the trained families; they stop before it when validation no longer improves."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of the trained families."""
     tracking: TrackingConfig = TrackingConfig()
     cache_dir: str = ".cache/laser"

@@ -121,7 +121,7 @@ class Dataset:
     @cached_property
     def items(self) -> pa.Table:
         """item_id, raw_id, title and the attributes; row = internal id."""
-        return pq.read_table(self.path / "items.parquet", memory_map=True)
+        return self._table("items", ["item_id", "raw_id", "title"], every=True)
 
     @property
     def item_attributes(self) -> tuple[str, ...]:
@@ -130,8 +130,7 @@ class Dataset:
 
     @cached_property
     def _sequences(self) -> pa.ListArray:
-        table = pq.read_table(self.path / "sequences.parquet", columns=["items"], memory_map=True)
-        return table.column("items").combine_chunks()
+        return self._table("sequences", ["items"]).column("items").combine_chunks()
 
     @cached_property
     def item_ids(self) -> NDArray[np.int32]:
@@ -145,7 +144,16 @@ class Dataset:
 
     @cached_property
     def _splits(self) -> pa.Table:
-        return pq.read_table(self.path / "splits.parquet", memory_map=True)
+        return self._table("splits", ["train_end", "val_end", "test_end"])
+
+    def _table(self, name: str, columns: list[str], every: bool = False) -> pa.Table:
+        """A file's columns, or all of them where there are at least these."""
+        path = self.path / f"{name}.parquet"
+        try:
+            table = pq.read_table(path, columns=None if every else columns, memory_map=True)
+            return table if set(columns) <= set(table.column_names) else table.select(columns)
+        except (OSError, KeyError, pa.ArrowException) as error:
+            raise UserError(f"{path}: not of a prepared dataset ({error}); prepare it again") from error
 
     @cached_property
     def _train_ends(self) -> NDArray[np.int64]:
@@ -190,7 +198,13 @@ def open_dataset(path: Path) -> Dataset:
     manifest = path / "manifest.json"
     if not manifest.is_file():
         raise UserError(f"{manifest}: no such file; name a prepared dataset, or run jobs/prepare.py")
-    content = json.loads(manifest.read_text())
-    if content["schema_version"] != SCHEMA_VERSION:
-        raise UserError(f"{manifest}: layout {content['schema_version']}, wanted {SCHEMA_VERSION}; prepare it again")
-    return Dataset(path, content)
+    try:
+        content = json.loads(manifest.read_text())
+        if content["schema_version"] != SCHEMA_VERSION:
+            layout = content["schema_version"]
+            raise UserError(f"{manifest}: layout {layout}, wanted {SCHEMA_VERSION}; prepare it again")
+        return Dataset(path, content)
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, RecursionError) as error:  # ValueError: no UTF-8, or no JSON
+        raise UserError(f"{manifest}: not as jobs/prepare.py writes it ({error!r}); prepare it again") from error

@@ -5,6 +5,7 @@ line by line: it takes what is merely uneven (a list here, a text there) and nam
 """
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from laser.data.tables import Kinds, TableFile, as_text
 
 SAMPLE_LINES = 2000
 """Lines that show which fields there are, and of which type."""
+MAX = 1 << 63
 BLANK = b" \t\r\n"
 
 
@@ -49,7 +51,7 @@ class JsonLinesFile(TableFile):
 
     def _blocks(self, file: Any) -> Iterator[bytes]:
         try:
-            yield from (block for block in line_blocks(file) if not block.isspace())
+            yield from (block for block in line_blocks(file, self.path) if not block.isspace())
         except OSError as error:
             raise broken_gzip(self.path, error) from error
 
@@ -84,6 +86,10 @@ class JsonLinesFile(TableFile):
         except json.JSONDecodeError as error:
             text = line.decode("utf-8")[:40]
             raise UserError(f"{self.where(row)}: {text!r} is not JSON ({error.msg}); mend or remove it") from error
+        except RecursionError as error:
+            raise UserError(f"{self.where(row)}: nested too deeply; mend or remove it") from error
+        except ValueError as error:  # an integer of thousands of digits
+            raise UserError(f"{self.where(row)}: {str(error).partition(';')[0]}; mend or remove it") from error
         if not isinstance(value, dict):
             raise UserError(f"{self.where(row)}: holds a {type(value).__name__}; wanted a JSON object")
         return value
@@ -91,12 +97,22 @@ class JsonLinesFile(TableFile):
     def _column(self, objects: list[dict[str, Any]], field: pa.Field, kinds: Kinds, first_row: int) -> pa.Array:
         values = [value.get(field.name) for value in objects]
         if kinds[field.name] == "text" or pa.types.is_string(field.type):
-            return pa.array([None if value is None else _text(value) for value in values], pa.string())
+            texts = [None if value is None else _text(value) for value in values]
+            try:
+                return pa.array(texts, pa.string())
+            except UnicodeEncodeError as error:
+                where = self.where(first_row + texts.index(error.object))
+                what = f"{field.name} {error.object!r} holds half a character (a lone surrogate)"
+                raise UserError(f"{where}: {what}; mend it") from error
         wanted = int if pa.types.is_integer(field.type) else (int, float)
         for row, value in enumerate(values):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, wanted)):
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, wanted) or wanted is int and not -MAX <= value < MAX
+            ):
                 known = f"a number as in the lines before it ({self._sample[field.name]!r})"
                 raise UserError(f"{self.where(first_row + row)}: {field.name} {value!r}; wanted {known}")
+        if wanted is not int:
+            values = [None if value is None else _float(value) for value in values]
         return pa.array(values, field.type)
 
     def where(self, row: int) -> str:
@@ -105,6 +121,13 @@ class JsonLinesFile(TableFile):
 
 def _lines(lines: list[bytes]) -> Iterator[bytes]:
     return (line for line in lines if line.strip(BLANK))
+
+
+def _float(value: int | float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf  # as Arrow reads it
 
 
 def _text(value: Any) -> str:

@@ -8,6 +8,7 @@ them; the result is the same to the bit.
 import hashlib
 import json
 import logging
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -109,8 +110,11 @@ def _number_items(items: pa.Table, counts: NDArray[np.int64], seed: int) -> tupl
 def _content_hash(directory: Path) -> str:
     """Hash of the source's files, names and bytes."""
     digest = hashlib.sha256()
-    for path in sorted(path for path in directory.iterdir() if path.is_file()):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+    try:
+        for path in sorted(path for path in directory.iterdir() if path.is_file()):
+            digest.update(os.fsencode(path.name))
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}; let this account read it, or take it away") from error
     return digest.hexdigest()

@@ -14,7 +14,7 @@ import pyarrow as pa
 from laser.config.errors import UserError
 from laser.config.schema import DataConfig
 from laser.data.interactions import Workspace
-from laser.data.sources import RawData, chosen_attributes
+from laser.data.sources import RawData, chosen_attributes, readable
 
 SPLITS = ("train", "val", "test")
 
@@ -24,7 +24,7 @@ def read_recformer(directory: Path, config: DataConfig, workspace: Workspace) ->
     texts = {name: _read(directory / f"{name}.json") for name in (*SPLITS, "meta_data", "smap", "umap")}
     files = {name: _parse(directory / f"{name}.json", text) for name, text in texts.items()}
     items, row_of_item = _items(directory, files["meta_data"], files["smap"], config)
-    raw_users = {user: raw for raw, user in files["umap"].items()}
+    raw_users = _raw_users(directory / "umap.json", files["umap"])
     users: dict[str, int] = {}
     user_rows: list[int] = []
     item_rows: list[int] = []
@@ -32,7 +32,7 @@ def read_recformer(directory: Path, config: DataConfig, workspace: Workspace) ->
     for number, name in enumerate(SPLITS):
         path = directory / f"{name}.json"
         for user, sequence in files[name].items():
-            if not user.isdecimal() or int(user) not in raw_users:
+            if user not in raw_users:
                 raise _bad(path, texts[name], user, "is not in umap.json; add it there, or remove it here")
             if not isinstance(sequence, list):
                 raise _bad(path, texts[name], user, f"has {sequence!r}; wanted a list of item numbers")
@@ -48,7 +48,19 @@ def read_recformer(directory: Path, config: DataConfig, workspace: Workspace) ->
     interactions = workspace.interactions()
     columns = [pa.array(user_rows, pa.int32()), pa.array(item_rows, pa.int32()), pa.array(split, pa.int8())]
     interactions.append(pa.record_batch(columns, names=["user", "item", "split"]))
-    return RawData(directory.name, items, pa.array([str(raw_users[int(user)]) for user in users]), interactions)
+    return RawData(directory.name, items, pa.array([raw_users[user] for user in users]), interactions)
+
+
+def _raw_users(path: Path, umap: dict[str, Any]) -> dict[str, str]:
+    """The raw id of each user number, which is text, as the keys of train.json are."""
+    raw_users: dict[str, str] = {}
+    for raw, user in umap.items():
+        if type(user) is not int:
+            raise UserError(f"{path}: {raw!r} has number {user!r}; wanted an integer")
+        if str(user) in raw_users:
+            raise UserError(f"{path}: duplicate user number {user} at {raw!r}; give each user its own")
+        raw_users[str(user)] = raw
+    return raw_users
 
 
 def _items(
@@ -84,6 +96,8 @@ def _text(value: Any) -> str:
 
 
 def _read(path: Path) -> str:
+    if path.exists():
+        readable(path)
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -111,6 +125,18 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
         content = json.loads(text, object_pairs_hook=refuse_duplicates)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg}); mend or fetch it again") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: nested too deeply; wanted an object of lists or texts") from error
+    except UserError:
+        raise
+    except ValueError as error:  # an integer of thousands of digits
+        raise UserError(f"{path}: {str(error).partition(';')[0]}; mend it") from error
+    try:
+        if "\\u" in text:
+            json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        around = error.object[max(0, error.start - 20) : error.start + 20]
+        raise UserError(f"{path}: {around!r} holds half a character (a lone surrogate); mend it") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}:1: holds a {type(content).__name__}; wanted a JSON object")
     return content

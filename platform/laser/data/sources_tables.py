@@ -18,7 +18,7 @@ from laser.config.errors import UserError
 from laser.config.schema import DataConfig
 from laser.data.interactions import Collector, Workspace
 from laser.data.sources import RawData, chosen_attributes, only_one
-from laser.data.tables import DelimitedFile, Kind, ParquetFile, TableFile, as_text
+from laser.data.tables import DelimitedFile, Kind, ParquetFile, TableFile
 from laser.data.times import Clock, FractionOfSecond, UnreadableTime, fractions
 
 
@@ -92,11 +92,11 @@ def read_items(
     file.require(title, "title_column")
     attributes = chosen_attributes(config, known, file.path)
     table = file.read(list(dict.fromkeys([item_column, title, *attributes])))
-    raw_ids = as_text(table.column(item_column))
+    raw_ids = file.text(item_column, table.column(item_column))
     _refuse(file, 0, pc.equal(raw_ids, ""), f"no id in column {item_column!r}; fill it, or remove the row")
     columns = {"raw_id": raw_ids}
     for name, column in {"title": title, **{name: name for name in attributes}}.items():
-        columns[name] = pc.utf8_trim_whitespace(as_text(table.column(column)))
+        columns[name] = pc.utf8_trim_whitespace(file.text(column, table.column(column)))
     codes = raw_ids.combine_chunks().dictionary_encode().indices.to_numpy()
     firsts = np.unique(codes, return_index=True)[1]
     num_duplicates = len(codes) - len(firsts)
@@ -151,7 +151,7 @@ def read_interactions(
         with ThreadPoolExecutor(1) as thread:
             collector = Collector(workspace, thread, items.column("raw_id").combine_chunks(), unknown_item)
             for batch in file.batches(kinds):
-                users, chosen = (as_text(batch.column(name)) for name in (columns.user, columns.item))
+                users, chosen = (file.text(name, batch.column(name)) for name in (columns.user, columns.item))
                 for name, texts in ((columns.user, users), (columns.item, chosen)):
                     _refuse(file, row, pc.equal(texts, ""), f"nothing in column {name!r}; fill it, or remove the row")
                 keep = _well_rated(file, row, batch, columns.rating, config.min_rating)
@@ -191,11 +191,14 @@ def _well_rated(
     column = batch.column(name)
     try:
         ratings = column.cast(pa.float64())
+    except pa.ArrowNotImplementedError as error:
+        raise UserError(f"{file.path}:1: column {name!r} holds {column.type}; wanted numbers") from error
     except pa.ArrowInvalid:
         row = next(row for row in range(len(column)) if not _is_number(column[row].as_py()))
         what = f"{name} {column[row].as_py()!r} is no number; mend it, or drop data.min_rating"
         raise UserError(f"{file.where(first_row + row)}: {what}") from None
     _refuse(file, first_row, pc.is_null(ratings), f"no {name}; fill it, or drop data.min_rating")
+    _refuse(file, first_row, pc.invert(pc.is_finite(ratings)), f"{name} is not finite; mend it, or drop data.min_rating")
     return ratings.to_numpy() >= min_rating
 
 

@@ -29,17 +29,21 @@ def open_text(path: Path) -> BinaryIO:
     return file
 
 
-def line_blocks(file: BinaryIO) -> Iterator[bytes]:
-    """Whole lines, about `BLOCK_BYTES` at a time; the next block is read, and decompressed, while one is used."""
+def line_blocks(file: BinaryIO, path: Path) -> Iterator[bytes]:
+    """Whole lines, about `BLOCK_BYTES` at a time; the next block is read, and decompressed, while one is used.
+
+    Raises:
+        UserError: a line is longer than a block, so that the file is no text of rows.
+    """
     with ThreadPoolExecutor(1) as thread:
-        blocks = _line_blocks(file)
+        blocks = _line_blocks(file, path)
         coming = thread.submit(next, blocks, None)
         while (block := coming.result()) is not None:
             coming = thread.submit(next, blocks, None)
             yield block
 
 
-def _line_blocks(file: BinaryIO) -> Iterator[bytes]:
+def _line_blocks(file: BinaryIO, path: Path) -> Iterator[bytes]:
     rest = b""
     while content := file.read(BLOCK_BYTES):
         content = rest + content
@@ -47,6 +51,8 @@ def _line_blocks(file: BinaryIO) -> Iterator[bytes]:
         rest = content[cut:]
         if cut:
             yield content[:cut]
+        elif len(rest) > BLOCK_BYTES:
+            raise UserError(f"{path}: a line of more than {BLOCK_BYTES} bytes; wanted a row a line")
     if rest:
         yield rest
 

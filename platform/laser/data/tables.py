@@ -20,6 +20,8 @@ Kind = Literal["text", "time", "number"]
 """What a column is wanted as: text; int64 where all of a batch allows it, else text; float64 likewise."""
 Kinds = Mapping[str, Kind]
 
+MAX_LINE_BYTES = 1 << 20
+"""Of a header or row; Arrow's default block."""
 PARQUET_ROWS = 1 << 18
 """Rows of Parquet that are read at once."""
 
@@ -62,6 +64,18 @@ class TableFile(ABC):
         has, what = ", ".join(self.column_names), "two columns" if name in self.column_names else "no column"
         raise UserError(f"{self.path}:1: {what} {name!r} (it has: {has}); add or rename one, or set data.{key}")
 
+    def text(self, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+        """A column of this file as text, see `as_text`.
+
+        Raises:
+            UserError: it holds what has no text, such as structs or bytes.
+        """
+        try:
+            return as_text(column)
+        except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
+            what = f"column {name!r} holds {column.type}"
+            raise UserError(f"{self.path}:1: {what}; wanted text, numbers or lists of them") from error
+
     def read(self, names: list[str]) -> pa.Table:
         """Columns as a whole, for files that are small."""
         return pa.concat_tables(self.batches(dict.fromkeys(names, "text")))
@@ -76,11 +90,16 @@ class DelimitedFile(TableFile):
         if not path.stat().st_size:
             raise UserError(f"{path}:1: empty file; wanted a header and rows")
         with path.open("rb") as file:
-            try:
-                header = file.readline().decode("utf-8-sig").rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                raise self._not_utf8(path) from error
-        names = next(text_csv.reader([header], delimiter=delimiter), [""])
+            line = file.readline(MAX_LINE_BYTES + 1)
+        if len(line) > MAX_LINE_BYTES:
+            raise UserError(f"{path}:1: a header of more than {MAX_LINE_BYTES} bytes; wanted the columns' names")
+        try:
+            header = line.decode("utf-8-sig").rstrip("\r\n")
+            names = next(text_csv.reader([header], delimiter=delimiter, strict=True), [""])
+        except UnicodeDecodeError as error:
+            raise self._not_utf8(path) from error
+        except text_csv.Error as error:
+            raise UserError(f"{path}:1: {str(error).partition(' - ')[0]}; mend the header") from error
         super().__init__(path, [name.partition(":")[0] for name in names] if typed_header else names)
         self._format = csv.ParseOptions(delimiter=delimiter, quote_char=False if delimiter == "\t" else '"')
         self._all_text = False
@@ -89,7 +108,7 @@ class DelimitedFile(TableFile):
         rows = 0
         with self.path.open("rb") as file:
             file.readline()
-            for block in line_blocks(file):
+            for block in line_blocks(file, self.path):
                 if block.isspace():
                     continue
                 table = self._parse(block, kinds, rows)
@@ -124,6 +143,10 @@ class DelimitedFile(TableFile):
 
     def _unreadable(self, error: Exception, first_row: int) -> UserError:
         message = str(error).splitlines()[0]
+        if "straddling" in message:  # Arrow's word for a row longer than its blocks
+            with self.path.open("rb") as file:
+                long = next((number for number, line in enumerate(file, 1) if len(line) > MAX_LINE_BYTES), 1)
+            return UserError(f"{self.path}:{long}: a row of more than {MAX_LINE_BYTES} bytes; shorten it")
         row = re.search(r"Row #(\d+): ", message)
         if row is None or "UTF8" in message:
             return self._not_utf8(self.path, message)
@@ -164,7 +187,7 @@ class ParquetFile(TableFile):
     def _reading(path: Path) -> Iterator[None]:
         try:
             yield
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path}:1: not a whole Parquet file ({reason}); write it again") from error
 

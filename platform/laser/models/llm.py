@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 import torch
 import transformers
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -53,7 +53,10 @@ def llm_config(directory: Path, num_layers: int | None, trust_remote_code: bool 
     """
     if not (directory / "config.json").is_file():
         raise UserError(f"llm.source: {directory} has no config.json; name a directory that save_pretrained wrote")
-    config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
+    try:
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"llm.source: {directory / 'config.json'}: {error}; name another model") from error
     decoder = config.get_text_config()
     if num_layers is not None:
         if num_layers > decoder.num_hidden_layers:
@@ -96,7 +99,9 @@ def load_llm(directory: Path, dtype: torch.dtype, settings: LLMConfig, device: t
         transformers.logging.set_verbosity_error()  # else it reports the head and the blocks left out, at length
         transformers.logging.disable_progress_bar()
         remote_code = settings.trust_remote_code
-        llm = AutoModel.from_pretrained(directory, config=config, dtype=dtype, trust_remote_code=remote_code).to(device)
+        llm = AutoModel.from_pretrained(
+            directory, config=config, dtype=dtype, trust_remote_code=remote_code, use_safetensors=True
+        ).to(device)
     return llm.requires_grad_(False).eval()
 
 
@@ -142,8 +147,11 @@ def _files_by_weight(directory: Path) -> dict[str, Path]:
         raise UserError(
             f"llm.source: {directory} has no model.safetensors; only safetensors weights are read, no pickles"
         )
-    with safe_open(single, framework="pt") as file:
-        return dict.fromkeys(file.keys(), single)
+    try:
+        with safe_open(single, framework="pt") as file:
+            return dict.fromkeys(file.keys(), single)
+    except SafetensorError as error:
+        raise UserError(f"llm.source: {single} is not safetensors ({error}); pickles are never read") from error
 
 
 def embedding_std(directory: Path, trust_remote_code: bool = False) -> float:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from laser.config.errors import UserError
@@ -126,19 +127,30 @@ def load_recommender(directory: Path) -> SequentialRecommender:
     """The frozen model on the CPU: eval mode, no gradients.
 
     Raises:
-        UserError: there is no recommender in the directory, or one of another layout.
+        UserError: there is no recommender in the directory, or one of another layout, or its files are damaged or
+            are pickles, which are never read; names the file.
     """
     path = directory / DESCRIPTION
     if not path.is_file():
         raise UserError(f"{path}: no such file, so this is no trained recommender; run jobs/pretrain.py")
-    description = json.loads(path.read_text())
-    if description["schema_version"] != SCHEMA_VERSION:
-        raise UserError(
-            f"{path}: layout {description['schema_version']}, not {SCHEMA_VERSION}; run jobs/pretrain.py anew"
-        )
-    config: RecommenderConfig = TypeAdapter(RecommenderConfig).validate_json(json.dumps(description["config"]))
-    model = build_recommender(config, description["num_items"])
-    model.load_state_dict(load_file(directory / WEIGHTS))
+    try:
+        description = json.loads(path.read_text())
+        layout, num_items = int(description["schema_version"]), int(description["num_items"])
+        config: RecommenderConfig | None = None
+        if layout == SCHEMA_VERSION:
+            config = TypeAdapter(RecommenderConfig).validate_json(json.dumps(description["config"]))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:  # ValueError: no text, no JSON, or no settings
+        raise UserError(f"{path}: not as save_recommender writes it ({error}); run jobs/pretrain.py anew") from error
+    if config is None:
+        raise UserError(f"{path}: layout {layout}, not {SCHEMA_VERSION}; run jobs/pretrain.py anew")
+    weights = directory / WEIGHTS
+    try:
+        if num_items > weights.stat().st_size:  # else a wrong number asks for any amount of memory
+            raise ValueError(f"too small for {num_items} items")
+        model = build_recommender(config, num_items)
+        model.load_state_dict(load_file(weights))
+    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
+        raise UserError(f"{weights}: not this recommender's weights ({error}); run jobs/pretrain.py anew") from error
     return model.eval().requires_grad_(False)
 
 

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 SCHEMA_VERSION = 2
 """1 held item embeddings of any length."""
 CHECKSUMS = "checksums.json"
+FILES = ("trainable.safetensors", "optimizer.safetensors", "item_embeddings.safetensors", "state.json")
 
 
 @dataclass(frozen=True)
@@ -72,13 +74,20 @@ class Checkpoint:
         return self.path.name
 
     def trainable(self) -> dict[str, Tensor]:
-        return load_file(self.path / "trainable.safetensors")
+        return self._load("trainable")
 
     def optimizer(self) -> dict[str, Tensor]:
-        return load_file(self.path / "optimizer.safetensors")
+        return self._load("optimizer")
 
     def item_embeddings(self) -> Tensor:
-        return load_file(self.path / "item_embeddings.safetensors")["item_embeddings"]
+        return self._load("item_embeddings")["item_embeddings"]
+
+    def _load(self, name: str) -> dict[str, Tensor]:
+        path = self.path / f"{name}.safetensors"
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path}: not safetensors ({error}); pickles are never read, train anew") from error
 
 
 def checkpoint_name(stage: int, stage_epoch: int) -> str:
@@ -123,15 +132,19 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     if not (path / CHECKSUMS).is_file():
         raise UserError(f"{path / CHECKSUMS}: no such file, so this is no whole checkpoint; use an earlier one")
-    checksums = json.loads((path / CHECKSUMS).read_text())
-    for name, expected in checksums.items():
+    checksums = _read_json(path / CHECKSUMS)
+    for name in FILES:
+        expected = checksums.get(name)
         if not (path / name).is_file() or _sha256(path / name) != expected:
             raise UserError(f"{path / name}: missing or altered since it was written; use an earlier checkpoint")
-    state = json.loads((path / "state.json").read_text())
-    version = state.pop("schema_version")
+    state = _read_json(path / "state.json")
+    version = state.pop("schema_version", None)
     if version != SCHEMA_VERSION:
         raise UserError(f"{path}: checkpoint layout {version}, this version reads {SCHEMA_VERSION}; train anew")
-    return Checkpoint(path, TrainingState(**state))
+    try:
+        return Checkpoint(path, TrainingState(**state))
+    except TypeError as error:
+        raise UserError(f"{path / 'state.json'}: {error}; use an earlier checkpoint") from error
 
 
 def latest_checkpoint(directory: Path) -> Checkpoint | None:
@@ -188,6 +201,16 @@ def check_same_settings(state: TrainingState, settings: Mapping[str, Any]) -> No
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:  # ValueError: no UTF-8, or no JSON
+        raise UserError(f"{path}: not JSON ({error}); use an earlier checkpoint") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds a {type(content).__name__}, wanted an object; use an earlier checkpoint")
+    return content
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
