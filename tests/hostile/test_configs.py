@@ -19,7 +19,10 @@ FILES = {
     "control character, escaped": ('name: "a\\x1b[2J"\n', "name: "),
     "NUL, escaped": ('data: {path: "a\\0b"}\n', "data.path: 'a\\x00b' holds a character that is no text"),
     "half a character": ('name: "\\ud800"\n', ":1: found invalid Unicode"),
-    "environment": ("name: ${oc.env:SOMEBODYS_SECRET}\n", ":1: '${oc.env:SOMEBODYS_SECRET}'; interpolations are not read"),
+    "environment": (
+        "name: ${oc.env:SOMEBODYS_SECRET}\n",
+        ":1: '${oc.env:SOMEBODYS_SECRET}'; interpolations are not read",
+    ),
     "environment, computed": ("a: oc.env\nname: ${${a}:SOMEBODYS_SECRET}\n", ":2: '${${a}:"),
     "environment in extends": ("extends: ['${oc.env:SOMEBODYS_SECRET}']\n", ":1: '${oc.env:"),
     "interpolation of itself": ("name: ${name}\n", "interpolations are not read"),
@@ -36,7 +39,10 @@ FILES = {
     "a tag of its own": ("name: !secret x\n", ":1: could not determine a constructor"),
     "bytes": ("name: !!binary aGk=\n", "name: b'hi'; wanted text"),
     "a set": ("name: !!set {a, b}\n", "not a supported primitive type"),
-    "beyond 64 bits": ("training: {seed: 99999999999999999999}\n", "training.seed: 99999999999999999999 is beyond 64 bits"),
+    "beyond 64 bits": (
+        "training: {seed: 99999999999999999999}\n",
+        "training.seed: 99999999999999999999 is beyond 64 bits",
+    ),
     "10^400": (f"mformer: {{num_experts: 1{'0' * 400}}}\n", "mformer.num_experts: 1000"),
     "10^5000": (f"mformer: {{num_experts: 1{'0' * 5000}}}\n", "Exceeds the limit (4300 digits)"),
     "a seed beyond 32 bits": ("training: {seed: 4294967296}\n", "training.seed: 4294967296; should be less than"),
@@ -106,8 +112,45 @@ def test_a_malformed_argument_is_told_in_one_line(argument, message, tmp_path, m
 
 
 PIECES = st.sampled_from(
-    ["name", "mformer", "extends", ": ", ":", "\n", "  ", "- ", "[", "]", "{", "}", "&a ", "*a", "<<", "!!set ", "~", "'", '"', "|"]
-    + ["${", "}", "${oc.env:HOME}", "1e9999", "0x", ".inf", "2020-01-01", "9" * 20, "\t", "---", "...", "%", "#", "?", "\\"]
+    [
+        "name",
+        "mformer",
+        "extends",
+        ": ",
+        ":",
+        "\n",
+        "  ",
+        "- ",
+        "[",
+        "]",
+        "{",
+        "}",
+        "&a ",
+        "*a",
+        "<<",
+        "!!set ",
+        "~",
+        "'",
+        '"',
+        "|",
+    ]
+    + [
+        "${",
+        "}",
+        "${oc.env:HOME}",
+        "1e9999",
+        "0x",
+        ".inf",
+        "2020-01-01",
+        "9" * 20,
+        "\t",
+        "---",
+        "...",
+        "%",
+        "#",
+        "?",
+        "\\",
+    ]
 )
 
 

@@ -35,11 +35,16 @@ RECFORMER: Files = {
     "umap.json": '{"u": 0}',
 }
 REVIEW = '{"overall": 5.0, "reviewerID": "u1", "asin": "b", "unixReviewTime": 2}\n'
-REVIEWS = "".join(REVIEW.replace('"b"', f'"{item}"').replace("2}", f"{time}}}") for item, time in zip("abc", (1, 2, 3), strict=True))
+REVIEWS = "".join(
+    REVIEW.replace('"b"', f'"{item}"').replace("2}", f"{time}}}") for item, time in zip("abc", (1, 2, 3), strict=True)
+)
 METADATA = "".join(f'{{"asin": "{item}", "title": "{item}", "category": ["x", "y"]}}\n' for item in "abc")
 AMAZON: Files = {"Toys.json": REVIEWS, "meta_Toys.json": METADATA}
 PAIRS: Files = {"interactions.csv": INTERACTIONS, "items.csv": ITEMS}
-GZIPPED: Files = {"Toys.json.gz": gzip.compress(REVIEWS.encode()), "meta_Toys.json.gz": gzip.compress(METADATA.encode())}
+GZIPPED: Files = {
+    "Toys.json.gz": gzip.compress(REVIEWS.encode()),
+    "meta_Toys.json.gz": gzip.compress(METADATA.encode()),
+}
 DEEP = "[" * 100_000 + "]" * 100_000
 HUGE, ENDLESS = "1" + "0" * 400, "1" + "0" * 5000
 
@@ -82,8 +87,14 @@ REFUSED: dict[str, tuple[Files, str]] = {
     "csv: UTF-16": (PAIRS | {"items.csv": ITEMS.encode("utf-16")}, "items.csv:1: byte 0xff is not UTF-8"),
     "csv: a surrogate": (PAIRS | {"items.csv": ITEMS.encode() + b"d,\xed\xa0\x80\n"}, "items.csv:5: byte 0xed"),
     "csv: quote without end": (row('"u2,a,4,5\nu2,b,4,5\n'), "interactions.csv:5: "),
-    "csv: quote without end in the header": (PAIRS | {"items.csv": 'item,"title\na,b\n'}, "items.csv:1: unexpected end"),
-    "csv: carriage returns alone": (PAIRS | {"items.csv": ITEMS.replace("\n", "\r")}, "items.csv:1: new-line character"),
+    "csv: quote without end in the header": (
+        PAIRS | {"items.csv": 'item,"title\na,b\n'},
+        "items.csv:1: unexpected end",
+    ),
+    "csv: carriage returns alone": (
+        PAIRS | {"items.csv": ITEMS.replace("\n", "\r")},
+        "items.csv:1: new-line character",
+    ),
     "csv: a million columns": (
         PAIRS | {"items.csv": "item,title," + ",".join(f"c{i}" for i in range(10**6)) + "\na,b" + ",x" * 10**6 + "\n"},
         "items.csv:1: a header of more than 1048576 bytes",
@@ -93,7 +104,10 @@ REFUSED: dict[str, tuple[Files, str]] = {
         PAIRS | {"items.csv": "item,title," + ",".join(f"c{i}" for i in range(2000)) + "\na,b" + ",x" * 2000 + "\n"},
         "items.csv:1: 2000 attributes, wanted at most 1000",
     ),
-    "csv: a title of 2 MiB": (PAIRS | {"items.csv": ITEMS + "d," + "x" * (2 << 20) + "\n"}, "items.csv:5: a row of more"),
+    "csv: a title of 2 MiB": (
+        PAIRS | {"items.csv": ITEMS + "d," + "x" * (2 << 20) + "\n"},
+        "items.csv:5: a row of more",
+    ),
     "csv: a line of 40 MiB": (row("x" * (40 << 20)), "a line of more than 16777216 bytes"),
     "csv: a column of the prepared dataset": (
         PAIRS | {"items.csv": "item,title,raw_id\na,A,x\nb,B,y\nc,C,z\n"},
@@ -104,7 +118,10 @@ REFUSED: dict[str, tuple[Files, str]] = {
     "csv: time of 1e400": (row("u1,a,1e400,5\n"), ":5: timestamp '1e400'"),
     "csv: time NaN": (row("u1,a,nan,5\n"), ":5: timestamp 'nan'"),
     "csv: time infinite": (row("u1,a,-inf,5\n"), ":5: timestamp '-inf'"),
-    "csv: time of the year 99999": (PAIRS | {"interactions.csv": "user,item,timestamp\nu1,a,99999-01-01\n"}, ":2: timestamp"),
+    "csv: time of the year 99999": (
+        PAIRS | {"interactions.csv": "user,item,timestamp\nu1,a,99999-01-01\n"},
+        ":2: timestamp",
+    ),
     "csv: rating NaN": (row("u1,a,4,nan\n"), ":5: rating is not finite"),
     "csv: rating infinite": (row("u1,a,4,inf\n"), ":5: rating is not finite"),
     "csv: rating 10^400": (row(f"u1,a,4,{HUGE}\n"), ":5: rating is not finite"),
@@ -113,10 +130,22 @@ REFUSED: dict[str, tuple[Files, str]] = {
     "csv: a pipe": (PAIRS | {"items.csv": os.mkfifo}, "items.csv: no readable file"),
     "recbole: a folder": (RECBOLE | {"ml.inter": folder_there}, "ml.inter: no readable file"),
     "recbole: time NaN": (RECBOLE | {"ml.inter": RECBOLE["ml.inter"] + "1\t1\tnan\n"}, "ml.inter:5: timestamp 'nan'"),  # type: ignore[operator]
-    "parquet: empty": ({"interactions.csv": INTERACTIONS, "items.parquet": b""}, "items.parquet:1: not a whole Parquet"),
-    "parquet: truncated": ({"interactions.csv": INTERACTIONS, "items.parquet": parquet_bytes()[:-9]}, "not a whole Parquet"),
-    "parquet: csv": ({"interactions.csv": INTERACTIONS, "items.parquet": ITEMS}, "items.parquet:1: not a whole Parquet"),
-    "parquet: a pickle": ({"interactions.csv": INTERACTIONS, "items.parquet": pickle.dumps([1])}, "not a whole Parquet"),
+    "parquet: empty": (
+        {"interactions.csv": INTERACTIONS, "items.parquet": b""},
+        "items.parquet:1: not a whole Parquet",
+    ),
+    "parquet: truncated": (
+        {"interactions.csv": INTERACTIONS, "items.parquet": parquet_bytes()[:-9]},
+        "not a whole Parquet",
+    ),
+    "parquet: csv": (
+        {"interactions.csv": INTERACTIONS, "items.parquet": ITEMS},
+        "items.parquet:1: not a whole Parquet",
+    ),
+    "parquet: a pickle": (
+        {"interactions.csv": INTERACTIONS, "items.parquet": pickle.dumps([1])},
+        "not a whole Parquet",
+    ),
     "parquet: damaged pages": (
         {"interactions.csv": INTERACTIONS, "items.parquet": b"PAR1" + b"\xff" * 60 + parquet_bytes()[64:]},
         "items.parquet:1: not a whole Parquet",
@@ -138,14 +167,20 @@ REFUSED: dict[str, tuple[Files, str]] = {
     "parquet: lists of lists as titles": (items_from_parquet(title=[[["t"]]] * 3), "column 'title' holds list"),
     "recformer: deep": (RECFORMER | {"meta_data.json": f'{{"a": {DEEP}}}'}, "meta_data.json: nested too deeply"),
     "recformer: deep, cut off": (RECFORMER | {"train.json": "[" * 10**6}, "train.json: nested too deeply"),
-    "recformer: item 10^400": (RECFORMER | {"train.json": f'{{"0": [{HUGE}]}}'}, "train.json:1: user '0' has item 1000"),
+    "recformer: item 10^400": (
+        RECFORMER | {"train.json": f'{{"0": [{HUGE}]}}'},
+        "train.json:1: user '0' has item 1000",
+    ),
     "recformer: item 10^5000": (RECFORMER | {"train.json": f'{{"0": [{ENDLESS}]}}'}, "train.json: Exceeds the limit"),
     "recformer: user 10^5000": (RECFORMER | {"train.json": f'{{"{ENDLESS}": [0]}}'}, "is not in umap.json"),
     "recformer: NaN as item": (RECFORMER | {"train.json": '{"0": [NaN]}'}, "user '0' has item nan"),
     "recformer: digits of another script": (RECFORMER | {"train.json": '{"\u0660": [1]}'}, "is not in umap.json"),
     "recformer: a list as user": (RECFORMER | {"umap.json": '{"u": [0]}'}, "umap.json: 'u' has number [0]; wanted"),
     "recformer: two of a number": (RECFORMER | {"umap.json": '{"u": 0, "v": 0}'}, "umap.json: duplicate user number 0"),
-    "recformer: half a character": (RECFORMER | {"umap.json": '{"\\ud800": 0}'}, "umap.json: '{\"\\ud800\": 0}' holds half"),
+    "recformer: half a character": (
+        RECFORMER | {"umap.json": '{"\\ud800": 0}'},
+        "umap.json: '{\"\\ud800\": 0}' holds half",
+    ),
     "recformer: a column of the prepared dataset": (
         RECFORMER | {"meta_data.json": '{"a": {"title": "x", "item_id": "z"}}'},
         "an attribute 'item_id', which is a column of its own",
@@ -154,7 +189,10 @@ REFUSED: dict[str, tuple[Files, str]] = {
         RECFORMER | {"meta_data.json": json.dumps({"a": {f"k{i}": 1 for i in range(2000)}})},
         "2000 attributes, wanted at most 1000",
     ),
-    "recformer: a key twice": (RECFORMER | {"meta_data.json": '{"a": {"title": "x", "title": "y"}}'}, "duplicate key 'title'"),
+    "recformer: a key twice": (
+        RECFORMER | {"meta_data.json": '{"a": {"title": "x", "title": "y"}}'},
+        "duplicate key 'title'",
+    ),
     "recformer: a pickle": (RECFORMER | {"train.json": pickle.dumps({"0": [0]})}, "train.json:1: byte 0x80"),
     "recformer: NUL": (RECFORMER | {"train.json": '{"0": [0]}\0'}, "train.json:1: not JSON"),
     "recformer: a folder": (RECFORMER | {"train.json": folder_there}, "train.json: no readable file"),
@@ -164,7 +202,10 @@ REFUSED: dict[str, tuple[Files, str]] = {
     "amazon: deep, cut off": (AMAZON | {"Toys.json": REVIEWS + "[" * 10**5 + "\n"}, "Toys.json:4: nested too deeply"),
     "amazon: time of 10^400": (third_review("2}", f"{HUGE}}}"), "Toys.json:4: unixReviewTime 1000"),
     "amazon: time of 10^5000": (third_review("2}", f"{ENDLESS}}}"), "Toys.json:4: Exceeds the limit"),
-    "amazon: time of 2^63": (third_review("2}", "9223372036854775808}"), "Toys.json:4: unixReviewTime 9223372036854775808"),
+    "amazon: time of 2^63": (
+        third_review("2}", "9223372036854775808}"),
+        "Toys.json:4: unixReviewTime 9223372036854775808",
+    ),
     "amazon: time NaN": (third_review("2}", "NaN}"), "Toys.json:4: unixReviewTime nan"),
     "amazon: time infinite": (third_review("2}", "-1e999}"), "Toys.json:4: unixReviewTime -inf"),
     "amazon: an object as time": (third_review("2}", '{"a": 2}}'), "Toys.json:4: unixReviewTime {'a': 2}"),
@@ -238,7 +279,9 @@ def sequences(dataset: Dataset) -> dict[str, list[str]]:
 
 def test_ids_that_are_paths_are_ids(prepared, tmp_path: Path):
     items = ITEMS + "../../x,Up\n/etc/passwd,Absolute\n"
-    dataset = prepared({"interactions.csv": INTERACTIONS + "../../y,../../x,4,5\n../../y,/etc/passwd,5,5\n", "items.csv": items})
+    dataset = prepared(
+        {"interactions.csv": INTERACTIONS + "../../y,../../x,4,5\n../../y,/etc/passwd,5,5\n", "items.csv": items}
+    )
     assert sequences(dataset) == {"u1": ["a", "b", "c"], "../../y": ["../../x", "/etc/passwd"]}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "raw"]
     assert len(left(tmp_path / "cache")) == 4  # the dataset's own files
@@ -283,8 +326,39 @@ def test_of_a_json_key_given_twice_in_a_line_the_last_counts(prepared):
 
 
 PIECES = st.sampled_from(
-    ["user,item,timestamp\n", "u,a,1\n", "u,b,2\n", ",", '"', "\n", "\r", "\0", "nan", "9" * 30, "é", "a", "-", "2020-01-01", "\ufeff"]
-    + [REVIEW, "{", "}", "[", "]", ":", '"asin"', '"unixReviewTime": ', "null", "1e999", "\\ud800", "true", '{"0": [0]}', '"0": ']
+    [
+        "user,item,timestamp\n",
+        "u,a,1\n",
+        "u,b,2\n",
+        ",",
+        '"',
+        "\n",
+        "\r",
+        "\0",
+        "nan",
+        "9" * 30,
+        "é",
+        "a",
+        "-",
+        "2020-01-01",
+        "\ufeff",
+    ]
+    + [
+        REVIEW,
+        "{",
+        "}",
+        "[",
+        "]",
+        ":",
+        '"asin"',
+        '"unixReviewTime": ',
+        "null",
+        "1e999",
+        "\\ud800",
+        "true",
+        '{"0": [0]}',
+        '"0": ',
+    ]
 )
 ANY = st.one_of(st.binary(max_size=60), st.lists(PIECES, max_size=12).map(lambda parts: "".join(parts).encode()))
 
@@ -293,7 +367,13 @@ ANY = st.one_of(st.binary(max_size=60), st.lists(PIECES, max_size=12).map(lambda
 @given(content=ANY, after=st.booleans())
 @pytest.mark.parametrize(
     ("files", "name"),
-    [(PAIRS, "interactions.csv"), (PAIRS, "items.csv"), (RECBOLE, "ml.inter"), (AMAZON, "Toys.json"), (AMAZON, "meta_Toys.json")]
+    [
+        (PAIRS, "interactions.csv"),
+        (PAIRS, "items.csv"),
+        (RECBOLE, "ml.inter"),
+        (AMAZON, "Toys.json"),
+        (AMAZON, "meta_Toys.json"),
+    ]
     + [(RECFORMER, "train.json"), (RECFORMER, "umap.json"), (RECFORMER, "meta_data.json")],
 )
 def test_any_bytes_are_data_or_a_mistake(files: Files, name: str, content: bytes, after: bool, tmp_path_factory):

@@ -91,7 +91,9 @@ def test_a_recommender_whose_description_was_altered_is_refused(change, tmp_path
 def test_a_damaged_checkpoint_is_passed_over(name, damage, tmp_path):
     weights = {"suffix": torch.ones(3)}
     places = [
-        write_checkpoint(tmp_path / "run", TrainingState(1, epoch, epoch, None, 0.0, {}), weights, weights, torch.eye(2))
+        write_checkpoint(
+            tmp_path / "run", TrainingState(1, epoch, epoch, None, 0.0, {}), weights, weights, torch.eye(2)
+        )
         for epoch in (1, 2)
     ]
     ran = damaged(places[1].path / name, damage)
@@ -104,7 +106,9 @@ def test_a_damaged_checkpoint_is_passed_over(name, damage, tmp_path):
 @pytest.mark.parametrize("damage", ["pickle", "torch.save"])
 def test_a_pickle_with_matching_checksums_is_not_loaded(damage, tmp_path):
     weights = {"suffix": torch.ones(3)}
-    place = write_checkpoint(tmp_path / "run", TrainingState(1, 1, 1, None, 0.0, {}), weights, weights, torch.eye(2)).path
+    place = write_checkpoint(
+        tmp_path / "run", TrainingState(1, 1, 1, None, 0.0, {}), weights, weights, torch.eye(2)
+    ).path
     ran = damaged(place / FILES[0], damage)
     import hashlib
 
@@ -150,7 +154,9 @@ def wheel(folder: Path, member: str, content: bytes = b"x") -> None:
     info = "evil-1.0.dist-info"
     with zipfile.ZipFile(folder / "evil-1.0-py3-none-any.whl", "w") as archive:
         archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: evil\nVersion: 1.0\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         archive.writestr(f"{info}/RECORD", "")
         archive.writestr(member, content)
 
@@ -171,10 +177,13 @@ def test_a_wheel_that_writes_outside_of_itself_or_is_damaged_is_refused(member, 
 
 
 @pytest.mark.parametrize(
-    "path", ["pypi:../../x==1.0#a", "pypi:/etc==1.0#a", "pypi:a==../1#a", "pypi:a b==1#a", "~nobody-of-this-name/x", "a\0b"]
+    "path",
+    ["pypi:../../x==1.0#a", "pypi:/etc==1.0#a", "pypi:a==../1#a", "pypi:a b==1#a", "~nobody-of-this-name/x", "a\0b"],
 )
 def test_a_source_that_is_no_package_and_no_folder_is_refused(path, tmp_path):
-    refused(lambda: prepare_dataset(DataConfig(path=path), tmp_path / "cache"), "wanted" if "pypi" in path else "no such")
+    refused(
+        lambda: prepare_dataset(DataConfig(path=path), tmp_path / "cache"), "wanted" if "pypi" in path else "no such"
+    )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -198,7 +198,9 @@ def _well_rated(
         what = f"{name} {column[row].as_py()!r} is no number; mend it, or drop data.min_rating"
         raise UserError(f"{file.where(first_row + row)}: {what}") from None
     _refuse(file, first_row, pc.is_null(ratings), f"no {name}; fill it, or drop data.min_rating")
-    _refuse(file, first_row, pc.invert(pc.is_finite(ratings)), f"{name} is not finite; mend it, or drop data.min_rating")
+    _refuse(
+        file, first_row, pc.invert(pc.is_finite(ratings)), f"{name} is not finite; mend it, or drop data.min_rating"
+    )
     return ratings.to_numpy() >= min_rating
 
 

@@ -63,7 +63,9 @@ def _unpack(wheel: Path, folder: Path) -> None:
                     raise UserError(f"{wheel.name}: holds {name!r}, which lies outside of it; do not trust this wheel")
             size, free = sum(file.file_size for file in archive.infolist()), shutil.disk_usage(folder.parent).free
             if size > free:
-                raise UserError(f"{wheel.name}: unpacks to {size} bytes, and {free} are free; make room, or distrust it")
+                raise UserError(
+                    f"{wheel.name}: unpacks to {size} bytes, and {free} are free; make room, or distrust it"
+                )
             archive.extractall(folder)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         raise UserError(f"{wheel.name}: not a whole wheel ({error}); fetch it again") from error
