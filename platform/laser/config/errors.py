@@ -12,6 +12,7 @@ class UserError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        if len(message) > LONGEST:
-            message = f"{message[: LONGEST - 300]} … {message[-297:]}"
-        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))
+        if len(message) > 4 * LONGEST:  # before each character is looked at
+            message = f"{message[: 2 * LONGEST]}{message[-2 * LONGEST :]}"
+        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+        super().__init__(line if len(line) <= LONGEST else f"{line[: LONGEST - 300]} … {line[-297:]}")
