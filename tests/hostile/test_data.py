@@ -198,6 +198,7 @@ REFUSED: dict[str, tuple[Files, str]] = {
     "recformer: a folder": (RECFORMER | {"train.json": folder_there}, "train.json: no readable file"),
     "recformer: a pipe": (RECFORMER | {"umap.json": os.mkfifo}, "umap.json: no readable file"),
     "recformer: a link to itself": (RECFORMER | {"smap.json": loop}, "smap.json: Too many levels of symbolic links"),
+    "amazon: null": (AMAZON | {"Toys.json": "null\n" + REVIEWS}, "Toys.json:1: holds a NoneType"),
     "amazon: deep": (AMAZON | {"Toys.json": f'{REVIEWS}{{"asin": {DEEP}}}\n'}, "Toys.json:4: nested too deeply"),
     "amazon: deep, cut off": (AMAZON | {"Toys.json": REVIEWS + "[" * 10**5 + "\n"}, "Toys.json:4: nested too deeply"),
     "amazon: time of 10^400": (third_review("2}", f"{HUGE}}}"), "Toys.json:4: unixReviewTime 1000"),

@@ -6,6 +6,7 @@ line by line: it takes what is merely uneven (a list here, a text there) and nam
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from laser.data.tables import Kinds, TableFile, as_text
 SAMPLE_LINES = 2000
 """Lines that show which fields there are, and of which type."""
 MAX = 1 << 63
+NULL_LINE = re.compile(rb"\n[ \t\r]*null")
+"""Arrow 25 crashes the process (SIGSEGV) where a piece of its input begins with a null."""
 BLANK = b" \t\r\n"
 
 
@@ -65,6 +68,8 @@ class JsonLinesFile(TableFile):
 
     def _parse(self, block: bytes, schema: pa.Schema, kinds: Kinds, first_row: int) -> pa.Table:
         try:
+            if block.lstrip(BLANK).startswith(b"null") or NULL_LINE.search(block):
+                raise pa.ArrowInvalid("a line that is null")
             if not block.isascii():
                 block.decode("utf-8")  # Arrow does not look
             table = arrow_json.read_json(

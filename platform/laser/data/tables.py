@@ -173,7 +173,8 @@ class ParquetFile(TableFile):
     def __init__(self, path: Path) -> None:
         with self._reading(path):
             self._file = pq.ParquetFile(path)
-        super().__init__(path, self._file.schema_arrow.names)
+            names = self._file.schema_arrow.names
+        super().__init__(path, names)
 
     def batches(self, kinds: Kinds) -> Iterator[pa.Table]:
         if not self._file.metadata.num_rows:
@@ -187,7 +188,7 @@ class ParquetFile(TableFile):
     def _reading(path: Path) -> Iterator[None]:
         try:
             yield
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path}:1: not a whole Parquet file ({reason}); write it again") from error
 
