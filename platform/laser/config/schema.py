@@ -465,8 +465,14 @@ class Experiment(Section):
 
     @property
     def warms_up_head(self) -> bool:
-        """Whether the head is made ready before the stages."""
+        """Whether the head is made ready before the stages; that counts as one epoch."""
         return self.head.standardise or self.warm_start.epochs > 0
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs that a run reports, over all stages; the untrained model is none."""
+        stages = self.training.stage0_epochs + self.training.stage1_epochs + self.training.stage2_epochs
+        return stages + int(self.warms_up_head)
 
     @model_validator(mode="after")
     def _sections_agree(self) -> "Experiment":

@@ -31,7 +31,7 @@ from laser.tuning.trial import METRIC, Tracker, end_trial, end_unfinished, epoch
 
 logger = logging.getLogger(__name__)
 
-SHARED_STAGES = ("data.", "prompt.", "llm.source", "recommender.", "bituning.")
+SHARED_STAGES = ("data.", "prompt.", "llm.source", "recommender.", "bituning.", "head.collaborative")
 """Settings of the stages that trials share, unless the space varies them."""
 COLOURS = re.compile("\x1b\\[[0-9;]*m")
 
@@ -213,7 +213,7 @@ def _scheduler(config: TuneExperiment) -> ASHAScheduler | None:
 
     The last epoch is no rung: a trial that came so far may finish, because its test comes after.
     """
-    last_rung = config.training.stage1_epochs + config.training.stage2_epochs - 1
+    last_rung = config.num_epochs - 1
     if config.search.scheduler == "none" or last_rung < config.search.grace_epochs:
         return None
     return ASHAScheduler(
