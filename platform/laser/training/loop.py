@@ -1,10 +1,10 @@
 """One epoch of training, and the two kinds of reading without gradient: encoding the catalogue and ranking users.
 
-Shape suffixes: B batch, E examples, I catalogue items, H LLM width, K experts.
+Shape suffixes: B batch, E examples, I catalogue items, D width of what is compared, K experts.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from laser.config.progress import progress
 from laser.config.schema import TrainingConfig
 from laser.data.batches import inference_batches, training_batches
-from laser.evaluation.ranking import catalogue_ranks, ranks_with_history_bias
+from laser.evaluation.ranking import TILE_USERS, catalogue_ranks, ranks_with_history_bias
 from laser.evaluation.user_ranks import UserRanks
 from laser.models.laser import LaserOutput, Part
 from laser.training.engine import Batch, Engine
@@ -33,13 +33,13 @@ TakeStep = Callable[[NDArray[np.int64], int, float], StepResult]
 
 
 def catalogue_step(
-    engine: Engine, histories: Histories, unit_items_IH: Tensor, config: TrainingConfig, part: Part = "history"
+    engine: Engine, histories: Histories, items_ID: Tensor, config: TrainingConfig, part: Part = "history"
 ) -> TakeStep:
-    """Steps against fixed item embeddings (stages 1 and 2), each of length 1."""
+    """Steps against what is compared of all items, held fixed (stages 1 and 2)."""
 
     def take_step(indices: NDArray[np.int64], number: int, factor: float) -> StepResult:
         micro_batches = own_micro_batches(engine, histories, indices, config.micro_batch_size)
-        return training_step(engine, micro_batches, unit_items_IH, config, factor, part)
+        return training_step(engine, micro_batches, items_ID, config, factor, part)
 
     return take_step
 
@@ -149,13 +149,30 @@ def evaluate(engine: Engine, histories: Histories, items_ID: Tensor, config: Tra
     examples = histories.examples
     ranks_2E = torch.zeros(2, len(histories), dtype=torch.int64, device=engine.device)
     targets_E = torch.from_numpy(examples.targets.astype(np.int64)).to(engine.device)
-    for indices, output in outputs(engine, histories, config.inference_batch_tokens, label):
+    for indices, vector_BD, bias in _many_users(outputs(engine, histories, config.inference_batch_tokens, label)):
         rows = torch.from_numpy(indices).to(engine.device)
         own = [examples.whole_history(int(index)) for index in indices]
-        bias = 0.0 if output.history_bias is None else float(output.history_bias)
-        ranks_2E[:, rows] = torch.stack(user_ranks(output.vector_BD, items_ID, targets_E[rows], own, bias))
+        ranks_2E[:, rows] = torch.stack(user_ranks(vector_BD, items_ID, targets_E[rows], own, bias))
     ranks_E, masked_E = engine.sum(ranks_2E).cpu().numpy()
     return UserRanks(examples.users, examples.targets, ranks_E, masked_E)
+
+
+def _many_users(
+    batches: Iterable[tuple[NDArray[np.int64], LaserOutput]],
+) -> Iterator[tuple[NDArray[np.int64], Tensor, float]]:
+    """Yield `(indices, vector_BD, history bias)` of several of the LLM's batches: ranking reads the whole catalogue."""
+    indices: list[NDArray[np.int64]] = []
+    vectors: list[Tensor] = []
+    bias = 0.0
+    for batch, output in batches:
+        indices.append(batch)
+        vectors.append(output.vector_BD)
+        bias = 0.0 if output.history_bias is None else float(output.history_bias)
+        if sum(map(len, indices)) >= TILE_USERS:
+            yield np.concatenate(indices), torch.cat(vectors), bias
+            indices, vectors = [], []
+    if indices:
+        yield np.concatenate(indices), torch.cat(vectors), bias
 
 
 def user_ranks(

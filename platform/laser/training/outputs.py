@@ -51,14 +51,13 @@ def cached_outputs(engine: Engine, inputs: Inputs, config: Experiment) -> Output
     prefix_LH, suffix_H = _virtual_tokens(engine)
     parts = (inputs.prefixes, inputs.val, inputs.items)
     virtual = hashlib.sha256(torch.cat([prefix_LH.flatten(), suffix_H]).numpy().tobytes()).hexdigest()
-    examples = hashlib.sha256(b"".join(np.stack([p.examples.starts, p.examples.ends]).tobytes() for p in parts))
     key = stage_key(
         "outputs",
         config.llm.model_dump(mode="json", include={"source", "num_layers", "dtype"}),
         config.prompt,
         inputs.dataset.fingerprint,
         virtual,
-        examples.hexdigest(),
+        [part.examples.digest() for part in parts],
     )
     path = Path(config.cache_dir).expanduser() / "outputs" / f"{key}.arrow"
     there = engine.sum(torch.tensor(float(engine.rank == 0 and path.is_file()), device=engine.device))

@@ -26,7 +26,7 @@ from laser.evaluation.user_ranks import UserRanks
 from laser.models.head import ITEMS, USERS, Head, Side
 from laser.models.laser import build_head
 from laser.training.engine import Engine
-from laser.training.inputs import Histories, Inputs
+from laser.training.inputs import Inputs
 from laser.training.loop import user_ranks
 from laser.training.losses import item_contrastive_loss
 from laser.training.outcome import SELECTION_METRIC
@@ -66,8 +66,10 @@ def warm_start(engine: Engine, inputs: Inputs, config: Experiment) -> WarmStart:
     if config.head.standardise:
         fit.head.standardise(fit.prefixes_EH, USERS)
         fit.head.standardise(fit.items_IH, ITEMS)
-    fit.calibrate()
-    loss = fit.train() if engine.rank == 0 else 0.0
+    loss = 0.0
+    if engine.rank == 0:
+        fit.calibrate()
+        loss = fit.train()
     weights = {f"head.{name}": value for name, value in fit.head.state_dict().items()}
     shared = {name: engine.sum(value * (engine.rank == 0)) for name, value in weights.items()}
     engine.load_trainable(engine.trainable_state() | {name: value.cpu() for name, value in shared.items()})
@@ -77,7 +79,7 @@ def warm_start(engine: Engine, inputs: Inputs, config: Experiment) -> WarmStart:
 
 
 @dataclass(frozen=True)
-class Part:
+class _Sample:
     """Validation users with the scores of all items, each part of the score by itself: S users."""
 
     scores: list[Tensor]
@@ -87,18 +89,17 @@ class Part:
     targets_S: Tensor
 
     @staticmethod
-    def of(fit: "_Fit", random: np.random.Generator) -> "Part":
+    def of(fit: "_Fit", random: np.random.Generator) -> "_Sample":
         """A sample of so many users that their scores do not take much memory, whatever the catalogue."""
         size = max(1, min(CALIBRATION, CALIBRATION_SCORES // len(fit.items_IH)))
         rows = np.sort(random.permutation(len(fit.val))[:size])
-        states_SC, items_IC = fit.states[id(fit.val)][rows], fit.states[id(fit.inputs.items)]
-        starts = np.cumsum([0, *fit.inputs.recommender_blocks])
-        blocks = [states_SC[:, start:end] @ items_IC[:, start:end].T for start, end in pairwise(starts)]
+        states_SC, items_IC = fit.val_states_EC[rows], fit.item_states_IC
+        blocks = [states_SC[:, start:end] @ items_IC[:, start:end].T for start, end in pairwise(fit.block_starts)]
         width = fit.head.width - items_IC.shape[1]
         users_SD = fit.head(fit.val_EH[rows], Side(USERS, states_SC)).vector_BD[:, :width] / fit.head.text_scale
         targets_S = torch.from_numpy(fit.val.examples.targets[rows].astype(np.int64)).to(fit.device)
         cosine_SI = users_SD @ fit.items()[:, :width].T
-        return Part([*blocks, cosine_SI], fit.val.own_items(rows, fit.device), targets_S)
+        return _Sample([*blocks, cosine_SI], fit.val.own_items(rows, fit.device), targets_S)
 
     def ndcg(self, weights: Sequence[float], bias: float) -> float:
         """NDCG@10 at these weights."""
@@ -114,20 +115,21 @@ class _Fit:
 
     def __init__(self, engine: Engine, inputs: Inputs, outputs: Outputs, config: Experiment) -> None:
         assert inputs.prefixes is not None
-        self.config, self.device, self.inputs = config, engine.device, inputs
+        self.config, self.device = config, engine.device
+        self.block_starts = np.cumsum([0, *inputs.recommender_blocks])
         self.prefixes, self.val = inputs.prefixes, inputs.val
         self.prefixes_EH, self.val_EH, self.items_IH = (
             part.to(self.device) for part in (outputs.prefixes_EH, outputs.val_EH, outputs.items_IH)
         )
-        self.states = {id(part): self._states(part) for part in (inputs.prefixes, inputs.val, inputs.items)}
+        self.prefix_states_EC, self.val_states_EC, self.item_states_IC = (
+            torch.from_numpy(part.states(np.arange(len(part)))).to(self.device)
+            for part in (inputs.prefixes, inputs.val, inputs.items)
+        )
         head = build_head(config.head, engine.laser.llm_width, inputs.recommender_width)
         assert head is not None
         weights = {name.removeprefix("head."): value for name, value in engine.trainable_state().items()}
         head.load_state_dict({name: weights[name] for name in head.state_dict()})
         self.head: Head = head.to(self.device)
-
-    def _states(self, part: Histories) -> Tensor:
-        return torch.from_numpy(part.states(np.arange(len(part)))).to(self.device)
 
     @torch.no_grad()
     def calibrate(self) -> None:
@@ -142,28 +144,27 @@ class _Fit:
         if head.state_weight_C is None:
             return
         random = np.random.default_rng(self.config.training.seed)
-        part = Part.of(self, random)
-        weights = [1.0 / max(1e-20, float(scores_SI.amax(dim=1).mean())) for scores_SI in part.scores]
+        sample = _Sample.of(self, random)
+        weights = [1.0 / max(1e-20, float(scores_SI.amax(dim=1).mean())) for scores_SI in sample.scores]
         weights[-1] = float(head.text_scale)  # a cosine has a unit; the blocks' best items begin at 1, on average
         bias = 0.0
         for exponents in (EXPONENTS, (0, -1, 1)):
             for number in range(1, len(weights)):
                 tried = [[*weights[:number], weights[number] * 2.0**e, *weights[number + 1 :]] for e in exponents]
-                weights = max(tried, key=lambda candidate: part.ndcg(candidate, bias))
+                weights = max(tried, key=lambda candidate: sample.ndcg(candidate, bias))
             if head.history_bias is not None:
                 first = exponents is EXPONENTS
                 biases = [0.0, *(-(2.0**e) for e in exponents)] if first else [bias * 2.0**e for e in exponents]
-                bias = max(biases, key=lambda candidate: part.ndcg(weights, candidate))
-        sample, losses = random.permutation(len(self.prefixes))[:CALIBRATION], []
+                bias = max(biases, key=lambda candidate: sample.ndcg(weights, candidate))
+        prefixes, losses = random.permutation(len(self.prefixes))[:CALIBRATION], []
         for exponent in EXPONENTS:
             self._set(weights, bias, 2.0**exponent)
-            losses.append(float(self._loss(sample)))
+            losses.append(float(self._loss(prefixes)))
         self._set(weights, bias, 2.0 ** EXPONENTS[int(np.argmin(losses))])
 
     def _set(self, weights: Sequence[float], bias: float, common: float) -> None:
         """Put the weights of the blocks and the cosine, and the bias, into the head."""
-        starts = np.cumsum([0, *self.inputs.recommender_blocks])
-        for (start, end), weight in zip(pairwise(starts), weights[:-1], strict=True):
+        for (start, end), weight in zip(pairwise(self.block_starts), weights[:-1], strict=True):
             self.head.state_unit_C[start:end] = weight * common
         self.head.text_scale.fill_(weights[-1] * common)
         if self.head.history_bias is not None:
@@ -222,7 +223,7 @@ class _Fit:
         """Mean over some prefixes."""
         targets_B = torch.from_numpy(self.prefixes.examples.targets[indices].astype(np.int64)).to(self.device)
         rows = torch.from_numpy(indices).to(self.device)
-        users = self.head(self.prefixes_EH[rows], Side(USERS, self.states[id(self.prefixes)][rows]))
+        users = self.head(self.prefixes_EH[rows], Side(USERS, self.prefix_states_EC[rows]))
         loss = item_contrastive_loss(
             users.vector_BD,
             self._item_vectors(),
@@ -235,7 +236,7 @@ class _Fit:
         return loss / len(indices)
 
     def _item_vectors(self) -> Tensor:
-        return self.head(self.items_IH, Side(ITEMS, self.states[id(self.inputs.items)])).vector_BD
+        return self.head(self.items_IH, Side(ITEMS, self.item_states_IC)).vector_BD
 
     @torch.no_grad()
     def items(self) -> Tensor:
@@ -247,12 +248,12 @@ class _Fit:
     def validate(self) -> UserRanks:
         """Ranks of the validation items."""
         items_ID = self.items()
-        examples, ranks = self.val.examples, []
+        examples, found = self.val.examples, []
         targets_E = torch.from_numpy(examples.targets.astype(np.int64)).to(self.device)
         for rows in torch.arange(len(self.val), device=self.device).split(4096):
-            users = self.head(self.val_EH[rows], Side(USERS, self.states[id(self.val)][rows]))
+            users = self.head(self.val_EH[rows], Side(USERS, self.val_states_EC[rows]))
             own = [examples.whole_history(index) for index in rows.tolist()]
             bias = 0.0 if users.history_bias is None else float(users.history_bias)
-            ranks.append(torch.stack(user_ranks(users.vector_BD, items_ID, targets_E[rows], own, bias)))
-        ranks_E, masked_E = torch.cat(ranks, dim=1).cpu().numpy()
+            found.append(torch.stack(user_ranks(users.vector_BD, items_ID, targets_E[rows], own, bias)))
+        ranks_E, masked_E = torch.cat(found, dim=1).cpu().numpy()
         return UserRanks(examples.users, examples.targets, ranks_E, masked_E)
