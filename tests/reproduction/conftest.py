@@ -38,7 +38,8 @@ NUM_ITEMS = 15
 @pytest.fixture(scope="session")
 def walks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Raw data: each user goes round the catalogue by a step of their own."""
-    folder = tmp_path_factory.mktemp("walks")
+    folder = tmp_path_factory.mktemp("reproduction") / "walks0"  # the dataset's name, whatever ran before
+    folder.mkdir()
     random = np.random.default_rng(0)
     with (folder / "interactions.csv").open("w", newline="") as file:
         rows = csv.writer(file)
