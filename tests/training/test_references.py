@@ -97,6 +97,9 @@ def test_the_best_on_validation_is_taken_and_a_second_call_makes_nothing(job, da
     ranks = read_ranks(tmp_path / "item_knn" / "ranks" / "test.parquet")
     assert ranks.metrics() == content["test"] == reference.result["test"]
 
+    points = [json.loads(path.read_text()) for path in (tmp_path / "cache" / "recommenders").glob("*/result.json")]
+    assert len(points) == 4 and [point["val"] for point in points if "test" in point] == [reference.result["val"]]
+
     made = sorted((tmp_path / "cache" / "recommenders").iterdir())
     again = best_reference(job, "item_knn", dataset)
     assert again.tries == reference.tries and sorted((tmp_path / "cache" / "recommenders").iterdir()) == made

@@ -140,7 +140,7 @@ def prepare_inputs(config: Experiment, recommender_directory: Path | None = None
     first_token_H = eos_embedding(llm_directory, config.llm.trust_remote_code) if starts_at_eos else None
     recommender = None
     if config.uses_recommender and recommender_directory is None:
-        recommender, info = pretrained_recommender(config.recommender, dataset, cache)
+        recommender, info = pretrained_recommender(config.recommender, dataset, cache, test=False)
         recommender_directory = Path(info["path"])
     elif recommender_directory is not None:
         recommender = load_recommender(recommender_directory)

@@ -7,6 +7,7 @@ with the rank of each test user.
 """
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -38,7 +39,7 @@ Report = Callable[[Mapping[str, float], int], None]
 
 
 def pretrained_recommender(
-    config: RecommenderConfig, dataset: Dataset, cache_dir: Path, report: Report | None = None
+    config: RecommenderConfig, dataset: Dataset, cache_dir: Path, report: Report | None = None, test: bool = True
 ) -> tuple[SequentialRecommender, dict[str, Any]]:
     """The recommender of these settings, trained on this dataset: from the cache, or trained now.
 
@@ -50,11 +51,12 @@ def pretrained_recommender(
         dataset: what to train on.
         cache_dir: the cache of all stages.
         report: gets the metrics of each validated epoch and its number; those of a cached result too.
+        test: read the test set, once; without it, what is one of several to choose from leaves it unread.
 
     Returns:
-        The frozen model on the CPU, and the result of `train_recommender` with ``test`` (the test set is read once,
-        after the selection; null where the dataset has none), ``path`` (of the directory) and ``reused`` (whether it
-        came from the cache).
+        The frozen model on the CPU, and the result of `train_recommender` with ``test`` (absent while the test set is
+        unread, null where the dataset has none), ``path`` (of the directory) and ``reused`` (whether it came from the
+        cache).
 
     Raises:
         UserError: `recommender.type` is none.
@@ -75,16 +77,19 @@ def pretrained_recommender(
                     features_IH = item_features(config.text_source, config.text_num_layers, dataset, cache_dir)
                 model, result = train_recommender(config, dataset, report, features_IH)
                 save_recommender(model, config, dataset.num_items, aside)
-                result["test"] = _test(model, dataset, aside / TEST_RANKS)
-                (aside / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+                _write_result(aside, result)
                 aside.rename(directory)
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
-    result = json.loads((directory / "result.json").read_text())
+        result = json.loads((directory / "result.json").read_text())
+        recommender = load_recommender(directory)
+        if test and "test" not in result:
+            result["test"] = _test(recommender, dataset, directory / TEST_RANKS)
+            _write_result(directory, result)
     if reused and report:
         for metrics in result["history"]:
             report(metrics, metrics["epoch"])
-    return load_recommender(directory), {**result, "path": str(directory), "reused": reused}
+    return recommender, {**result, "path": str(directory), "reused": reused}
 
 
 def pretraining_results(result: Mapping[str, Any]) -> RunResults:
@@ -214,6 +219,13 @@ def _check_enough(dataset: Dataset, num_sequences: int, num_users: int) -> None:
             f"data.path: {dataset.name} has {num_sequences} training sequences of 2 items or more, and "
             f"{num_users} users to validate with; give more data, or lower data.k_core and data.min_rating"
         )
+
+
+def _write_result(directory: Path, result: Mapping[str, Any]) -> None:
+    """Whole or not at all."""
+    aside = directory / ".result.json.writing"
+    aside.write_text(json.dumps(result, indent=1) + "\n")
+    os.replace(aside, directory / "result.json")
 
 
 def _test(model: SequentialRecommender, dataset: Dataset, path: Path) -> dict[str, float] | None:

@@ -79,7 +79,7 @@ class Reference:
 def best_reference(job: ReferencesJob, family: str, dataset: Dataset) -> Reference:
     """Make every point of a family's search that is not cached, and take the one that is best on validation.
 
-    The test ranks of the other points stay unread in the cache.
+    The test set is read for that one alone.
 
     Raises:
         UserError: the dataset leaves nothing to train on or to validate with.
@@ -88,11 +88,12 @@ def best_reference(job: ReferencesJob, family: str, dataset: Dataset) -> Referen
     tried = []
     for settings in _grid(SEARCHES[family]):
         experiment = job.experiment(family, settings)
-        _, result = pretrained_recommender(experiment.recommender, dataset, cache)
+        _, result = pretrained_recommender(experiment.recommender, dataset, cache, test=False)
         tried.append((result["val"][SELECTION_METRIC], settings, experiment, result))
         logger.info("%s %s: validation NDCG@10 %.4f, %.0f s", family, settings, tried[-1][0], result["seconds"])
     tried.sort(key=lambda point: -point[0])  # of equals the first
-    _, _, experiment, result = tried[0]
+    _, _, experiment, _ = tried[0]
+    _, result = pretrained_recommender(experiment.recommender, dataset, cache)
     tries = [
         {"settings": settings, "val": result["val"], "epochs": result["epochs"], "seconds": result["seconds"]}
         for _, settings, _, result in tried
