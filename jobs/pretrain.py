@@ -13,13 +13,12 @@ def main(config: Experiment) -> Mapping[str, Any]:
     from laser.data.prepare import prepare_dataset
     from laser.tracking.runs import open_tracking
     from laser.training.pretrain import pretrained_recommender, pretraining_results
-    from laser.training.shared import recommender_key
+    from laser.training.shared import recommender_tags
 
     tracking = open_tracking(config.tracking)
     cache = Path(config.cache_dir).expanduser()
     dataset = prepare_dataset(config.data, cache)
-    tags = {"dataset": dataset.name, "dataset_fingerprint": dataset.fingerprint, "recommender": config.recommender.type}
-    tags["settings_key"] = recommender_key(config.recommender, dataset.fingerprint)
+    tags = recommender_tags(config.recommender, dataset.name, dataset.fingerprint)
     with tracking.run(config, "pretrain", config.recommender.type, tags) as run:
         _, result = pretrained_recommender(config.recommender, dataset, cache, run.report)
         run.record(pretraining_results(result))

@@ -26,17 +26,15 @@ def main(job: ReferencesJob) -> Mapping[str, Any]:
     from laser.training.outcome import TEST_RANKS
     from laser.training.references import best_reference, table
     from laser.training.run_directory import remember_run, remembered_run
-    from laser.training.shared import recommender_key
+    from laser.training.shared import recommender_tags
 
     tracking = open_tracking(job.tracking)
     dataset = prepare_dataset(job.experiment("popularity", {}).data, Path(job.cache_dir).expanduser())
     directory = Path(job.output_dir) / f"references-{dataset.name}"
-    tags = {"dataset": dataset.name, "dataset_fingerprint": dataset.fingerprint}
     references, summary = [], {}
     for family in job.families:
         reference, place = best_reference(job, family, dataset), directory / family
-        tags["recommender"] = family
-        tags["settings_key"] = recommender_key(reference.experiment.recommender, dataset.fingerprint)
+        tags = recommender_tags(reference.experiment.recommender, dataset.name, dataset.fingerprint)
         with tracking.run(reference.experiment, "reference", family, tags, remembered_run(place)) as run:
             remember_run(place, run.run_id)
             reference.write(place, environment())

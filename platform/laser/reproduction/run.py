@@ -16,7 +16,7 @@ from laser.reproduction.store import Store, StoredRun
 from laser.training.checkpoint import latest_checkpoint
 from laser.training.outcome import RunResults, run_results
 from laser.training.pretrain import pretrained_recommender, pretraining_results
-from laser.training.shared import make_stages
+from laser.training.shared import make_stages, recommender_tags
 from laser.training.train import run_tags
 from laser.tuning.sweep import Sweep
 
@@ -141,12 +141,7 @@ def metrics_prefix(table: Table) -> str:
 
 
 def _run_recommender(cell: Cell, store: Store) -> None:
-    tags = {
-        "dataset": cell.dataset.name,
-        "dataset_fingerprint": cell.dataset.fingerprint,
-        "recommender": cell.config.recommender.type,
-        "settings_key": cell.key,
-    }
+    tags = recommender_tags(cell.config.recommender, cell.dataset.name, cell.dataset.fingerprint)
     run = store.start(cell.config, cell.name, tags, None)
     try:
         cache = Path(cell.config.cache_dir)

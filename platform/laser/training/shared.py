@@ -56,6 +56,16 @@ def recommender_key(config: RecommenderConfig, fingerprint: str) -> str:
     return stage_key(config.type, changed_settings(config), fingerprint)
 
 
+def recommender_tags(config: RecommenderConfig, dataset: str, fingerprint: str) -> dict[str, str]:
+    """What a recommender's run is found and grouped by; the dataset by its name and fingerprint."""
+    return {
+        "dataset": dataset,
+        "dataset_fingerprint": fingerprint,
+        "recommender": config.type,
+        "settings_key": recommender_key(config, fingerprint),
+    }
+
+
 @dataclass(frozen=True)
 class SharedStages:
     """Stages that are made."""

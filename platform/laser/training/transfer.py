@@ -72,5 +72,5 @@ def _check_fit(start_from: str, there: Mapping[str, torch.Size], here: Mapping[s
         shapes = [f"is {tuple(place[name])}" if name in place else "is missing" for place in (there, here)]
         raise UserError(
             f"training.start_from: weight {name} {shapes[0]} in {start_from} and {shapes[1]} here; set bituning.*, "
-            "mformer.*, recommender.hidden_size and llm.source as they are there"
+            "mformer.*, head.*, recommender.hidden_size and llm.source as they are there"
         )
