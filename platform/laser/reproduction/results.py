@@ -7,7 +7,6 @@ docs/results/
 """
 
 import json
-import os
 import shlex
 import shutil
 import tempfile
@@ -19,6 +18,7 @@ from pydantic import Field, ValidationError
 
 from laser.config.compose import complaint, flatten, read_yaml, validate
 from laser.config.errors import UserError
+from laser.config.files import write_json, write_whole
 from laser.config.schema import Experiment, ReproduceJob, Section
 from laser.reproduction.store import StoredRun
 
@@ -97,7 +97,7 @@ def update_results(job: ReproduceJob, find: Callable[[str], StoredRun]) -> dict[
     results = read_results(folder)
     from laser.reproduction.results_page import results_page
 
-    _write(folder / "README.md", results_page(results, folder))
+    write_whole(folder / "README.md", results_page(results, folder))
     return {"page": str(folder / "README.md"), "results": [result.name for result in results], "added": job.add}
 
 
@@ -187,11 +187,5 @@ def add_result(folder: Path, name: str, runs: list[StoredRun], references: tuple
         seeds=seeds,
         references=references,
     )
-    _write(folder / f"{name}.json", json.dumps(result.model_dump(mode="json"), indent=1) + "\n")
+    write_json(folder / f"{name}.json", result.model_dump(mode="json"))
     return result
-
-
-def _write(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.writing")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)

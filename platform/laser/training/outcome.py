@@ -1,11 +1,11 @@
 """What a run leaves behind, read from its directory: figures, history and the files worth keeping."""
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from laser.config.files import write_json
 from laser.training.checkpoint import Checkpoint, latest_checkpoint, read_checkpoint
 
 SELECTION_METRIC = "ndcg@10"
@@ -52,9 +52,7 @@ class RunResults:
 
 def write_outcome(run_dir: Path, outcome: Outcome) -> None:
     """Write `result.json` whole or not at all."""
-    aside = run_dir / ".result.json.writing"
-    aside.write_text(json.dumps(asdict(outcome), indent=1) + "\n")
-    os.replace(aside, run_dir / "result.json")
+    write_json(run_dir / "result.json", asdict(outcome))
 
 
 def read_outcome(run_dir: Path) -> Outcome | None:

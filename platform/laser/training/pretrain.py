@@ -7,7 +7,6 @@ with the rank of each test user.
 """
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from laser.config.compose import stage_key
 from laser.config.errors import UserError
+from laser.config.files import write_json
 from laser.config.progress import progress
 from laser.config.schema import NoRecommenderConfig, RecommenderConfig, RecommenderSection, TextSection
 from laser.data.batches import pad_right, training_batches
@@ -77,7 +77,7 @@ def pretrained_recommender(
                     features_IH = item_features(config.text_source, config.text_num_layers, dataset, cache_dir)
                 model, result = train_recommender(config, dataset, report, features_IH)
                 save_recommender(model, config, dataset.num_items, aside)
-                _write_result(aside, result)
+                write_json(aside / "result.json", result)
                 aside.rename(directory)
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
@@ -85,7 +85,7 @@ def pretrained_recommender(
         recommender = load_recommender(directory)
         if test and "test" not in result:
             result["test"] = _test(recommender, dataset, directory / TEST_RANKS)
-            _write_result(directory, result)
+            write_json(directory / "result.json", result)
     if reused and report:
         for metrics in result["history"]:
             report(metrics, metrics["epoch"])
@@ -219,13 +219,6 @@ def _check_enough(dataset: Dataset, num_sequences: int, num_users: int) -> None:
             f"data.path: {dataset.name} has {num_sequences} training sequences of 2 items or more, and "
             f"{num_users} users to validate with; give more data, or lower data.k_core and data.min_rating"
         )
-
-
-def _write_result(directory: Path, result: Mapping[str, Any]) -> None:
-    """Whole or not at all."""
-    aside = directory / ".result.json.writing"
-    aside.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(aside, directory / "result.json")
 
 
 def _test(model: SequentialRecommender, dataset: Dataset, path: Path) -> dict[str, float] | None:

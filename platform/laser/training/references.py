@@ -5,9 +5,7 @@ choice is by validation NDCG@10 with the history among the candidates, as everyw
 (`laser.training.pretrain`), so that a search which was interrupted goes on.
 """
 
-import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from laser.config.files import write_json
 from laser.config.schema import Experiment, ReferencesJob
 from laser.data.dataset import Dataset
 from laser.training.outcome import SELECTION_METRIC, TEST_RANKS
@@ -71,9 +70,7 @@ class Reference:
             "tries": self.tries,
             "environment": dict(environment),
         }
-        aside = directory / ".result.json.writing"
-        aside.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(aside, directory / "result.json")
+        write_json(directory / "result.json", content)
 
 
 def best_reference(job: ReferencesJob, family: str, dataset: Dataset) -> Reference:

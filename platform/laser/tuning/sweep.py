@@ -17,7 +17,6 @@ leave out the scheduler's state; here a finished trial is finished the moment it
 
 import fcntl
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from typing import Any, Literal
 
 from laser.config.compose import flatten, stage_key
 from laser.config.errors import UserError
+from laser.config.files import write_json
 from laser.config.schema import TuneExperiment
 from laser.data.locking import exclusive
 from laser.training.run_directory import remember_run, remembered_run, run_directory
@@ -80,7 +80,7 @@ class Trial:
     def exclusive(self) -> Iterator[None]:
         """Wait until no other process works on this trial: a sampler may draw the same settings twice."""
         with exclusive(self.path / "lock"):
-            _write_json(self.path / "overrides.json", self.overrides)
+            write_json(self.path / "overrides.json", self.overrides)
             yield
 
     def record(self) -> TrialRecord | None:
@@ -90,7 +90,7 @@ class Trial:
 
     def write_record(self, record: TrialRecord) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        _write_json(self.path / "record.json", asdict(record))
+        write_json(self.path / "record.json", asdict(record))
 
     @property
     def symbols(self) -> dict[str, Any]:
@@ -193,7 +193,7 @@ def open_sweep(config: TuneExperiment) -> Sweep:
         sweep.check_same_settings(config)
         return sweep
     path = run_directory(_sweeps_directory(config), config.name, resume=False)
-    _write_json(path / "sweep.json", {"config": _comparable(config)})
+    write_json(path / "sweep.json", {"config": _comparable(config)})
     return Sweep(path)
 
 
@@ -224,9 +224,3 @@ def _sweeps_directory(config: TuneExperiment) -> Path:
 
 def _comparable(config: TuneExperiment) -> dict[str, Any]:
     return {key: value for key, value in flatten(config).items() if key not in _MAY_CHANGE_ON_RESUME}
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.writing")
-    aside.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(aside, path)

@@ -1,0 +1,19 @@
+"""Text files that are there whole or not at all, whenever a process is killed."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write UTF-8 text beside its place and rename it into it; an earlier file is replaced."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.writing")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """The same for a JSON object."""
+    write_whole(path, json.dumps(content, indent=1) + "\n")
