@@ -20,7 +20,7 @@ def main(config: Experiment) -> Mapping[str, Any]:
     from laser.training.outcome import run_results
     from laser.training.run_directory import remember_run, remembered_run, run_directory
     from laser.training.shared import make_stages, with_absolute_paths
-    from laser.training.train import check_resumable, run_tags, train_laser
+    from laser.training.train import preflight, run_tags, train_laser
 
     tracking = open_tracking(config.tracking)
     start = config.training.start_from
@@ -32,7 +32,7 @@ def main(config: Experiment) -> Mapping[str, Any]:
     config = with_absolute_paths(config)
     stages = make_stages(config)
     run_dir = run_directory(Path(config.output_dir), config.name, config.resume)
-    check_resumable(run_dir, config, stages)
+    preflight(run_dir, config, stages)
     with tracking.run(config, "train", run_dir.name, run_tags(config, stages), remembered_run(run_dir)) as run:
         remember_run(run_dir, run.run_id)
         outcome = train_laser(config, stages, run_dir, run.report)

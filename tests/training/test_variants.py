@@ -321,7 +321,8 @@ def test_a_stage_goes_on_from_the_best_epoch_before_it(experiment, inputs, tmp_p
     engine = PlainEngine(laser, config.training, CPU)
     engine.load_trainable(kept.trainable())
     step = catalogue_step(engine, inputs.train, kept.item_embeddings(), config.training)
-    figures = train_epoch(engine, inputs.train, step, config.training, 2, "again", Schedule(config.training, 0, 0, 1))
+    schedule = Schedule(config.training, 0, 0, 1)
+    figures = train_epoch(engine, inputs.train, step, config.training, 2, "again", schedule, len(inputs.items))
     assert figures["loss"] == pytest.approx(history[3]["loss"], abs=1e-6)
 
 

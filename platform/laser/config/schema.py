@@ -403,6 +403,9 @@ class TrainingConfig(Section):
     """What the cosine ends at, as a share of the learning rates. Released code: .1 (1e-4 to 1e-5)."""
     max_grad_norm: NonNegativeFloat = 0.0
     """Clip the norm of the gradient over all trainable weights; 0 does not clip. Paper: none."""
+    max_loss_growth: NonNegativeFloat = 3.0
+    """End the training when the mean loss of 20 steps is so many times that of the epoch's first 20, or of a uniform
+    guess where that is more; 0 never does. Losses that are not finite always end it."""
     temperature: PositiveFloat = 0.05
     """τ of the item-item contrastive loss (Eq. 8). Paper: 0.05."""
     load_balance_weight: NonNegativeFloat = 0.01

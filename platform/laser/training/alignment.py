@@ -43,9 +43,8 @@ def align(engine: Engine, items: Histories, config: TrainingConfig) -> dict[str,
     for epoch in range(config.alignment_epochs):
         schedule = Schedule(config, 0, epoch * num_steps, num_steps)
         step = catalogue_step(engine, items, targets_IH, config, part="prefix")
-        figures = train_epoch(
-            engine, items, step, config, FIRST_EPOCH + epoch, f"alignment epoch {epoch + 1}", schedule
-        )
+        label = f"alignment epoch {epoch + 1}"
+        figures = train_epoch(engine, items, step, config, FIRST_EPOCH + epoch, label, schedule, len(items))
     engine.load_optimizer(None)
     return {"alignment/loss": figures["loss/contrastive"], "alignment/seconds": time.perf_counter() - started}
 

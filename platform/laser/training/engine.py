@@ -97,8 +97,11 @@ def parameter_groups(laser: Laser, config: TrainingConfig) -> list[dict]:
 
 
 def adam(laser: Laser, config: TrainingConfig) -> torch.optim.AdamW:
-    """Adam with decoupled weight decay over the trainable weights; decay 0 is the paper's Adam."""
-    return torch.optim.AdamW(parameter_groups(laser, config), weight_decay=config.weight_decay)
+    """Adam with decoupled weight decay over the trainable weights; decay 0 is the paper's Adam.
+
+    Fused, because it waits for memory: one pass over the weights instead of ten.
+    """
+    return torch.optim.AdamW(parameter_groups(laser, config), weight_decay=config.weight_decay, fused=True)
 
 
 def scale_learning_rates(groups: Iterable[dict], factor: float) -> None:
@@ -182,7 +185,7 @@ def write_adam_state(
         return
     for name, parameter in named.items():
         optimizer.state[parameter] = {
-            "step": state["step"].reshape(()).clone(),
+            "step": state["step"].reshape(()).to(parameter.device, copy=True),
             "exp_avg": state[f"{name}.exp_avg"].to(parameter.device, copy=True),
             "exp_avg_sq": state[f"{name}.exp_avg_sq"].to(parameter.device, copy=True),
         }

@@ -18,6 +18,7 @@ from laser.evaluation.ranking import TILE_USERS, catalogue_ranks, ranks_with_his
 from laser.evaluation.user_ranks import UserRanks
 from laser.models.laser import LaserOutput, Part
 from laser.training.engine import Batch, Engine
+from laser.training.guards import LossGuard, report_collapse
 from laser.training.inputs import Histories
 from laser.training.schedule import Schedule
 from laser.training.step import StepResult, own_share, training_step
@@ -52,6 +53,7 @@ def train_epoch(
     epoch: int,
     label: str,
     schedule: Schedule,
+    num_items: int,
 ) -> dict[str, float]:
     """Train one epoch and return its figures.
 
@@ -63,9 +65,10 @@ def train_epoch(
         epoch: epochs done before this one, over all stages: with the seed it determines the order of the data.
         label: names the epoch in the progress line.
         schedule: of the learning rates in this epoch.
+        num_items: size of the catalogue.
 
     Raises:
-        FloatingPointError: the loss is not finite; names the epoch and the step.
+        FloatingPointError: the loss is not finite or explodes; names the epoch, the step and its users.
     """
     engine.laser.train()
     torch.manual_seed(config.seed + 1_000_003 * epoch + engine.rank)  # for dropout: no generator state to save
@@ -74,14 +77,11 @@ def train_epoch(
     contrastive = load_balance = 0.0
     num_examples = num_tokens = 0
     expert_counts_K = torch.zeros(engine.laser.num_experts, dtype=torch.float64)
+    guard = LossGuard(label, num_items, config.max_loss_growth)
     with progress(batches, label, "step", enabled=engine.rank == 0) as steps:
         for number, indices in enumerate(steps):
             result = take_step(indices, number, schedule.factor(number))
-            if not np.isfinite(result.contrastive + result.load_balance):
-                raise FloatingPointError(
-                    f"{label}, step {number + 1}: loss {result.contrastive}, load balance {result.load_balance}; "
-                    "lower training.learning_rate or set training.max_grad_norm"
-                )
+            guard.check(number, result.contrastive, result.load_balance, histories.examples.users[indices])
             contrastive += result.contrastive * result.num_examples
             load_balance += result.load_balance * result.num_examples
             num_examples += result.num_examples
@@ -100,6 +100,8 @@ def train_epoch(
     }
     for expert, count in enumerate(expert_counts_K.tolist()):
         figures[f"expert_load/{expert}"] = count / num_examples
+    if engine.rank == 0:
+        report_collapse(label, figures)
     return figures
 
 

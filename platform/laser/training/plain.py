@@ -8,6 +8,7 @@ from laser.config.schema import Experiment
 from laser.models.laser import Laser, build_laser
 from laser.models.llm import choose_dtype, load_llm
 from laser.training.engine import PlainEngine
+from laser.training.guards import memory_advice
 from laser.training.inputs import Inputs, prepare_inputs
 from laser.training.outcome import Outcome, Report
 from laser.training.stages import TwoStageTraining
@@ -26,5 +27,6 @@ def train_here(config: Experiment, run_dir: Path, report: Report) -> Outcome:
     """Both stages, selection and test; see `laser.training.train.train_laser`."""
     inputs = prepare_inputs(config)
     device = torch.device("cuda" if config.training.use_gpu else "cpu")
-    engine = PlainEngine(build_plain(config, inputs, device), config.training, device)
-    return TwoStageTraining(engine, inputs, config, run_dir, report).run()
+    with memory_advice(config.training):
+        engine = PlainEngine(build_plain(config, inputs, device), config.training, device)
+        return TwoStageTraining(engine, inputs, config, run_dir, report).run()

@@ -117,6 +117,7 @@ def _worker(settings: dict[str, str]) -> None:
     from laser.models.laser import build_laser
     from laser.models.llm import choose_dtype, load_llm
     from laser.training.deepspeed import DeepSpeedEngine, sharded_llm
+    from laser.training.guards import memory_advice
     from laser.training.inputs import prepare_inputs
     from laser.training.sharding import automatic_stage
     from laser.training.stages import TwoStageTraining
@@ -127,17 +128,18 @@ def _worker(settings: dict[str, str]) -> None:
         stage = automatic_stage(config, inputs, device, get_context().get_local_world_size())
         config = with_overrides(config, {"training.zero_stage": stage})
         training = config.training
-    dtype = choose_dtype(config.llm.dtype, device)
-    if training.zero_stage == 3:
-        llm = sharded_llm(inputs.llm_directory, dtype, config.llm, training)
-    else:
-        llm = load_llm(inputs.llm_directory, dtype, config.llm, device)
-    laser = build_laser(config, llm, inputs.recommender_width, inputs.embedding_std, inputs.first_token_H)
-    if training.gradient_checkpointing:
-        laser.enable_gradient_checkpointing()
-    engine = DeepSpeedEngine(laser, training, device)
 
     def report(metrics: Mapping[str, float], epoch: int) -> None:
         report_to_controller({**metrics, EPOCH: epoch})
 
-    TwoStageTraining(engine, inputs, config, Path(settings["run_dir"]), report).run()
+    with memory_advice(training):
+        dtype = choose_dtype(config.llm.dtype, device)
+        if training.zero_stage == 3:
+            llm = sharded_llm(inputs.llm_directory, dtype, config.llm, training)
+        else:
+            llm = load_llm(inputs.llm_directory, dtype, config.llm, device)
+        laser = build_laser(config, llm, inputs.recommender_width, inputs.embedding_std, inputs.first_token_H)
+        if training.gradient_checkpointing:
+            laser.enable_gradient_checkpointing()
+        engine = DeepSpeedEngine(laser, training, device)
+        TwoStageTraining(engine, inputs, config, Path(settings["run_dir"]), report).run()

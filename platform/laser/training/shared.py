@@ -4,7 +4,7 @@ Opening them (`laser.training.inputs`) imports the models and takes seconds; a s
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from laser.config.compose import changed_settings, stage_key, with_overrides
@@ -24,6 +24,7 @@ HOW_IT_RUNS = (
     "training.cpus_per_worker",
     "training.use_gpu",
     "training.max_failures",
+    "training.max_loss_growth",
     "training.micro_batch_size",
     "training.inference_batch_tokens",
     "training.gradient_checkpointing",
@@ -76,6 +77,8 @@ class SharedStages:
     """The dataset's content hash."""
     recommender: Path | None
     """Directory of the trained ID-based recommender; None where nothing reads one."""
+    checkpoint_bytes: int = 0
+    """Size of a checkpoint, counted on the model's shapes; 0 where it was not counted."""
 
 
 def make_stages(config: Experiment) -> SharedStages:
@@ -85,8 +88,10 @@ def make_stages(config: Experiment) -> SharedStages:
         UserError: bad data, settings or LLM source, or a dataset that leaves nothing to train or validate on.
     """
     from laser.training.inputs import prepare_inputs
+    from laser.training.sharding import checkpoint_size
 
-    return prepare_inputs(config).stages
+    inputs = prepare_inputs(config)
+    return replace(inputs.stages, checkpoint_bytes=checkpoint_size(config, inputs))
 
 
 def with_absolute_paths(config: Experiment) -> Experiment:

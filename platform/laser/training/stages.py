@@ -61,7 +61,11 @@ class TwoStageTraining:
         self.started = time.perf_counter()
 
     def run(self) -> Outcome:
-        """Train what is left to train, then test once."""
+        """Train what is left to train, then test once.
+
+        Raises:
+            FloatingPointError: the loss is not finite or explodes; the checkpoint of the last epoch is kept.
+        """
         state, item_embeddings_IH = self._start()
         for stage, num_epochs in enumerate(self.num_epochs):
             while state.stage <= stage and self._epochs_done(state, stage) < num_epochs:
@@ -133,7 +137,8 @@ class TwoStageTraining:
         else:
             take_step = catalogue_step(engine, train, item_embeddings_IH, training)
         label = f"stage {stage} epoch {done + 1}"
-        return train_epoch(engine, train, take_step, training, state.epoch, label, schedule)
+        num_items = len(self.inputs.items)
+        return train_epoch(engine, train, take_step, training, state.epoch, label, schedule, num_items)
 
     def _end_epoch(
         self, state: TrainingState, stage: int, figures: Mapping[str, float], item_embeddings_IH: Tensor

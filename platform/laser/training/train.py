@@ -5,10 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from laser.config.errors import UserError
 from laser.config.schema import Experiment
 from laser.training.checkpoint import check_same_settings, dependent_settings, latest_checkpoint
 from laser.training.outcome import Outcome, Report, read_outcome
 from laser.training.shared import SharedStages, settings_key, with_absolute_paths
+
+KEPT_CHECKPOINTS = 3
+"""The last, the best, and the one that is being written."""
 
 
 def train_laser(
@@ -33,7 +37,7 @@ def train_laser(
     """
     config = with_absolute_paths(config)
     run_dir = run_dir.absolute()
-    check_resumable(run_dir, config, stages)  # here, because a mistake that shows in a worker looks like our failure
+    preflight(run_dir, config, stages)  # here, because a mistake that shows in a worker looks like our failure
     run_dir.mkdir(parents=True, exist_ok=True)
     if stages.recommender is not None:
         shutil.copytree(stages.recommender, run_dir / "recommender", dirs_exist_ok=True)
@@ -49,12 +53,16 @@ def train_laser(
     return outcome
 
 
-def check_resumable(run_dir: Path, config: Experiment, stages: SharedStages) -> None:
-    """Refuse a run directory whose weights come from other settings or data, and first weights that do not fit.
+def preflight(run_dir: Path, config: Experiment, stages: SharedStages) -> None:
+    """What is checked before workers and GPUs are asked for; config, data, LLM and MLflow are known to be there.
+
+    Refuses a run directory whose weights come from other settings or data, first weights that do not fit, and a disk
+    without room for the checkpoints.
 
     Raises:
-        UserError: names the first setting that differs, or the first weight.
+        UserError: names the first setting that differs, the first weight, or the room that is missing.
     """
+    _check_disk(run_dir, stages.checkpoint_bytes)
     checkpoint = latest_checkpoint(run_dir / "checkpoints")
     if checkpoint is not None:
         check_same_settings(checkpoint.state, dependent_settings(config, stages.fingerprint))
@@ -62,6 +70,17 @@ def check_resumable(run_dir: Path, config: Experiment, stages: SharedStages) -> 
         from laser.training.transfer import check_start  # it imports the models
 
         check_start(config, stages.recommender)
+
+
+def _check_disk(run_dir: Path, checkpoint_bytes: int) -> None:
+    place = next(folder for folder in (run_dir, *run_dir.absolute().parents) if folder.is_dir())
+    held = sum(path.stat().st_size for path in run_dir.glob("checkpoints/*/*") if path.is_file())
+    needed, free = KEPT_CHECKPOINTS * checkpoint_bytes - held, shutil.disk_usage(place).free
+    if needed > free:
+        raise UserError(
+            f"output_dir: {place} has {free / 2**20:,.0f} MiB free and {KEPT_CHECKPOINTS} checkpoints take "
+            f"{needed / 2**20:,.0f} more; free space or set output_dir to another disk"
+        )
 
 
 def run_tags(config: Experiment, stages: SharedStages) -> dict[str, str | int]:
