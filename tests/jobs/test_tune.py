@@ -62,7 +62,7 @@ def test_an_error_in_one_trial_does_not_end_the_others(workplace):
     [failed] = (workplace.directory / "runs" / "sweeps" / "diverging" / "trials").glob("*/error.txt")
     text = failed.read_text()
     assert "in train_epoch" in text and "\x1b" not in text
-    assert text.splitlines()[-1].startswith("FloatingPointError: stage 1 epoch 1, step 2: loss nan")
+    assert text.splitlines()[-1].startswith("FloatingPointError: stage 1 epoch 1, step 2 (users ")
     assert json.loads((failed.parent / "record.json").read_text())["error"] == text.splitlines()[-1]
 
 

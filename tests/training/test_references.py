@@ -8,7 +8,14 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from laser.config.schema import HybridConfig, ItemKNNConfig, ReferencesJob, TextSASRecConfig
+from laser.config.schema import (
+    HybridConfig,
+    ItemKNNConfig,
+    ReferencesJob,
+    SASRecConfig,
+    StackConfig,
+    TextSASRecConfig,
+)
 from laser.data.dataset import Dataset
 from laser.data.prepare import prepare_dataset
 from laser.data.prompts import item_texts
@@ -67,6 +74,10 @@ def test_item_features_are_mean_states_of_each_text_by_itself(dataset, tiny_llm,
         HybridConfig(hidden_size=12, text_width=8),
         TextSASRecConfig(hidden_size=16, num_layers=1, text_width=8, max_epochs=8, batch_size=16, dropout=0.0),
         ItemKNNConfig(hidden_size=4),
+        StackConfig(
+            fitted=ItemKNNConfig(hidden_size=4),
+            trained=SASRecConfig(hidden_size=16, num_layers=1, max_epochs=8, batch_size=16, dropout=0.0),
+        ),
     ],
     ids=lambda config: config.type,
 )

@@ -4,7 +4,7 @@ Torch-free: a job's ``--help`` reads this module alone. Defaults are the paper's
 one. Sections are frozen and refuse unknown keys; values are validated strictly (``'7'`` is not ``7``).
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -243,6 +243,27 @@ class HybridConfig(FittedSection, TextSection):
         return self
 
 
+class StackConfig(Section):
+    """A recommender fitted in closed form and one trained by gradient, side by side; each is made by itself, once."""
+
+    main: ClassVar[str | None] = "type"
+    type: Literal["stack"] = "stack"
+    """The recommender's family."""
+    fitted: Annotated[ItemKNNConfig | EASEConfig | HybridConfig, Field(discriminator="type")] = HybridConfig()
+    """The fitted one, with a type of its own."""
+    trained: Annotated[SASRecConfig | TextSASRecConfig | Bert4RecConfig, Field(discriminator="type")] = (
+        TextSASRecConfig()
+    )
+    """The trained one, with a type of its own."""
+    trained_weight: NonNegativeFloat = 0.5
+    """Weight of the trained one's log-probability beside the fitted one's score, where the stack ranks by itself."""
+
+    @property
+    def hidden_size(self) -> int:
+        """C, both widths."""
+        return self.fitted.hidden_size + self.trained.hidden_size
+
+
 RecommenderConfig = Annotated[
     Bert4RecConfig
     | SASRecConfig
@@ -251,6 +272,7 @@ RecommenderConfig = Annotated[
     | ItemKNNConfig
     | EASEConfig
     | HybridConfig
+    | StackConfig
     | NoRecommenderConfig,
     Field(discriminator="type"),
 ]
@@ -554,7 +576,7 @@ class EvaluateJob(Section):
     """Where prepared data and the converted LLM are looked for; what is missing is made again."""
 
 
-Family = Literal["popularity", "item_knn", "ease", "hybrid", "sasrec", "bert4rec", "text_sasrec"]
+Family = Literal["popularity", "item_knn", "ease", "hybrid", "sasrec", "bert4rec", "text_sasrec", "stack"]
 
 
 class ReferencesJob(Section):
@@ -564,7 +586,7 @@ class ReferencesJob(Section):
     """Raw data: as data.path."""
     format: Literal["auto", "recformer", "recbole", "pairs", "amazon"] = "auto"
     """Layout of the data: as data.format."""
-    families: tuple[Family, ...] = ("popularity", "item_knn", "ease", "hybrid", "sasrec", "bert4rec", "text_sasrec")
+    families: tuple[Family, ...] = get_args(Family)
     """Families to make."""
     max_epochs: PositiveInt = 200
     """Upper bound of epochs for the trained families; they stop before it when validation no longer improves."""
@@ -579,8 +601,11 @@ class ReferencesJob(Section):
     def experiment(self, family: str, settings: dict[str, Any]) -> Experiment:
         """The experiment that has this reference for its recommender."""
         section: dict[str, Any] = {"type": family, **settings}
+        trained = {"max_epochs": self.max_epochs, "seed": self.seed}
         if family in ("sasrec", "bert4rec", "text_sasrec"):
-            section |= {"max_epochs": self.max_epochs, "seed": self.seed}
+            section |= trained
+        if family == "stack":
+            section["trained"] = {**section["trained"], **trained}
         return Experiment.model_validate(
             {
                 "name": f"reference-{family}",

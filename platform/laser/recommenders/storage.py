@@ -19,15 +19,17 @@ from laser.config.schema import (
     PopularityConfig,
     RecommenderConfig,
     SASRecConfig,
+    StackConfig,
     TextSASRecConfig,
 )
-from laser.recommenders.base import SequentialRecommender
+from laser.recommenders.base import FittedRecommender, SequentialRecommender, TrainedRecommender
 from laser.recommenders.bert4rec import BERT4Rec
 from laser.recommenders.ease import EASE
 from laser.recommenders.hybrid import Hybrid
 from laser.recommenders.item_knn import ItemKNN
 from laser.recommenders.popularity import Popularity
 from laser.recommenders.sasrec import SASRec
+from laser.recommenders.stack import Stack
 from laser.recommenders.text_sasrec import TextSASRec
 
 SCHEMA_VERSION = 1
@@ -96,6 +98,12 @@ def build_hybrid(config: HybridConfig, num_items: int) -> Hybrid:
     )
 
 
+def build_stack(config: StackConfig, num_items: int) -> Stack:
+    fitted, trained = build_recommender(config.fitted, num_items), build_recommender(config.trained, num_items)
+    assert isinstance(fitted, FittedRecommender) and isinstance(trained, TrainedRecommender)
+    return Stack(fitted, trained, config.trained_weight)
+
+
 RECOMMENDERS: dict[str, Callable[[Any, int], SequentialRecommender]] = {
     "bert4rec": build_bert4rec,
     "sasrec": build_sasrec,
@@ -104,6 +112,7 @@ RECOMMENDERS: dict[str, Callable[[Any, int], SequentialRecommender]] = {
     "item_knn": build_item_knn,
     "ease": build_ease,
     "hybrid": build_hybrid,
+    "stack": build_stack,
 }
 """`recommender.type` → builder. A new family is added here and to `RecommenderConfig`."""
 

@@ -61,7 +61,9 @@ class TextSASRec(SASRec, ReadsText):
         self.text_IW.copy_(torch.from_numpy(white_IW * self.text_IW.shape[1] ** 0.5))
 
     def encode(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
-        return self._read(self._items(item_ids_BN)) * mask_BN[..., None]
+        """Hidden states of length √C (unit variance): times the item vectors, the cosine in the same unit for all."""
+        states_BNC = F.normalize(self._read(self._items(item_ids_BN)), dim=-1) * self.hidden_size**0.5
+        return states_BNC * mask_BN[..., None]
 
     def item_vectors(self) -> NDArray[np.float32]:
         with torch.no_grad():

@@ -1,5 +1,8 @@
 """MLflow runs: opened, gone on with, filled and closed. The only room that knows MLflow.
 
+A server may go away for a while: what an epoch reports meanwhile is kept and delivered with the next one, or by
+`Run.record` from the run's checkpoints, and all else waits for the server.
+
     tracking = open_tracking(config.tracking)
     with tracking.run(config, "train", name="quickstart", tags={"dataset": "ml-100k"}) as run:
         run.report({"loss": 0.5}, step=1)
@@ -11,11 +14,10 @@ import json
 import logging
 import os
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -31,6 +33,14 @@ from laser.tracking.environment import environment
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
+logger = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 5
+"""A server that takes longer to say that it is well does not answer."""
+PATIENCE_SECONDS = 600
+"""How long a run waits for its server, but for the reports of epochs, which never wait."""
+TELL_SECONDS = 30
+"""Between two lines that say so."""
 PARAMS_PER_REQUEST = 100  # MLflow's limit
 STEP_METRIC = "val/ndcg@10"
 """Reported with every epoch: tells which epochs a run holds already."""
@@ -53,20 +63,41 @@ class Run:
 
     uri: str
     run_id: str
+    undelivered: list[tuple[dict[str, float], int, int]] = field(default_factory=list, compare=False, repr=False)
+    """Metrics, step and time in ms of what this process has reported while the server was away."""
 
     def report(self, metrics: Mapping[str, float], step: int) -> None:
-        """Record the metrics of one step (an epoch)."""
+        """Record the metrics of one step (an epoch), and those that an absent server has missed; never waits for it."""
+        from mlflow.exceptions import MlflowException
+
+        self.undelivered.append((dict(metrics), step, int(time.time() * 1000)))
+        try:
+            if answers(self.uri):
+                self._deliver()
+        except MlflowException:
+            if answers(self.uri):
+                raise
+        if self.undelivered:
+            logger.warning(
+                "MLflow at %s does not answer; %d reports wait for it, the last of epoch %d",
+                masked(self.uri), len(self.undelivered), step,
+            )  # fmt: skip
+
+    def _deliver(self) -> None:
+        """The store takes the same point of the same time once, so a repeated delivery doubles nothing."""
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
-        entities = [Metric(_metric_name(name), float(value), now, step) for name, value in metrics.items()]
-        _client(self.uri).log_batch(self.run_id, metrics=entities)
+        while self.undelivered:
+            metrics, step, time_ms = self.undelivered[0]
+            entities = [Metric(_metric_name(name), float(value), time_ms, step) for name, value in metrics.items()]
+            _store(self.uri).log_batch(self.run_id, metrics=entities)
+            del self.undelivered[0]
 
     def report_missing(self, history: Iterable[Mapping[str, float]]) -> None:
         """Record those rows (metrics and `epoch`) that the run lacks, as after a kill just before a report."""
-        recorded = {
-            point.step for point in _client(self.uri).get_metric_history(self.run_id, _metric_name(STEP_METRIC))
-        }
+        client = _client(self.uri)
+        self._deliver()
+        recorded = {point.step for point in client.get_metric_history(self.run_id, _metric_name(STEP_METRIC))}
         for row in history:
             metrics = dict(row)
             epoch = int(metrics.pop("epoch"))
@@ -295,13 +326,8 @@ def open_tracking(config: TrackingConfig, must_exist: bool = False) -> Tracking:
             raise UserError(f"tracking.uri: {uri}: no such file; set tracking.uri to where the run was recorded")
         return Tracking(f"sqlite:///{path}", config.experiment)
     if scheme in ("http", "https"):
-        try:
-            with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=10):
-                pass
-        except (OSError, urllib.error.URLError, ValueError) as error:
-            raise UserError(
-                f"tracking.uri: {uri} does not answer ({error}); start the MLflow server or set another"
-            ) from error
+        if not answers(uri):
+            raise UserError(f"tracking.uri: {masked(uri)} does not answer; start the MLflow server or set another")
         return Tracking(uri, config.experiment)
     if scheme.partition("+")[0] in ("postgresql", "mysql", "mssql"):
         return Tracking(uri, config.experiment)
@@ -315,8 +341,39 @@ def _artifact_location(uri: str) -> str | None:
     return str(Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts")
 
 
-@lru_cache(maxsize=8)
+def answers(uri: str) -> bool:
+    """Whether an MLflow server answers; a database is reached without one."""
+    if not uri.startswith("http"):
+        return True
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
 def _client(uri: str) -> Any:
+    """The store, as soon as it answers.
+
+    Raises:
+        UserError: it has not answered for PATIENCE_SECONDS.
+    """
+    deadline, told = time.monotonic() + PATIENCE_SECONDS, 0.0
+    while not answers(uri):
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"tracking.uri: {masked(uri)} has not answered for {PATIENCE_SECONDS / 60:.0f} minutes; start MLflow "
+                "again and go on with resume=true: what it has missed is recorded from the checkpoints"
+            )
+        if time.monotonic() > told + TELL_SECONDS:
+            told = time.monotonic()
+            logger.warning("MLflow at %s does not answer; waiting %.0f s for it", masked(uri), deadline - told)
+        time.sleep(1)
+    return _store(uri)
+
+
+@lru_cache(maxsize=8)
+def _store(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("alembic").setLevel(logging.WARNING)

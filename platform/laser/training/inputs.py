@@ -157,7 +157,7 @@ def prepare_inputs(config: Experiment, recommender_directory: Path | None = None
         examples = examples.last(longest)
         encodings = None
         if recommender is not None:
-            key = stage_key("encodings", 2, weights, dataset.fingerprint, split, examples.digest())
+            key = stage_key("encodings", 3, weights, dataset.fingerprint, split, examples.digest())
             own_sequence = dataset.train_items if split in ("train", "prefixes") else None
             encodings = user_encodings(recommender, examples, cache / "encodings", key, own_sequence)
         words = item_prompts if split == "items" else prompts

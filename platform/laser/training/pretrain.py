@@ -21,12 +21,19 @@ from laser.config.compose import stage_key
 from laser.config.errors import UserError
 from laser.config.files import write_json
 from laser.config.progress import progress
-from laser.config.schema import NoRecommenderConfig, RecommenderConfig, RecommenderSection, TextSection
+from laser.config.schema import (
+    NoRecommenderConfig,
+    RecommenderConfig,
+    RecommenderSection,
+    StackConfig,
+    TextSection,
+)
 from laser.data.batches import pad_right, training_batches
 from laser.data.dataset import Dataset
 from laser.data.locking import exclusive
 from laser.evaluation.recommenders import recommender_ranks
 from laser.recommenders.base import FittedRecommender, SequentialRecommender, TrainedRecommender
+from laser.recommenders.stack import Stack
 from laser.recommenders.storage import build_recommender, load_recommender, save_recommender
 from laser.recommenders.text import ReadsText
 from laser.training.item_features import item_features
@@ -72,10 +79,13 @@ def pretrained_recommender(
             shutil.rmtree(aside, ignore_errors=True)  # of a killed process; the lock says that nobody writes there now
             aside.mkdir()
             try:
-                features_IH = None
-                if isinstance(config, TextSection):
-                    features_IH = item_features(config.text_source, config.text_num_layers, dataset, cache_dir)
-                model, result = train_recommender(config, dataset, report, features_IH)
+                if isinstance(config, StackConfig):
+                    model, result = _stack(config, dataset, cache_dir, report)
+                else:
+                    features_IH = None
+                    if isinstance(config, TextSection):
+                        features_IH = item_features(config.text_source, config.text_num_layers, dataset, cache_dir)
+                    model, result = train_recommender(config, dataset, report, features_IH)
                 save_recommender(model, config, dataset.num_items, aside)
                 write_json(aside / "result.json", result)
                 aside.rename(directory)
@@ -147,6 +157,24 @@ def train_recommender(
     return model, {**result, "seconds": time.perf_counter() - started}
 
 
+def _stack(
+    config: StackConfig, dataset: Dataset, cache_dir: Path, report: Report | None
+) -> tuple[SequentialRecommender, dict[str, Any]]:
+    """Put the parts, which are made and cached by themselves, side by side: as `train_recommender`."""
+    started = time.perf_counter()
+    (fitted, _), (trained, of_trained) = (
+        pretrained_recommender(part, dataset, cache_dir, test=False) for part in (config.fitted, config.trained)
+    )
+    assert isinstance(fitted, FittedRecommender) and isinstance(trained, TrainedRecommender)
+    model = Stack(fitted, trained, config.trained_weight).eval()
+    return model, {
+        **_validated(model, dataset, report),
+        "tokens_per_second": of_trained["tokens_per_second"],
+        "trainable_parameters": of_trained["trainable_parameters"],
+        "seconds": time.perf_counter() - started,
+    }
+
+
 def _fit(model: FittedRecommender, dataset: Dataset, report: Report | None) -> dict[str, Any]:
     """Fit all training sequences, and validate: what `train_recommender` returns."""
     started = time.perf_counter()
@@ -155,18 +183,16 @@ def _fit(model: FittedRecommender, dataset: Dataset, report: Report | None) -> d
     _check_enough(dataset, sum(len(sequence) > 1 for sequence in sequences), len(validation))
     model.fit(sequences)
     seconds = time.perf_counter() - started
-    val = recommender_ranks(model, validation).metrics()
+    return {**_validated(model, dataset, report), "tokens_per_second": sum(map(len, sequences)) / seconds}
+
+
+def _validated(model: FittedRecommender, dataset: Dataset, report: Report | None) -> dict[str, Any]:
+    """What `train_recommender` returns of a model without epochs, but for its costs."""
+    val = recommender_ranks(model, dataset.examples("val")).metrics()
     history = [{"epoch": 0, **{f"val/{name}": val[name] for name in val}}]
     if report:
         report(history[0], 0)
-    return {
-        "val": val,
-        "epochs": 0,
-        "best_epoch": 0,
-        "statistics": model.num_statistics,
-        "tokens_per_second": sum(map(len, sequences)) / seconds,
-        "history": history,
-    }
+    return {"val": val, "epochs": 0, "best_epoch": 0, "statistics": model.num_statistics, "history": history}
 
 
 def _train(

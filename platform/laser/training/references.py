@@ -29,6 +29,11 @@ SEARCHES: dict[str, dict[str, list[Any]]] = {
     "sasrec": {"dropout": [0.2, 0.4, 0.6]},
     "bert4rec": {"dropout": [0.2, 0.4], "mask_probability": [0.2, 0.4], "validate_every": [5], "patience": [5]},
     "text_sasrec": {"dropout": [0.2, 0.4]},
+    "stack": {
+        "fitted": [{"type": "hybrid", "history_decay": 0.7}],
+        "trained": [{"type": "text_sasrec", "dropout": 0.4}],
+        "trained_weight": [0.25, 0.5, 1.0],
+    },
 }
 """Family → setting of its section → values; what is not named keeps its default."""
 

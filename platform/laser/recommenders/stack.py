@@ -1,0 +1,68 @@
+"""Two recommenders side by side: statistics of pairs, and a sequence encoder that was trained.
+
+They err apart: counts know what goes together and are silent where nothing was counted, an encoder generalises and
+blurs. A score is that of the fitted one plus w times the log-probability of the trained one; a hidden state holds both.
+
+Shape suffixes: B batch, N history items, C recommender width, I catalogue items.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from laser.recommenders.base import FittedRecommender, Items, TrainedRecommender
+
+
+class Stack(FittedRecommender):
+    """See the module.
+
+    Args:
+        fitted: the one made of statistics; training users are left out of its part of a hidden state.
+        trained: the encoder; it has seen what training users chose.
+        trained_weight: w.
+    """
+
+    def __init__(self, fitted: FittedRecommender, trained: TrainedRecommender, trained_weight: float) -> None:
+        longest = min(fitted.max_history, trained.max_history)
+        super().__init__(fitted.num_items, fitted.hidden_size + trained.hidden_size, longest)
+        self.fitted, self.trained, self.trained_weight = fitted, trained, trained_weight
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        return (*self.fitted.blocks, *self.trained.blocks)
+
+    @property
+    def num_statistics(self) -> int:
+        return self.fitted.num_statistics
+
+    def fit(self, sequences: Sequence[Items]) -> None:
+        """Take the statistics; the encoder is trained by itself."""
+        self.fitted.fit(sequences)
+
+    def encode(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
+        return self._beside_trained(self.fitted.encode(item_ids_BN, mask_BN), item_ids_BN, mask_BN)
+
+    def encode_without(self, item_ids_BN: Tensor, mask_BN: Tensor, own_sequences: Sequence[Items]) -> Tensor:
+        return self._beside_trained(
+            self.fitted.encode_without(item_ids_BN, mask_BN, own_sequences), item_ids_BN, mask_BN
+        )
+
+    def item_vectors(self) -> NDArray[np.float32]:
+        return np.concatenate([self.fitted.item_vectors(), self.trained.item_vectors()], axis=1)
+
+    def scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
+        trained_BI = self.trained.scores(item_ids_BN, mask_BN).log_softmax(dim=-1)
+        return self.fitted.scores(item_ids_BN, mask_BN) + self.trained_weight * trained_BI
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As torch's; the statistics take the sizes of what is loaded."""
+        for part in ("fitted.", "trained."):
+            own = {key.removeprefix(part): value for key, value in state_dict.items() if key.startswith(part)}
+            getattr(self, part.rstrip(".")).load_state_dict(own, strict, assign)
+
+    def _beside_trained(self, states_BNC: Tensor, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
+        return torch.cat([states_BNC, self.trained.encode(item_ids_BN, mask_BN)], dim=-1)
