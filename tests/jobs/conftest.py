@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ SMALL = (
     "training.train_users=60",
     "training.validation_users=60",
 )
+
+SURVIVED = pytest.StashKey[list[tuple[str, str, float, float]]]()
 
 
 @dataclass(frozen=True)
@@ -57,3 +60,19 @@ class Workplace:
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory, repo: Path, smollm2: Path) -> Workplace:
     return Workplace(tmp_path_factory.mktemp("work"), repo)
+
+
+@pytest.fixture
+def survived(request: pytest.FixtureRequest) -> Callable[[str, str, float, float], None]:
+    """Notes a fault that a run has survived, for the table at the end."""
+    rows = request.config.stash.setdefault(SURVIVED, [])
+    return lambda fault, remedy, seconds, difference: rows.append((fault, remedy, seconds, difference))
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    rows = config.stash.get(SURVIVED, [])
+    if rows:
+        terminalreporter.section("faults survived")
+        terminalreporter.line(f"{'fault':44} {'recovered by':28} {'seconds lost':>12} {'difference':>11}")
+        for fault, remedy, seconds, difference in rows:
+            terminalreporter.line(f"{fault:44} {remedy:28} {seconds:12.1f} {difference:11.1e}")

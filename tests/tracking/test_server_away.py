@@ -69,7 +69,7 @@ def test_reports_outlive_the_server_and_are_recorded_once(server, tmp_path, capl
     for epoch in (1, 2):
         run.report({"val/ndcg@10": epoch / 10}, epoch)
     assert time.monotonic() - started < 5, "a report waits for nobody"
-    assert "2 reports wait for it, the last of epoch 2" in caplog.messages[-1]
+    assert "takes no reports; 2 wait for it, the last of epoch 2" in caplog.messages[-1]
     with pytest.raises(UserError, match="does not answer; start the MLflow server"):
         open_tracking(TrackingConfig(uri=server.uri))
 

@@ -371,6 +371,11 @@ class TrainingConfig(Section):
 
     num_workers: NonNegativeInt = 1
     """Ray Train workers; 0 trains in this process with plain torch, without Ray and DeepSpeed."""
+    min_workers: PositiveInt | None = None
+    """Go on with as few workers while the cluster has no room for num_workers, and take up others as it has; null waits
+    for all. The result does not depend on it beyond rounding."""
+    resize_seconds: PositiveFloat = 60.0
+    """With min_workers: seconds between two looks for more room. Taking it up starts the current epoch anew."""
     zero_stage: Literal[0, 2, 3, "auto"] = "auto"
     """DeepSpeed ZeRO stage: 0 replicates, 2 shards optimizer and gradients, 3 also shards the frozen LLM; `auto` takes
     the fastest whose need fits the memory found on the workers, and says why."""
@@ -448,6 +453,12 @@ class TrainingConfig(Section):
     """Recompute the LLM's activations in the backward pass: less memory, 6 N instead of 4 N operations per token."""
     seed: Seed = 0
     """Seed of initialisation, data order and samples."""
+
+    @model_validator(mode="after")
+    def _fewest_are_not_more(self) -> "TrainingConfig":
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError(f"min_workers {self.min_workers} is more than num_workers {self.num_workers}; lower it")
+        return self
 
 
 class TrackingConfig(Section):
@@ -545,6 +556,10 @@ class SearchConfig(Section):
     """asha keeps one in so many trials at each rung."""
     max_concurrent_trials: PositiveInt = 1
     """Trials that run at once; each takes training.num_workers workers."""
+    max_retries: NonNegativeInt = 0
+    """Times that a failed trial is tried again within a sweep, from its last whole checkpoint. A restart of its
+    workers (training.max_failures) is no failure of the trial; a sweep that goes on with resume=true tries failed ones
+    too."""
     driver_resource: str | None = None
     """Custom resource of the nodes that trials' own processes keep to, while their workers run anywhere: `head` on the
     clusters of cluster.yaml, deploy/kuberay and jobs/cluster.py. They report to MLflow from there, a node that is

@@ -41,6 +41,8 @@ PATIENCE_SECONDS = 600
 """How long a run waits for its server, but for the reports of epochs, which never wait."""
 TELL_SECONDS = 30
 """Between two lines that say so."""
+SERVER_ERROR = 500
+"""From here on it is the store that fails: a server that is gone, a disk that is full."""
 PARAMS_PER_REQUEST = 100  # MLflow's limit
 STEP_METRIC = "val/ndcg@10"
 """Reported with every epoch: tells which epochs a run holds already."""
@@ -64,22 +66,22 @@ class Run:
     uri: str
     run_id: str
     undelivered: list[tuple[dict[str, float], int, int]] = field(default_factory=list, compare=False, repr=False)
-    """Metrics, step and time in ms of what this process has reported while the server was away."""
+    """Metrics, step and time in ms of what this process has reported while the store took none."""
 
     def report(self, metrics: Mapping[str, float], step: int) -> None:
-        """Record the metrics of one step (an epoch), and those that an absent server has missed; never waits for it."""
+        """Record the metrics of one step (an epoch), and those that the store has missed; never waits for it."""
         from mlflow.exceptions import MlflowException
 
         self.undelivered.append((dict(metrics), step, int(time.time() * 1000)))
         try:
             if answers(self.uri):
                 self._deliver()
-        except MlflowException:
-            if answers(self.uri):
+        except MlflowException as error:
+            if error.get_http_status_code() < SERVER_ERROR:
                 raise
         if self.undelivered:
             logger.warning(
-                "MLflow at %s does not answer; %d reports wait for it, the last of epoch %d",
+                "MLflow at %s takes no reports; %d wait for it, the last of epoch %d",
                 masked(self.uri), len(self.undelivered), step,
             )  # fmt: skip
 
@@ -234,10 +236,18 @@ class Tracking:
             run.finish("KILLED")
             raise
         except BaseException as error:
-            run.set_tags({"error": masked(f"{type(error).__name__}: {error}")[:5000]})
-            run.finish("FAILED")
+            self._record_failure(run, error)
             raise
         run.finish("FINISHED")
+
+    @staticmethod
+    def _record_failure(run: Run, error: BaseException) -> None:
+        """What ends a run may end its store too, a full disk for one; then the first error is the one to show."""
+        try:
+            run.set_tags({"error": masked(f"{type(error).__name__}: {error}")[:5000]})
+            run.finish("FAILED")
+        except Exception as second:
+            logger.warning("run %s could not be closed: %s", run.run_id, masked(str(second)).splitlines()[0])
 
     def find(self, run_id: str, setting: str = "run_id") -> Run:
         """A recorded run.

@@ -4,7 +4,7 @@ A checkpoint is a directory `checkpoints/<stage>-epoch<number>` of the run:
 
     trainable.safetensors        every trainable weight in full shape, float32
     optimizer.safetensors        Adam's two moments of each weight in full shape, and the step count
-    item_embeddings.safetensors  the catalogue as the LLM reads it, each item at length 1, training.item_dtype (I, H)
+    item_embeddings.safetensors  what is compared of each item, training.item_dtype (I, D); without a head at length 1
     state.json                   position in the training, settings, metrics so far, which checkpoint is best
     checksums.json               SHA-256 of the files above; written last
 
@@ -44,7 +44,7 @@ class TrainingState:
     """Where a run stands after a whole epoch."""
 
     stage: int
-    """0, 1 or 2; 0 with `stage_epoch` 0 before any training."""
+    """0, 1 or 2; 0 with `stage_epoch` 0 before any of the stages, and after the head's warm start."""
     stage_epoch: int
     """Epochs done in this stage."""
     epoch: int
@@ -102,12 +102,16 @@ def write_checkpoint(
     optimizer: Mapping[str, Tensor],
     item_embeddings_IH: Tensor,
 ) -> Checkpoint:
-    """Write aside, hash, rename. An earlier checkpoint of the same name is replaced."""
+    """Write aside, hash, rename. An earlier checkpoint of the same name is replaced.
+
+    Raises:
+        UserError: the disk does not take it; what was there before stays.
+    """
     name = checkpoint_name(state.stage, state.stage_epoch)
     aside = directory / f".{name}.{os.getpid()}.writing"
     shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
     try:
+        aside.mkdir(parents=True)
         save_file(dict(trainable), aside / "trainable.safetensors")
         save_file(dict(optimizer), aside / "optimizer.safetensors")
         save_file({"item_embeddings": item_embeddings_IH.contiguous()}, aside / "item_embeddings.safetensors")
@@ -119,6 +123,11 @@ def write_checkpoint(
         shutil.rmtree(place, ignore_errors=True)
         aside.rename(place)
         _sync(directory)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{directory}: checkpoint {name} could not be written ({error}); make room and go on with resume=true: the "
+            "checkpoint before it counts"
+        ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return Checkpoint(place, state)

@@ -89,7 +89,8 @@ def train_on_workers(config: Experiment, run_dir: Path, report: Report, callback
         train_loop_config={"config": config.model_dump_json(), "run_dir": str(run_dir)},
         torch_config=TorchConfig(backend="nccl" if training.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=training.num_workers,
+            num_workers=(training.min_workers, training.num_workers) if training.min_workers else training.num_workers,
+            elastic_resize_monitor_interval_s=training.resize_seconds,
             use_gpu=training.use_gpu,
             resources_per_worker={"CPU": training.cpus_per_worker} | ({"GPU": 1} if training.use_gpu else {}),
         ),
@@ -108,6 +109,7 @@ def train_on_workers(config: Experiment, run_dir: Path, report: Report, callback
 def _worker(settings: dict[str, str]) -> None:
     """What each Ray Train worker runs: open the shared inputs, shard the model, train in step with the others."""
     config = Experiment.model_validate_json(settings["config"])
+    config = with_overrides(config, {"training.num_workers": get_context().get_world_size()})  # elastic: what there is
     training = config.training
     logging.getLogger().setLevel(logging.WARNING)  # Ray Train has given it handlers, and tells each report
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed calls old names

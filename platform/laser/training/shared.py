@@ -20,6 +20,8 @@ HOW_IT_RUNS = (
     "tracking.uri",
     "tracking.experiment",
     "training.num_workers",
+    "training.min_workers",
+    "training.resize_seconds",
     "training.zero_stage",
     "training.cpus_per_worker",
     "training.use_gpu",

@@ -34,12 +34,16 @@ from laser.training.outputs import Outputs, cached_outputs
 
 logger = logging.getLogger(__name__)
 
-CALIBRATION = 2048
-"""Validation users, and prefixes, that single weights are tried on."""
-CALIBRATION_SCORES = 2**24
-"""Most scores of these users and all items that are held, once for each part: 64 MiB."""
+CALIBRATION_USERS = 8192
+"""Most validation users that single weights are tried on."""
+CALIBRATION_SCORES = 2**25
+"""Most scores of these users and all items that are held, once for each part: 128 MiB."""
+CALIBRATION_PREFIXES = 2048
+"""Prefixes that the common scale is tried on."""
 EXPONENTS = range(-8, 9)
-"""Powers of 2 that are tried for a weight."""
+"""Powers of 2 that are tried for a weight first, and for the common scale."""
+STEPS = ([2.0**exponent for exponent in EXPONENTS], [0.5, 0.7, 1.0, 1.4, 2.0], [0.7, 0.84, 1.0, 1.19, 1.4])
+"""Factors that are tried for each weight, round after round."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ class _Sample:
     @staticmethod
     def of(fit: "_Fit", random: np.random.Generator) -> "_Sample":
         """A sample of so many users that their scores do not take much memory, whatever the catalogue."""
-        size = max(1, min(CALIBRATION, CALIBRATION_SCORES // len(fit.items_IH)))
+        size = max(1, min(CALIBRATION_USERS, CALIBRATION_SCORES // len(fit.items_IH)))
         rows = np.sort(random.permutation(len(fit.val))[:size])
         states_SC, items_IC = fit.val_states_EC[rows], fit.item_states_IC
         blocks = [states_SC[:, start:end] @ items_IC[:, start:end].T for start, end in pairwise(fit.block_starts)]
@@ -135,10 +139,10 @@ class _Fit:
     def calibrate(self) -> None:
         """Set the few single weights of the score before the many are trained: their units know nothing of each other.
 
-        A learning rate that suits the rest does not get from one order of magnitude to the next. So powers of 2 are
-        tried: for each of the recommender's blocks, the cosine and the history bias by the NDCG@10 of a sample of the
-        validation users, one after the other, twice; then for all together, which changes no rank, by the training
-        loss of a sample.
+        A learning rate that suits the rest does not get from one order of magnitude to the next. So factors are tried:
+        for each of the recommender's blocks, the cosine and the history bias by the NDCG@10 of a sample of the
+        validation users, one after the other, in three rounds of ever smaller steps; then for all together, which
+        changes no rank, by the training loss of a sample.
         """
         head = self.head.eval()
         if head.state_weight_C is None:
@@ -148,15 +152,14 @@ class _Fit:
         weights = [1.0 / max(1e-20, float(scores_SI.amax(dim=1).mean())) for scores_SI in sample.scores]
         weights[-1] = float(head.text_scale)  # a cosine has a unit; the blocks' best items begin at 1, on average
         bias = 0.0
-        for exponents in (EXPONENTS, (0, -1, 1)):
+        for steps in STEPS:
             for number in range(1, len(weights)):
-                tried = [[*weights[:number], weights[number] * 2.0**e, *weights[number + 1 :]] for e in exponents]
+                tried = [[*weights[:number], weights[number] * step, *weights[number + 1 :]] for step in steps]
                 weights = max(tried, key=lambda candidate: sample.ndcg(candidate, bias))
             if head.history_bias is not None:
-                first = exponents is EXPONENTS
-                biases = [0.0, *(-(2.0**e) for e in exponents)] if first else [bias * 2.0**e for e in exponents]
+                biases = [bias * step for step in steps] if bias else [0.0, *(-(2.0**e) for e in EXPONENTS)]
                 bias = max(biases, key=lambda candidate: sample.ndcg(weights, candidate))
-        prefixes, losses = random.permutation(len(self.prefixes))[:CALIBRATION], []
+        prefixes, losses = random.permutation(len(self.prefixes))[:CALIBRATION_PREFIXES], []
         for exponent in EXPONENTS:
             self._set(weights, bias, 2.0**exponent)
             losses.append(float(self._loss(prefixes)))

@@ -105,6 +105,7 @@ def run_search(plan: SearchPlan, sweep: Sweep, tracker: Tracker) -> list[TrialRe
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(sweep.path),
+            failure_config=tune.FailureConfig(max_failures=search.max_retries),
             verbose=0,
             callbacks=[_RecordKeeper(sweep, tracker), tune.logger.JsonLoggerCallback()],
         ),
@@ -157,6 +158,10 @@ class _RecordKeeper(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         ours = self._ours(trial)
         end_trial(ours, "finished" if read_outcome(ours.path) else "stopped", self.tracker)
+
+    def on_trial_recover(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
+        error = COLOURS.sub("", Path(trial.error_file).read_text()).strip() if trial.error_file else "its process died"
+        logger.warning("trial %s is tried again after: %s", self._ours(trial).name, error.splitlines()[-1])
 
     def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         error = COLOURS.sub("", Path(trial.error_file).read_text()).strip()  # get_error() looks where it is not yet

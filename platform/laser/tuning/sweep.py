@@ -40,7 +40,13 @@ SYMBOLS = {
 }
 """How the paper calls what is most often varied; other settings are called by the last part of their key."""
 
-_MAY_CHANGE_ON_RESUME = (*HOW_IT_RUNS, "search.max_concurrent_trials", "search.num_samples", "search.driver_resource")
+_MAY_CHANGE_ON_RESUME = (
+    *HOW_IT_RUNS,
+    "search.max_concurrent_trials",
+    "search.max_retries",
+    "search.num_samples",
+    "search.driver_resource",
+)
 
 TrialState = Literal["finished", "stopped", "failed"]
 """finished: all its epochs; stopped: early, by the scheduler; failed: by an error."""
