@@ -10,7 +10,7 @@ AUDIT := .cache/audit-venv
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo ui cluster-local cluster-local-stop test lint types contract unit test-slow audit format clean
+.PHONY: help venv demo ui cluster-local cluster-local-stop test lint types contract unit test-slow chaos audit format clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ unit: $(STAMP) ## pytest, without the slow tests
 
 test-slow: $(STAMP) ## the tests that take minutes
 	$(BIN)/python -m pytest -q -m slow
+
+chaos: $(STAMP) ## kill workers, jobs, trials and nodes, fill the disk: what each costs, and that nothing is lost
+	$(BIN)/python -m pytest -q -m ray tests/jobs/test_chaos.py tests/tracking/test_server_away.py
 
 # pip-audit is no part of the pinned environment: it has one of its own, made anew each time so that it is the latest.
 # --strict: a package that the database does not know fails the audit, instead of passing unseen.

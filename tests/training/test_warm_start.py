@@ -6,6 +6,7 @@ import torch
 from laser.config.compose import with_overrides
 from laser.config.errors import UserError
 from laser.config.schema import Experiment
+from laser.training.checkpoint import read_checkpoint
 from laser.training.engine import PlainEngine
 from laser.training.inputs import prepare_inputs
 from laser.training.loop import encode_items, evaluate, outputs
@@ -114,3 +115,13 @@ def test_what_it_cannot_do_is_said_in_one_line(config, overrides, complaint, tmp
 def test_a_warm_start_without_a_head_is_refused():
     with pytest.raises(UserError, match=r"warm_start\.epochs: 3; there is no head to train"):
         with_overrides(Experiment(), {"warm_start.epochs": 3})
+
+
+def test_a_head_that_is_ready_can_be_left_as_it_is(config, tmp_path):
+    config = with_overrides(config, {"training.head_learning_rate": 0.0, "training.stage2_epochs": 0})
+    train_here(config, tmp_path, lambda *_: None)
+    before, after = (
+        read_checkpoint(tmp_path / "checkpoints" / name).trainable() for name in ("stage0-epoch0000", "stage1-epoch0001")
+    )
+    moved = {name for name, weight in after.items() if not torch.equal(weight, before[name])}
+    assert moved == {name for name in after if not name.startswith("head.")}

@@ -419,6 +419,8 @@ class TrainingConfig(Section):
     """Adam learning rate of the M-Former and its router. Paper: 1e-4."""
     token_learning_rate: PositiveFloat | None = None
     """Adam learning rate of the virtual tokens (query tokens, suffix); null takes learning_rate, as the paper."""
+    head_learning_rate: NonNegativeFloat | None = None
+    """Adam learning rate of the head in the stages; null takes learning_rate, 0 leaves it as it was made ready."""
     weight_decay: NonNegativeFloat = 0.0
     """AdamW weight decay; 0 is Adam, as in the paper."""
     warmup_steps: NonNegativeInt = 0

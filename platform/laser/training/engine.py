@@ -82,13 +82,20 @@ def numel(parameter: nn.Parameter) -> int:
 
 
 def parameter_groups(laser: Laser, config: TrainingConfig) -> list[dict]:
-    """Optimizer groups: the virtual tokens with their learning rate, and all other trainable weights with theirs."""
+    """Optimizer groups: the virtual tokens, the head and all other trainable weights, each with their learning rate."""
+    rates = {
+        "tokens": config.learning_rate if config.token_learning_rate is None else config.token_learning_rate,
+        "head": config.learning_rate if config.head_learning_rate is None else config.head_learning_rate,
+        "others": config.learning_rate,
+    }
     tokens = set(laser.virtual_token_names())
-    token_rate = config.token_learning_rate if config.token_learning_rate is not None else config.learning_rate
+
+    def kind(name: str) -> str:
+        return "tokens" if name in tokens else "head" if name.startswith("head.") else "others"
+
     named = laser.trainable_parameters()
-    groups = [
-        {"params": [p for name, p in named.items() if name in tokens], "lr": token_rate},
-        {"params": [p for name, p in named.items() if name not in tokens], "lr": config.learning_rate},
+    groups: list[dict] = [
+        {"params": [p for name, p in named.items() if kind(name) == group], "lr": rate} for group, rate in rates.items()
     ]
     groups = [group for group in groups if group["params"]]
     for group in groups:
