@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from laser.config.cli import run_job
-from laser.config.schema import BenchmarkJob
+from laser.config.jobs import BenchmarkJob
 
 logger = logging.getLogger("benchmark")
 

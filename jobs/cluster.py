@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from laser.config.cli import run_job
-from laser.config.schema import ClusterJob
+from laser.config.jobs import ClusterJob
 
 logger = logging.getLogger("cluster")
 

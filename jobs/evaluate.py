@@ -7,7 +7,8 @@ from typing import Any
 
 from laser.config.cli import run_job
 from laser.config.errors import UserError
-from laser.config.schema import EvaluateJob, Experiment
+from laser.config.jobs import EvaluateJob
+from laser.config.schema import Experiment
 
 
 def main(job: EvaluateJob) -> Mapping[str, Any]:

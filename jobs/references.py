@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from laser.config.cli import run_job
-from laser.config.schema import ReferencesJob
+from laser.config.jobs import ReferencesJob
 
 logger = logging.getLogger("references")
 

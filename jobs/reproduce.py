@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from laser.config.cli import run_job
-from laser.config.schema import ReproduceJob
+from laser.config.jobs import ReproduceJob
 
 
 def main(job: ReproduceJob) -> Mapping[str, Any]:

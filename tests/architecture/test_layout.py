@@ -65,7 +65,8 @@ def test_config_room_imports_without_torch():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(REPO)))
 def test_every_config_loads(path: Path):
     from laser.config.compose import load_config
-    from laser.config.schema import BenchmarkJob, Experiment, TuneExperiment
+    from laser.config.jobs import BenchmarkJob
+    from laser.config.schema import Experiment, TuneExperiment
     from laser.config.space import parse_space
 
     schema = {"tune": TuneExperiment, "benchmark": BenchmarkJob}.get(path.parent.name, Experiment)

@@ -9,7 +9,7 @@ import pytest
 SCRIPT = """
 import json
 from laser.benchmarks.catalogue import run
-from laser.config.schema import BenchmarkJob
+from laser.config.jobs import BenchmarkJob
 job = BenchmarkJob.model_validate({
     "suite": "catalogue", "training": {"item_dtype": "bf16"},
     "benchmark": {"catalogue_items": 24_576, "catalogue_users": 4, "rounds": 1, "warmup_rounds": 0},

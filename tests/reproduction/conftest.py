@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from laser.config.compose import load_config
-from laser.config.schema import ReproduceJob
+from laser.config.jobs import ReproduceJob
 from laser.reproduction.cells import wanted_table
 from laser.reproduction.run import Reproduction, look_up
 from laser.tracking.cells import CellStore

@@ -19,6 +19,8 @@ from laser.config.schema import Experiment, TrackingConfig
 from laser.tracking import runs
 from laser.tracking.runs import answers, open_tracking
 
+pytestmark = pytest.mark.ray  # starts processes, though none of Ray's: `make chaos` runs it too
+
 
 class Server:
     """An MLflow server on loopback, over one SQLite file."""

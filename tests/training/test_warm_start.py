@@ -121,7 +121,8 @@ def test_a_head_that_is_ready_can_be_left_as_it_is(config, tmp_path):
     config = with_overrides(config, {"training.head_learning_rate": 0.0, "training.stage2_epochs": 0})
     train_here(config, tmp_path, lambda *_: None)
     before, after = (
-        read_checkpoint(tmp_path / "checkpoints" / name).trainable() for name in ("stage0-epoch0000", "stage1-epoch0001")
+        read_checkpoint(tmp_path / "checkpoints" / name).trainable()
+        for name in ("stage0-epoch0000", "stage1-epoch0001")
     )
     moved = {name for name, weight in after.items() if not torch.equal(weight, before[name])}
     assert moved == {name for name in after if not name.startswith("head.")}

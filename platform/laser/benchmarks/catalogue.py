@@ -16,7 +16,7 @@ from torch import Tensor
 
 from laser.benchmarks.measure import matrix_product, peak_mib, take_turns
 from laser.benchmarks.suites import BenchmarkResult
-from laser.config.schema import BenchmarkJob
+from laser.config.jobs import BenchmarkJob
 from laser.evaluation.ranking import catalogue_ranks
 from laser.training.loop import ITEM_DTYPES
 from laser.training.losses import item_contrastive_loss

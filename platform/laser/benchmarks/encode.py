@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from laser.benchmarks.measure import Work, matrix_product, ratio, take_turns, wait
 from laser.benchmarks.suites import BenchmarkResult
 from laser.config.compose import with_overrides
-from laser.config.schema import BenchmarkJob
+from laser.config.jobs import BenchmarkJob
 from laser.data.batches import inference_batches
 from laser.models.llm import choose_dtype
 from laser.training.engine import PlainEngine

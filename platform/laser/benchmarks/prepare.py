@@ -24,7 +24,7 @@ import laser
 from laser.benchmarks.generated import generate
 from laser.benchmarks.measure import Timing, ratio, take_turns
 from laser.benchmarks.suites import BenchmarkResult
-from laser.config.schema import BenchmarkJob
+from laser.config.jobs import BenchmarkJob
 from laser.data.streams import line_blocks, open_text
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from laser.benchmarks.measure import Timing, matrix_product, peak_mib, ratio, take_turns
 from laser.benchmarks.suites import BenchmarkResult
-from laser.config.schema import BenchmarkConfig, BenchmarkJob
+from laser.config.jobs import BenchmarkConfig, BenchmarkJob
 from laser.data.wheels import fetch_wheel
 from laser.evaluation.metrics import ranking_metrics
 from laser.evaluation.ranking import catalogue_ranks, ranks

@@ -20,7 +20,7 @@ from torch.multiprocessing.spawn import spawn
 from laser.benchmarks.measure import wait
 from laser.benchmarks.suites import BenchmarkResult
 from laser.config.compose import with_overrides
-from laser.config.schema import BenchmarkJob
+from laser.config.jobs import BenchmarkJob
 from laser.data.batches import training_batches
 from laser.models.laser import build_laser
 from laser.models.llm import choose_dtype, load_llm

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from laser.config.schema import BenchmarkJob
+from laser.config.jobs import BenchmarkJob
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from laser.benchmarks.measure import Timing, Work, matrix_product, ratio, take_t
 from laser.benchmarks.peer_trainer import PeerTrainer
 from laser.benchmarks.suites import BenchmarkResult
 from laser.config.compose import with_overrides
-from laser.config.schema import BenchmarkJob
+from laser.config.jobs import BenchmarkJob
 from laser.data.batches import training_batches
 from laser.models.llm import choose_dtype
 from laser.training.engine import PlainEngine

@@ -18,7 +18,7 @@ from statistics import median
 from typing import Any
 
 from laser.benchmarks.suites import BenchmarkResult
-from laser.config.schema import BenchmarkJob
+from laser.config.jobs import BenchmarkJob
 from laser.training.checkpoint import latest_checkpoint
 from laser.training.inputs import prepare_inputs
 

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from laser.config.compose import flatten, stage_key, with_overrides
 from laser.config.errors import UserError
-from laser.config.schema import Experiment, ReproduceJob
+from laser.config.jobs import ReproduceJob
+from laser.config.schema import Experiment
 from laser.data.dataset import Dataset
 from laser.data.prepare import prepare_dataset
 from laser.reproduction.paper import Row, Table, read_paper

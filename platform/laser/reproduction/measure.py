@@ -7,7 +7,8 @@ from statistics import fmean
 from typing import Any
 
 from laser.config.compose import changed_settings
-from laser.config.schema import Experiment, ReproduceJob
+from laser.config.jobs import ReproduceJob
+from laser.config.schema import Experiment
 from laser.data.dataset import Dataset
 from laser.evaluation.significance import compare
 from laser.evaluation.user_ranks import UserRanks, read_ranks

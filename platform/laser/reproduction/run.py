@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from laser.config.schema import ReproduceJob, SearchConfig, TuneExperiment
+from laser.config.jobs import ReproduceJob
+from laser.config.schema import SearchConfig, TuneExperiment
 from laser.data.dataset import Dataset
 from laser.data.prepare import prepare_dataset
 from laser.reproduction.cells import Cell, base_experiment, cells_directory, cells_of, distinct

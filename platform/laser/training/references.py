@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from laser.config.files import write_json
-from laser.config.schema import Experiment, ReferencesJob
+from laser.config.jobs import ReferencesJob
+from laser.config.schema import Experiment
 from laser.data.dataset import Dataset
 from laser.training.outcome import SELECTION_METRIC, TEST_RANKS
 from laser.training.pretrain import pretrained_recommender
