@@ -243,7 +243,8 @@ def test_a_lost_node_and_fewer_workers_for_a_while(workplace, undisturbed, survi
         note = Note.read(tmp_path / "cluster" / "cluster.json")
         assert note is not None
         job = Job(workplace, "node", *TWO, "training.min_workers=1", "training.resize_seconds=5", epochs=LONG)
-        job.environment = cluster.environment
+        token = (tmp_path / "cluster" / "token").read_text().strip()  # in place of that of all other tests
+        job.environment = {**cluster.environment, "RAY_AUTH_TOKEN": token}
         job.start()
         job.wait_for_epoch(1, 1)
         raylets = [process for process in marked_processes(note.session) if process.name() == "raylet"]
