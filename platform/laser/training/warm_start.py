@@ -114,6 +114,10 @@ class _Sample:
         return ranking_metrics(ranks(scores_SI, self.targets_S).cpu().numpy())[SELECTION_METRIC]
 
 
+def _times(unit: float) -> list[float]:
+    return [unit * step for step in STEPS[0]]
+
+
 class _Fit:
     """The head by itself, and all that it reads."""
 
@@ -142,23 +146,25 @@ class _Fit:
         A learning rate that suits the rest does not get from one order of magnitude to the next. So factors are tried:
         for the history bias, each of the recommender's blocks and the cosine by the NDCG@10 of a sample of the
         validation users, one after the other, in three rounds of ever smaller steps; then for all together, which
-        changes no rank, by the training loss of a sample. The bias goes first: what ranks the history high is else
-        judged by that, and the search ends in a worse place.
+        changes no rank, by the training loss of a sample. The bias goes first, as what ranks the history high is else
+        judged by that; and each part joins those before it, or stays out, for one that misleads would spoil the choice
+        of all others.
         """
         head = self.head.eval()
         if head.state_weight_C is None:
             return
         random = np.random.default_rng(self.config.training.seed)
         sample = _Sample.of(self, random)
-        weights = [1.0 / max(1e-20, float(scores_SI.amax(dim=1).mean())) for scores_SI in sample.scores]
-        weights[-1] = float(head.text_scale)  # a cosine has a unit; the blocks' best items begin at 1, on average
-        bias = 0.0
+        units = [1.0 / max(1e-20, float(scores_SI.amax(dim=1).mean())) for scores_SI in sample.scores]
+        units[-1] = float(head.text_scale)  # a cosine has a unit; the blocks' best items begin at 1, on average
+        weights, bias = [units[0], *(0.0 for _ in units[1:])], 0.0
         for steps in STEPS:
             if head.history_bias is not None:
                 biases = [bias * step for step in steps] if bias else [0.0, *(-step for step in STEPS[0])]
                 bias = max(biases, key=lambda candidate: sample.ndcg(weights, candidate))
             for number in range(1, len(weights)):
-                tried = [[*weights[:number], weights[number] * step, *weights[number + 1 :]] for step in steps]
+                sizes = [weights[number] * step for step in steps] if weights[number] else [0.0, *_times(units[number])]
+                tried = [[*weights[:number], size, *weights[number + 1 :]] for size in sizes]
                 weights = max(tried, key=lambda candidate: sample.ndcg(candidate, bias))
         prefixes, losses = random.permutation(len(self.prefixes))[:CALIBRATION_PREFIXES], []
         for exponent in EXPONENTS:
