@@ -27,8 +27,8 @@ SEARCHES: dict[str, dict[str, list[Any]]] = {
     "item_knn": {"history_decay": [0.5, 0.6, 0.7, 0.8], "degree_exponent": [0.0, 0.1, 0.25]},
     "ease": {"history_decay": [0.7, 0.85], "l2": [100.0, 400.0]},
     "hybrid": {"history_decay": [0.7, 0.85], "text_weight": [3.0, 6.0, 9.0]},
-    "sasrec": {"dropout": [0.4, 0.6], "hidden_size": [64, 128], "batch_size": [64, 256]},
-    "bert4rec": {"dropout": [0.2, 0.4], "mask_probability": [0.2, 0.4], "validate_every": [5], "patience": [5]},
+    "sasrec": {"dropout": [0.4, 0.6], "batch_size": [64, 256]},
+    "bert4rec": {"dropout": [0.2, 0.4], "mask_probability": [0.2, 0.4], "validate_every": [5], "patience": [3]},
     "text_sasrec": {"dropout": [0.2, 0.4]},
     "stack": {
         "fitted": [{"type": "hybrid", "history_decay": 0.7}],
