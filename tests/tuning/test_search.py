@@ -2,7 +2,9 @@
 
 from laser.config.compose import with_overrides
 from laser.config.schema import TuneExperiment
+from laser.training.outcome import EPOCH
 from laser.tuning.search import _scheduler
+from laser.tuning.trial import METRIC, best_report
 
 
 def test_asha_counts_the_epochs_of_all_stages_and_of_the_warm_start():
@@ -20,3 +22,10 @@ def test_asha_counts_the_epochs_of_all_stages_and_of_the_warm_start():
     scheduler = _scheduler(config)
     assert config.num_epochs == 10
     assert scheduler is not None and scheduler._max_t == 9  # the last epoch is no rung
+
+
+def test_the_untrained_model_is_no_candidate_unless_it_is_alone():
+    untrained, first, second = ({EPOCH: float(epoch), METRIC: score} for epoch, score in enumerate((0.3, 0.1, 0.2)))
+    assert best_report([untrained, first, second]) == second
+    assert best_report([untrained]) == untrained
+    assert best_report([]) == {}

@@ -27,7 +27,7 @@ from laser.training.ray_train import cluster
 from laser.training.shared import SharedStages, as_experiment, make_stages, with_absolute_paths
 from laser.tuning.plan import Domain, planned_trials
 from laser.tuning.sweep import Sweep, Trial, TrialRecord
-from laser.tuning.trial import METRIC, Tracker, end_trial, end_unfinished, epoch_reports, train_trial
+from laser.tuning.trial import METRIC, Tracker, best_report, end_trial, end_unfinished, epoch_reports, train_trial
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ def _run_trial(
             reports = epoch_reports(trial)
             for report in reports:
                 tune.report(report)
-            return {EPOCH: reports[-1][EPOCH], METRIC: max(report[METRIC] for report in reports)}
+            return {EPOCH: reports[-1][EPOCH], METRIC: best_report(reports)[METRIC]}
 
         def epoch_done(metrics: Mapping[str, float], epoch: int) -> None:
             tune.report({**metrics, EPOCH: epoch})

@@ -98,7 +98,7 @@ def end_trial(
         trial.path.mkdir(parents=True, exist_ok=True)
         (trial.path / "error.txt").write_text(f"{error}\n")
     reports, outcome = epoch_reports(trial), read_outcome(trial.path)
-    best = max(reports, key=lambda report: report[METRIC], default={})
+    best = best_report(reports)
     record = TrialRecord(
         name=trial.name,
         overrides=trial.overrides,
@@ -123,6 +123,12 @@ def end_unfinished(sweep: Sweep, tracker: Tracker) -> None:
     for trial in sweep.unfinished_trials():
         if trial.run_id is not None:
             tracker.finish(trial.run_id, "interrupted", run_results(trial.path), None)
+
+
+def best_report(reports: list[dict[str, float]]) -> dict[str, float]:
+    """The report of the selected epoch: the untrained model, epoch 0, is none of the candidates unless it is alone."""
+    trained = [report for report in reports if report[EPOCH] > 0]
+    return max(trained or reports, key=lambda report: report[METRIC], default={})
 
 
 def epoch_reports(trial: Trial) -> list[dict[str, float]]:
