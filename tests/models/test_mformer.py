@@ -7,13 +7,13 @@ import torch
 from laser.models.mformer import MFormer, Router
 
 
-def mformer(num_experts: int = 3, bf16: bool = False) -> MFormer:
+def mformer(num_experts: int = 3, bf16: bool = False, num_virtual_tokens: int = 4) -> MFormer:
     torch.manual_seed(0)
     return MFormer(
         recommender_width=6,
         llm_width=10,
         num_experts=num_experts,
-        num_virtual_tokens=4,
+        num_virtual_tokens=num_virtual_tokens,
         num_layers=2,
         hidden_size=8,
         num_heads=2,
@@ -135,3 +135,19 @@ def test_without_straight_through_the_prefix_teaches_the_router_nothing():
     output = model(*encodings())
     (gradient,) = torch.autograd.grad(output.prefix_BLH.sum(), model.router.score.weight, allow_unused=True)
     assert gradient is None
+
+
+def test_gradients_are_the_same_to_the_bit_each_time():
+    """Several rows share an expert, and two threads add their gradients up."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        model = mformer(2, num_virtual_tokens=256)
+        encoding_BNC, mask_BN = encodings(64)
+        found = [
+            torch.autograd.grad(model(encoding_BNC, mask_BN).prefix_BLH.square().sum(), model.query_tokens)[0]
+            for _ in range(8)
+        ]
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(gradient, found[0]) for gradient in found)

@@ -10,6 +10,7 @@ look into dataclasses.
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
@@ -135,7 +136,10 @@ class MFormer(nn.Module):
         gate_BX = routing.gate_BK.gather(1, expert_BX)
         if not self.straight_through:
             gate_BX = gate_BX.detach()
-        query_YLD = self.query_tokens[expert_BX.flatten()]
+        # Not by indexing: several threads would add its gradient up in an order of their own, other in each run.
+        query_YLD = F.embedding(expert_BX.flatten(), self.query_tokens.flatten(1)).unflatten(
+            1, self.query_tokens.shape[1:]
+        )
         if experts > 1:  # each user's experts follow one another
             encoding_BNC, mask_BN = (x.repeat_interleave(experts, dim=0) for x in (encoding_BNC, mask_BN))
         with torch.autocast(encoding_BNC.device.type, torch.bfloat16, enabled=self.bf16):

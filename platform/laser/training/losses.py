@@ -70,10 +70,12 @@ def _of_bias(
     bias = history_bias / temperature
 
     def scores(rows: Tensor, items: Tensor) -> Tensor:
-        return (vector_BD[rows] * items_ID[items].to(vector_BD.dtype)).sum(dim=-1) / temperature
+        # Not by indexing: several threads would add the gradient up in an order of their own, other in each run.
+        own, others = vector_BD.index_select(0, rows), items_ID.index_select(0, items)
+        return (own * others.to(vector_BD.dtype)).sum(dim=-1) / temperature
 
     normaliser_B = losses_B + scores(torch.arange(len(targets_B), device=targets_B.device), targets_B)
-    probability_P = (scores(rows_P, items_P) - normaliser_B[rows_P]).exp()
+    probability_P = (scores(rows_P, items_P) - normaliser_B.index_select(0, rows_P)).exp()
     growth_B = torch.zeros_like(losses_B).index_add(0, rows_P, probability_P * bias.expm1())
     is_own_B = torch.zeros_like(losses_B).index_add(0, rows_P, (items_P == targets_B[rows_P]).to(losses_B.dtype))
     return growth_B.clamp(min=-1 + 1e-6).log1p() - bias * is_own_B
