@@ -114,10 +114,6 @@ class _Sample:
         return ranking_metrics(ranks(scores_SI, self.targets_S).cpu().numpy())[SELECTION_METRIC]
 
 
-def _times(unit: float) -> list[float]:
-    return [unit * step for step in STEPS[0]]
-
-
 class _Fit:
     """The head by itself, and all that it reads."""
 
@@ -163,9 +159,12 @@ class _Fit:
                 biases = [bias * step for step in steps] if bias else [0.0, *(-step for step in STEPS[0])]
                 bias = max(biases, key=lambda candidate: sample.ndcg(weights, candidate))
             for number in range(1, len(weights)):
-                sizes = [weights[number] * step for step in steps] if weights[number] else [0.0, *_times(units[number])]
+                sizes = [weights[number] * step for step in steps]
+                if not weights[number]:
+                    sizes = [0.0, *(units[number] * step for step in STEPS[0])]
                 tried = [[*weights[:number], size, *weights[number + 1 :]] for size in sizes]
                 weights = max(tried, key=lambda candidate: sample.ndcg(candidate, bias))
+        weights[-1] = weights[-1] or units[-1] * STEPS[0][0]  # at 0 no gradient would reach the virtual tokens
         prefixes, losses = random.permutation(len(self.prefixes))[:CALIBRATION_PREFIXES], []
         for exponent in EXPONENTS:
             self._set(weights, bias, 2.0**exponent)
