@@ -129,6 +129,7 @@ class Finished:
 
 @pytest.fixture(scope="module")
 def undisturbed_here(workplace) -> Finished:
+    workplace.run("pretrain.py", *workplace.settings("quickstart.yaml"))  # what all runs share is no part of the time
     return Job(workplace, "undisturbed-here", *HERE).start().finish()
 
 
