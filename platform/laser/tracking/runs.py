@@ -233,7 +233,8 @@ class Tracking:
         try:
             yield run
         except KeyboardInterrupt:
-            run.finish("KILLED")
+            if answers(self.uri):  # whoever interrupts does not want to wait
+                run.finish("KILLED")
             raise
         except BaseException as error:
             self._record_failure(run, error)
@@ -243,6 +244,8 @@ class Tracking:
     @staticmethod
     def _record_failure(run: Run, error: BaseException) -> None:
         """What ends a run may end its store too, a full disk for one; then the first error is the one to show."""
+        if not answers(run.uri):
+            logger.error("failed, to be recorded once MLflow is back: %s", masked(f"{type(error).__name__}: {error}"))
         try:
             run.set_tags({"error": masked(f"{type(error).__name__}: {error}")[:5000]})
             run.finish("FAILED")
