@@ -11,7 +11,8 @@ import torch
 
 from laser.config.compose import stage_key
 from laser.config.errors import UserError
-from laser.config.schema import DataConfig, SASRecConfig
+from laser.config.recommenders import SASRecConfig
+from laser.config.schema import DataConfig
 from laser.data.dataset import open_dataset
 from laser.data.prepare import prepare_dataset
 from laser.data.wheels import fetch_wheel

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from laser.config.schema import Bert4RecConfig
+from laser.config.recommenders import Bert4RecConfig
 from laser.data.dataset import Examples
 from laser.recommenders.base import SequentialRecommender
 from laser.recommenders.encodings import HISTORIES_PER_RECORD_BATCH, user_encodings

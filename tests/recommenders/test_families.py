@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from laser.config.schema import Bert4RecConfig, SASRecConfig, TextSASRecConfig
+from laser.config.recommenders import Bert4RecConfig, SASRecConfig, TextSASRecConfig
 from laser.recommenders.base import TrainedRecommender
 from laser.recommenders.bert4rec import BERT4Rec
 from laser.recommenders.sasrec import SASRec

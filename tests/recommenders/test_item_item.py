@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from laser.config.errors import UserError
-from laser.config.schema import EASEConfig, HybridConfig, ItemKNNConfig, PopularityConfig
+from laser.config.recommenders import EASEConfig, HybridConfig, ItemKNNConfig, PopularityConfig
 from laser.data.dataset import Examples
 from laser.recommenders import ease
 from laser.recommenders.base import FittedRecommender, last_state

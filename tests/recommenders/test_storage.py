@@ -9,7 +9,8 @@ import torch
 
 from laser.config.compose import sections
 from laser.config.errors import UserError
-from laser.config.schema import Bert4RecConfig, Experiment, ItemKNNConfig, SASRecConfig, StackConfig
+from laser.config.recommenders import Bert4RecConfig, ItemKNNConfig, SASRecConfig, StackConfig
+from laser.config.schema import Experiment
 from laser.recommenders.stack import Stack
 from laser.recommenders.storage import RECOMMENDERS, build_recommender, load_recommender, save_recommender
 

@@ -4,7 +4,8 @@ import pytest
 
 from laser.config.compose import flatten, with_overrides
 from laser.config.errors import UserError
-from laser.config.schema import Experiment, SASRecConfig
+from laser.config.recommenders import SASRecConfig
+from laser.config.schema import Experiment
 from laser.reproduction.cells import base_experiment, cells_of, distinct, wanted_table
 from laser.reproduction.paper import METRICS, read_paper
 from laser.training.shared import recommender_key, settings_key

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from laser.config.errors import UserError
-from laser.config.schema import Bert4RecConfig, DataConfig, SASRecConfig
+from laser.config.recommenders import Bert4RecConfig, SASRecConfig
+from laser.config.schema import DataConfig
 from laser.data.dataset import Dataset
 from laser.data.prepare import prepare_dataset
 from laser.evaluation.recommenders import recommender_ranks

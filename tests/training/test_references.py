@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from laser.config.jobs import ReferencesJob
-from laser.config.schema import HybridConfig, ItemKNNConfig, SASRecConfig, StackConfig, TextSASRecConfig
+from laser.config.recommenders import HybridConfig, ItemKNNConfig, SASRecConfig, StackConfig, TextSASRecConfig
 from laser.data.dataset import Dataset
 from laser.data.prepare import prepare_dataset
 from laser.data.prompts import item_texts

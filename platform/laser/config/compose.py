@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from laser.config.errors import UserError
-from laser.config.schema import Section
+from laser.config.section import Section
 
 S = TypeVar("S", bound=BaseModel)
 Mapped = dict[str, Any]

@@ -4,7 +4,8 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from laser.config.schema import Experiment, Section, Seed, TrackingConfig
+from laser.config.schema import Experiment, TrackingConfig
+from laser.config.section import Section, Seed
 
 
 class EvaluateJob(Section):

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from laser.config.errors import UserError
-from laser.config.schema import (
+from laser.config.recommenders import (
     Bert4RecConfig,
     EASEConfig,
     HybridConfig,

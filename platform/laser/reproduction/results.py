@@ -20,7 +20,8 @@ from laser.config.compose import complaint, flatten, read_yaml, validate
 from laser.config.errors import UserError
 from laser.config.files import write_json, write_whole
 from laser.config.jobs import ReproduceJob
-from laser.config.schema import Experiment, Section
+from laser.config.schema import Experiment
+from laser.config.section import Section
 from laser.reproduction.store import StoredRun
 
 RANKS = "ranks/test.parquet"

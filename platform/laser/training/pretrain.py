@@ -21,7 +21,7 @@ from laser.config.compose import stage_key
 from laser.config.errors import UserError
 from laser.config.files import write_json
 from laser.config.progress import progress
-from laser.config.schema import (
+from laser.config.recommenders import (
     NoRecommenderConfig,
     RecommenderConfig,
     RecommenderSection,

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from laser.config.compose import changed_settings, stage_key, with_overrides
-from laser.config.schema import Experiment, RecommenderConfig
+from laser.config.recommenders import RecommenderConfig
+from laser.config.schema import Experiment
 
 HOW_IT_RUNS = (
     "cache_dir",

@@ -1,0 +1,20 @@
+"""What every section of the settings is: immutable, strict, and with a docstring under each field for its help."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PositiveFraction = Annotated[float, Field(gt=0.0, le=1.0)]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0)]
+Seed = Annotated[int, Field(ge=0, lt=1 << 32)]  # what all random generators take
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, strict, no unknown keys; the docstring under a field is its help text."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+    main: ClassVar[str | None] = None
+    """The setting that a section given as text stands for: `data=<folder>` is `data.path=<folder>`."""
