@@ -121,9 +121,9 @@ class ClusterJob(Section):
 class ReproduceJob(Experiment):
     """A table or figure of the paper: the sections of an experiment are its base, which each of its cells varies."""
 
-    table: Literal[2, 3, 4, 5, 6, 7] | None = None
+    table: Literal[2, 3, 4, 5, 6, 7, "additions"] | None = None
     """Table of the paper: 2 main comparison, 3 trainable parameters, 4 ablation, 5 representation, 6 template, 7 K and
-    L."""
+    L. `additions` is ours: what the released code adds, each by itself, and the warm start."""
     figure: Literal[3, 4] | None = None
     """Figure of the paper: 3 zero-shot and low-resource transfer, 4 recommenders under the M-Former."""
     seeds: tuple[NonNegativeInt, ...] = (0,)

@@ -43,8 +43,8 @@ def wanted_table(job: ReproduceJob) -> Table:
     named = [name for name in ("table", "figure") if getattr(job, name) is not None]
     if len(named) != 1:
         raise UserError(
-            f"table: {job.table}, figure: {job.figure}; name one, such as table=4 (tables 2 to 7, figures 3 and 4), "
-            "or a folder with results="
+            f"table: {job.table}, figure: {job.figure}; name one, such as table=4 (tables 2 to 7 and additions, "
+            "figures 3 and 4), or a folder with results="
         )
     if not job.seeds or len(set(job.seeds)) < len(job.seeds):
         raise UserError(f"seeds: {list(job.seeds)}; give at least one, and each once, such as seeds=[0,1,2]")

@@ -7,6 +7,7 @@ docs/results/
 """
 
 import json
+import os
 import shlex
 import shutil
 import tempfile
@@ -25,7 +26,8 @@ from laser.config.section import Section
 from laser.reproduction.store import StoredRun
 
 RANKS = "ranks/test.parquet"
-NOT_SETTINGS = ("training.seed", "recommender.seed", "name", "cache_dir", "output_dir", "resume", "data.path")
+SEEDS = ("training.seed", "recommender.seed", "recommender.trained.seed")
+NOT_SETTINGS = (*SEEDS, "name", "cache_dir", "output_dir", "resume", "data.path")
 """In what the runs of one result may differ."""
 
 
@@ -134,9 +136,15 @@ def read_results(folder: Path) -> list[Result]:
 
 
 def _anywhere(command: str) -> str:
-    """The command without what is of one machine: where it wrote, cached and recorded."""
-    words = shlex.split(command)
-    return shlex.join(word for word in words if not word.startswith(("output_dir=", "cache_dir=", "tracking.uri=")))
+    """The command without what is of one machine: where it wrote, cached and recorded, and where its data lay."""
+    here = ("output_dir=", "cache_dir=", "tracking.uri=")
+    words = [word.partition("=") for word in shlex.split(command) if not word.startswith(here)]
+    return shlex.join(key + equals + _from_here(value) for key, equals, value in words)
+
+
+def _from_here(path: str) -> str:
+    """An absolute path as seen from the working directory, which is the project's root; all else as it is."""
+    return os.path.relpath(path) if os.path.isabs(path) else path
 
 
 def add_result(folder: Path, name: str, runs: list[StoredRun], references: tuple[str, ...] = ()) -> Result:
@@ -174,6 +182,7 @@ def add_result(folder: Path, name: str, runs: list[StoredRun], references: tuple
             if not seeds:
                 environment = json.loads(run.fetch("environment.json", Path(temporary)).read_text())
                 resolved = config.model_dump(mode="json", exclude={"tracking", "cache_dir", "output_dir", "resume"})
+                resolved["data"]["path"] = _from_here(config.data.path)
             seeds[seed] = SeedResult(run_id=run.run_id, val=val, test=test, ranks=ranks)
     tags = runs[0].tags()
     result = Result(
