@@ -1,22 +1,24 @@
 """What a cell costs: tokens that the LLM reads, and seconds by the speed of this machine.
 
 A forward pass costs 2 N operations a token, training through the frozen LLM 4 N (docs/performance.md). The speed is
-that of stored runs of the same LLM where there are any; else the reference machine's, two cores with AMX.
+that of stored runs of the same LLM where there are any; else a reference machine's, which multiplies bf16 or does not.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from laser.config.schema import Experiment
 from laser.data.dataset import Dataset, Examples
 from laser.data.prompts import Prompts
-from laser.models.llm import llm_config, load_tokenizer
+from laser.models.llm import choose_dtype, llm_config, load_tokenizer
 from laser.models.llm_source import resolve_llm
 from laser.reproduction.store import StoredRun
 
-REFERENCE_TRAIN_TOKENS = 1_330.0
-"""Tokens a second, SmolLM2-135M with 30 blocks, forward and backward: 2 cores with AMX, bf16."""
+REFERENCE_TRAIN_TOKENS = {torch.bfloat16: 1_330.0, torch.float32: 180.0}
+"""Tokens a second, SmolLM2-135M with 30 blocks, forward and backward, on 2 cores: AMX in bf16, AVX2 in fp32."""
 REFERENCE_BLOCKS = 30
 
 
@@ -29,7 +31,8 @@ class Cost:
     read_tokens: int
     """Tokens passed forward alone: catalogue, validation, test."""
     seconds: float
-    """Estimated, on an idle machine; the training of a recommender that is not cached comes on top."""
+    """Estimated, on an idle machine; the training of a recommender that is not cached comes on top, and so does reading
+    for a warm start, once for each prompt and prefix."""
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(
@@ -45,7 +48,7 @@ def cell_cost(config: Experiment, dataset: Dataset, tokens_per_second: float | N
     Args:
         config: the cell's experiment.
         dataset: its data, prepared.
-        tokens_per_second: of training, measured by runs of this LLM; None takes the reference machine's.
+        tokens_per_second: of training, measured by runs of this LLM; None takes a reference machine's.
     """
     cache, training = Path(config.cache_dir).expanduser(), config.training
     directory = resolve_llm(config.llm.source, cache)
@@ -66,7 +69,8 @@ def cell_cost(config: Experiment, dataset: Dataset, tokens_per_second: float | N
     read += tokens(dataset.examples("test")) if training.test else 0
     if tokens_per_second is None:
         blocks = llm_config(directory, config.llm.num_layers, config.llm.trust_remote_code).get_text_config()
-        tokens_per_second = REFERENCE_TRAIN_TOKENS * REFERENCE_BLOCKS / blocks.num_hidden_layers
+        dtype = choose_dtype(config.llm.dtype, torch.device("cuda" if training.use_gpu else "cpu"))
+        tokens_per_second = REFERENCE_TRAIN_TOKENS[dtype] * REFERENCE_BLOCKS / blocks.num_hidden_layers
     return Cost(train, read, (train + read / 2) / tokens_per_second)
 
 

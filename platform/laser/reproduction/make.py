@@ -101,9 +101,9 @@ def listing(reproduction: Reproduction) -> dict[str, Any]:
     for row in reproduction.waiting:
         logger.info("%-28s waits for the run that it starts from", row)
     logger.info(
-        "%d of %d cells to run: about %s on an idle machine by %s, recommenders that are not trained yet on top",
+        "%d of %d cells to run: about %s on an idle machine by %s; uncached recommenders and warm starts on top",
         len(reproduction.missing), len(cells), duration(total.seconds),
-        "the speed of stored runs" if speed else "the reference machine's speed",
+        "the speed of stored runs" if speed else "a reference machine's speed",
     )  # fmt: skip
     return {
         "table": reproduction.table.name,
