@@ -25,7 +25,10 @@ def record(desk, tmp_path):
     """Record a run as jobs do: settings, metrics, ranks."""
 
     def make(seed: int, best: int, **settings) -> str:
-        config = Experiment.model_validate({"training": {"seed": seed, **settings}})
+        data = {"path": str(Path.cwd().parent / "walks")}  # jobs record where it lies as a whole path
+        stack = {"type": "stack", "trained": {"type": "sasrec", "seed": seed}}
+        sections = {"training": {"seed": seed, **settings}, "data": data, "recommender": stack}
+        config = Experiment.model_validate(sections)
         tags = {"dataset": "walks", "dataset_fingerprint": "f"}
         run = desk.tracking.start(config, "train", "good run", tags)
         of_user = ranks(best)
@@ -58,6 +61,7 @@ def test_runs_become_files_and_files_a_page(desk, record, folder):
     assert summary["results"] == ["strong", "weak"] and summary["added"] == "strong"
     content = json.loads((folder / "strong.json").read_text())
     assert content["seeds"]["1"]["run_id"] == runs[1] and content["config"]["training"]["seed"] == 0
+    assert content["config"]["data"]["path"] == "../walks"
     assert content["commit"] and content["hardware"]["cores"] and content["packages"]["torch"]
     page = (folder / "README.md").read_text()
     # Half of the users have 1, the others 1 / log2(3) and 1 / log2(9): the means differ by .1577.

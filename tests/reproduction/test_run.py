@@ -68,6 +68,12 @@ def test_a_stopped_reproduction_keeps_what_it_has(interrupted):
     assert killed.symbols == {"K": 4}
 
 
+def test_cells_cost_more_where_bf16_is_not_native(desk):
+    [dear, cheap] = (desk.look_up("table=7", f"llm.dtype={dtype}", "seeds=[9]") for dtype in ("fp32", "bf16"))
+    costs = [listing(reproduction) for reproduction in (dear, cheap)]
+    assert costs[0]["tokens"] == costs[1]["tokens"] and costs[0]["seconds"] > 3 * costs[1]["seconds"]
+
+
 def test_it_goes_on_where_it_stood_and_runs_nothing_twice(desk, finished, first_outcome):
     assert not finished.missing and [finished.state(cell) for cell in finished.cells] == ["stored"] * 5
     first, second = (finished.sweep.trial(cell.overrides).path for cell in finished.cells[:2])
