@@ -5,8 +5,8 @@
 The base is an experiment file (config=); every cell changes one thing in it. Stored runs of the same settings on the
 same data are found in MLflow and not run again, whoever ran them. Ctrl-C or SIGTERM leaves cells that the same command
 goes on with. The report (Markdown, HTML with plots, JSON) lies under output_dir and in MLflow. The default base costs
-about five minutes a cell on two idle cores (dry_run=true estimates yours). Per seed, table 2 has 3 cells, 4 has 6, 5
-has 3, 6 has 4, 7 has 5, figure 3 has 12, figure 4 has 5; table 3 is counted in seconds.
+about five minutes a cell on two cores, also without bf16 (dry_run=true estimates yours). Per seed, table 2 has 3 cells,
+4 has 6, 5 has 3, 6 has 4, 7 has 5, additions 7, figure 3 has 12, figure 4 has 5; table 3 is counted in seconds.
 
     python jobs/reproduce.py results=docs/results [add=<name> runs=[<run id>,...] references=[<name>,...]]
 
