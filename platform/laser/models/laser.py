@@ -22,6 +22,9 @@ from laser.models.mformer import MFormer, Routing
 Part = Literal["history", "prefix", "text"]
 """What a pass reads: the whole history; the M-Former's prefix alone; the text's input embeddings alone."""
 
+SEED_STEP = 1_000_003
+"""Between the seeds of the parts of a model."""
+
 
 class LaserOutput(NamedTuple):
     """What one pass gives for each history."""
@@ -173,6 +176,8 @@ def build_laser(
 ) -> Laser:
     """Laser around a loaded LLM, initialised from `training.seed` alone: the same on every worker.
 
+    Each part draws by itself, so that variants that lack one, or have it larger, start with the same others.
+
     Args:
         config: sections bituning, mformer, head and training.
         llm: the frozen decoder, whole or sharded by ZeRO-3.
@@ -182,10 +187,11 @@ def build_laser(
     """
     llm_width = llm.config.get_text_config().hidden_size
     with torch.random.fork_rng():
-        torch.manual_seed(config.training.seed)
         mformer = None
         if config.bituning.prefix == "mformer":
+            torch.manual_seed(config.training.seed)
             mformer = build_mformer(config.mformer, recommender_width, llm_width, embedding_std)
+        torch.manual_seed(config.training.seed + SEED_STEP)
         bituning = BiTuning(
             llm_width,
             embedding_std,
@@ -193,6 +199,7 @@ def build_laser(
             config.mformer.num_virtual_tokens if config.bituning.prefix == "free" else 0,
             eos_token_id(llm.config) if config.bituning.representation == "eos" else None,
         )
+        torch.manual_seed(config.training.seed + 2 * SEED_STEP)
         head = build_head(config.head, llm_width, recommender_width)
     laser = Laser(llm, mformer, bituning, head, config.training.alignment_top_k)
     if first_token_H is not None:
