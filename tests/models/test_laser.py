@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from laser.config.compose import with_overrides
 from laser.config.schema import Experiment, LLMConfig, MFormerConfig, TrainingConfig
 from laser.models.laser import Laser, build_laser
 from laser.models.llm import load_llm
@@ -18,9 +19,9 @@ CONFIG = Experiment(
 )
 
 
-def build(llm_directory: Path, num_layers: int | None = None) -> Laser:
+def build(llm_directory: Path, num_layers: int | None = None, config: Experiment = CONFIG) -> Laser:
     llm = load_llm(llm_directory, torch.float32, LLMConfig(compile=False, num_layers=num_layers), CPU)
-    return build_laser(CONFIG, llm, recommender_width=8, embedding_std=0.1)
+    return build_laser(config, llm, recommender_width=8, embedding_std=0.1)
 
 
 def batch(size: int = 12, items: int = 20) -> Batch:
@@ -58,6 +59,17 @@ def test_the_llm_keeps_its_bits_and_everything_else_moves(tiny_llm):
     assert all(parameter.grad is None for parameter in laser.llm.parameters())
     for name, weight in laser.trainable_parameters().items():
         assert not torch.equal(weight, before[name]), f"{name} did not move"
+
+
+def test_variants_of_a_seed_start_from_the_same_suffix_and_head(tiny_llm):
+    config = with_overrides(CONFIG, {"head.width": 8})
+    variants = ({}, {"mformer.num_experts": 1}, {"bituning.prefix": "free"}, {"bituning.prefix": "none"})
+    built = [build(tiny_llm, config=with_overrides(config, variant)).trainable_parameters() for variant in variants]
+    for weights in built[1:]:
+        for name in ("bituning.suffix", "head.maps.0.weight"):
+            assert torch.equal(weights[name], built[0][name]), name
+    other = build(tiny_llm, config=with_overrides(config, {"training.seed": 1})).trainable_parameters()
+    assert not torch.equal(other["bituning.suffix"], built[0]["bituning.suffix"])
 
 
 def test_prefix_suffix_router_experts_and_projection_get_gradient(tiny_llm):
