@@ -20,6 +20,7 @@ CONFIGS = [
     ItemKNNConfig(hidden_size=8),
     ItemKNNConfig(hidden_size=NUM_ITEMS, degree_exponent=0.5, max_history=9, history_decay=0.9),
     ItemKNNConfig(hidden_size=5, degree_exponent=0.1),
+    ItemKNNConfig(hidden_size=NUM_ITEMS, degree_exponent=0.1, row_exponent=0.5, max_history=9, history_decay=0.9),
     EASEConfig(hidden_size=5, l2=3.0),
     EASEConfig(hidden_size=NUM_ITEMS, l2=0.5),
     PopularityConfig(),
@@ -66,6 +67,9 @@ def test_item_knn_by_hand():
     damped = build_recommender(ItemKNNConfig(hidden_size=2, degree_exponent=1.0), 4)
     damped.fit([np.array([0, 1, 2]), np.array([1, 0]), np.array([3, 3])])
     assert damped.weighted_rows(torch.eye(4))[0].tolist() == pytest.approx([0, 2 / (2.5 * 3), 0.5 / (2.5 * 1.5), 0])
+    rows = build_recommender(ItemKNNConfig(hidden_size=2, row_exponent=1.0), 4)
+    rows.fit([np.array([0, 1, 2]), np.array([1, 0]), np.array([3, 3])])
+    assert torch.allclose(rows.weighted_rows(torch.eye(4)), expected / expected.sum(dim=1, keepdim=True))
 
 
 def test_pairs_further_apart_than_the_longest_history_do_not_count():

@@ -118,6 +118,9 @@ class ItemKNNConfig(FittedSection):
     """Weight of an item of a history relative to the one after it."""
     degree_exponent: NonNegativeFloat = 0.0
     """Divide a pair's count by both items' total counts to this power: above 0 lifts rare items."""
+    row_exponent: NonNegativeFloat = 0.0
+    """Divide it, besides, by the total count of the history's item alone: above 0, an item with many neighbours says
+    less about each. At .5, validation NDCG@10 on Scientific rose as much as by a trained SASRec beside the counts."""
 
 
 class EASEConfig(FittedSection):
@@ -142,6 +145,9 @@ class HybridConfig(FittedSection, TextSection):
     """Weight of an item of a history relative to the one after it."""
     degree_exponent: NonNegativeFloat = 0.0
     """Divide a pair's count by both items' total counts to this power: above 0 lifts rare items."""
+    row_exponent: NonNegativeFloat = 0.0
+    """Divide it, besides, by the total count of the history's item alone: above 0, an item with many neighbours says
+    less about each. At .5, validation NDCG@10 on Scientific rose as much as by a trained SASRec beside the counts."""
     count_scale: PositiveFloat = 10.0
     """b in log(1 + b · kNN)."""
     text_weight: NonNegativeFloat = 6.0

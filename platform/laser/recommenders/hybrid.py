@@ -32,6 +32,7 @@ class Hybrid(ItemKNN, ReadsText):
         max_history: as for the item-kNN.
         history_decay: weight of an item of a history relative to the one after it, in both parts.
         degree_exponent: as for the item-kNN.
+        row_exponent: as for the item-kNN.
         count_scale: b.
         text_weight: w.
         text_width: W, principal components of the text features; less than C.
@@ -46,11 +47,13 @@ class Hybrid(ItemKNN, ReadsText):
         max_history: int,
         history_decay: float,
         degree_exponent: float,
+        row_exponent: float,
         count_scale: float,
         text_weight: float,
         text_width: int,
     ) -> None:
-        super().__init__(num_items, hidden_size - text_width, max_history, history_decay, degree_exponent)
+        factors = hidden_size - text_width
+        super().__init__(num_items, factors, max_history, history_decay, degree_exponent, row_exponent)
         self.hidden_size = hidden_size
         self.count_scale, self.text_weight = count_scale, text_weight
         self.register_buffer("text_IW", torch.zeros(num_items, text_width))

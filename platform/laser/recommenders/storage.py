@@ -78,7 +78,14 @@ def build_popularity(config: PopularityConfig, num_items: int) -> Popularity:
 
 
 def build_item_knn(config: ItemKNNConfig, num_items: int) -> ItemKNN:
-    return ItemKNN(num_items, config.hidden_size, config.max_history, config.history_decay, config.degree_exponent)
+    return ItemKNN(
+        num_items=num_items,
+        hidden_size=config.hidden_size,
+        max_history=config.max_history,
+        history_decay=config.history_decay,
+        degree_exponent=config.degree_exponent,
+        row_exponent=config.row_exponent,
+    )
 
 
 def build_ease(config: EASEConfig, num_items: int) -> EASE:
@@ -92,6 +99,7 @@ def build_hybrid(config: HybridConfig, num_items: int) -> Hybrid:
         max_history=config.max_history,
         history_decay=config.history_decay,
         degree_exponent=config.degree_exponent,
+        row_exponent=config.row_exponent,
         count_scale=config.count_scale,
         text_weight=config.text_weight,
         text_width=config.text_width,
