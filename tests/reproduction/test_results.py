@@ -69,9 +69,14 @@ def test_runs_become_files_and_files_a_page(desk, record, folder):
     assert f"{strong:.4f} ± 0.0000" in page and f"{weak:.4f}" in page
     compared = [line for line in page.splitlines() if line.startswith("| strong, seed")]
     assert len(compared) == 4 and all(f"{strong - weak:+.4f}" in line and "0.0001" in line for line in compared)
+    assert "Reports of tables" not in page
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     update(desk, folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    (folder / "table-4").mkdir()
+    (folder / "table-4" / "report.md").write_text("# Table 4\n")
+    update(desk, folder)
+    assert "[table-4](table-4/report.md)" in (folder / "README.md").read_text()
 
 
 def test_runs_of_other_settings_are_not_one_result(desk, record, folder):

@@ -28,6 +28,12 @@ def results_page(results: Sequence[Result], folder: Path) -> str:
         of_dataset = [result for result in results if result.dataset == dataset]
         of_dataset.sort(key=lambda result: -fmean(result.test_values(MAIN_METRIC) or [0.0]))
         blocks += [Heading(dataset), Grid(_header(), [_line(result) for result in of_dataset])]
+    reports = [path.relative_to(folder) for path in sorted(folder.glob("*/report.md"))]
+    if reports:
+        blocks += [
+            Heading("Reports of tables"),
+            Bullets([f"[{report.parent}]({report}), as a page with plots beside it" for report in reports]),
+        ]
     compared = comparisons(results, folder)
     if compared:
         blocks += [
