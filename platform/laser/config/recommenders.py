@@ -109,18 +109,23 @@ class PopularityConfig(Section):
     """Longest history in items; older ones are cut."""
 
 
-class ItemKNNConfig(FittedSection):
+class CountsSection(FittedSection):
+    """What the recommenders share that count pairs."""
+
+    degree_exponent: NonNegativeFloat = 0.0
+    """Divide a pair's count by both items' total counts to this power: above 0 lifts rare items."""
+    row_exponent: NonNegativeFloat = 0.0
+    """Divide it, besides, by the total count of the history's item alone: above 0, an item with many neighbours says
+    less about each."""
+
+
+class ItemKNNConfig(CountsSection):
     """Item-kNN: pairs of a sequence's items, counted 1/distance; fitted in a moment."""
 
     type: Literal["item_knn"] = "item_knn"
     """The recommender's family."""
     history_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
     """Weight of an item of a history relative to the one after it."""
-    degree_exponent: NonNegativeFloat = 0.0
-    """Divide a pair's count by both items' total counts to this power: above 0 lifts rare items."""
-    row_exponent: NonNegativeFloat = 0.0
-    """Divide it, besides, by the total count of the history's item alone: above 0, an item with many neighbours says
-    less about each. At .5, validation NDCG@10 on Scientific rose as much as by a trained SASRec beside the counts."""
 
 
 class EASEConfig(FittedSection):
@@ -134,7 +139,7 @@ class EASEConfig(FittedSection):
     """λ, weight of the L2 penalty."""
 
 
-class HybridConfig(FittedSection, TextSection):
+class HybridConfig(CountsSection, TextSection):
     """Item-kNN and the cosine of whitened text features, added up without training."""
 
     type: Literal["hybrid"] = "hybrid"
@@ -143,11 +148,6 @@ class HybridConfig(FittedSection, TextSection):
     """C, rank of the factors of the item-kNN, and text_width beside it."""
     history_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 0.85
     """Weight of an item of a history relative to the one after it."""
-    degree_exponent: NonNegativeFloat = 0.0
-    """Divide a pair's count by both items' total counts to this power: above 0 lifts rare items."""
-    row_exponent: NonNegativeFloat = 0.0
-    """Divide it, besides, by the total count of the history's item alone: above 0, an item with many neighbours says
-    less about each. At .5, validation NDCG@10 on Scientific rose as much as by a trained SASRec beside the counts."""
     count_scale: PositiveFloat = 10.0
     """b in log(1 + b · kNN)."""
     text_weight: NonNegativeFloat = 6.0
