@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import signal
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test depends on a hub
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
     os.environ.pop(name, None)
+# A script's background job ignores Ctrl-C, and so does whatever it starts: the jobs that tests interrupt too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
