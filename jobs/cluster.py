@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from laser.config.cli import run_job
+from laser.cli.job import run_job
 from laser.config.jobs import ClusterJob
 
 logger = logging.getLogger("cluster")
@@ -21,8 +21,8 @@ logger = logging.getLogger("cluster")
 
 def main(config: ClusterJob) -> Mapping[str, Any]:
     """Run the cluster until it is interrupted; the summary is the most nodes that were alive at once."""
-    from laser.tuning.local_cluster import local_cluster, stop_local_cluster
-    from laser.tuning.local_nodes import LocalNodes
+    from laser.cluster.local import local_cluster, stop_local_cluster
+    from laser.cluster.nodes import LocalNodes
 
     directory = Path(config.directory).absolute()
     if config.stop:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from laser.config.cli import run_job
+from laser.cli.job import run_job
 from laser.config.credentials import masked
 from laser.config.schema import TuneExperiment
 
@@ -22,7 +22,7 @@ logger = logging.getLogger("demo")
 
 def main(config: TuneExperiment) -> Mapping[str, Any]:
     """Run the whole path; the summary is the search's."""
-    from laser.tuning.local_cluster import local_cluster
+    from laser.cluster.local import local_cluster
     from laser.tuning.sweep import latest_sweep
 
     overrides = sys.argv[1:]

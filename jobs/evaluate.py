@@ -5,19 +5,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from laser.config.cli import run_job
-from laser.config.errors import UserError
+from laser.cli.job import run_job
 from laser.config.jobs import EvaluateJob
 from laser.config.schema import Experiment
+from laser.errors import UserError
 
 
 def main(job: EvaluateJob) -> Mapping[str, Any]:
     """Rank the full catalogue for each user of the split; metrics that the run lacks are recorded in it."""
     from laser.config.compose import read_yaml, validate, with_overrides
+    from laser.config.paths import with_absolute_paths
     from laser.tracking.runs import open_tracking
     from laser.training.evaluate import evaluate_checkpoint
     from laser.training.inputs import prepare_inputs
-    from laser.training.shared import with_absolute_paths
 
     run = open_tracking(job.tracking, must_exist=True).find(job.run_id)
     with tempfile.TemporaryDirectory() as temporary:

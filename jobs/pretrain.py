@@ -4,16 +4,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from laser.config.cli import run_job
+from laser.cli.job import run_job
 from laser.config.schema import Experiment
 
 
 def main(config: Experiment) -> Mapping[str, Any]:
     """Train `recommender` on `data`, and record it as an MLflow run."""
+    from laser.config.identity import recommender_tags
     from laser.data.prepare import prepare_dataset
+    from laser.recommenders.training import pretrained_recommender, pretraining_results
     from laser.tracking.runs import open_tracking
-    from laser.training.pretrain import pretrained_recommender, pretraining_results
-    from laser.training.shared import recommender_tags
 
     tracking = open_tracking(config.tracking)
     cache = Path(config.cache_dir).expanduser()

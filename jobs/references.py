@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from laser.config.cli import run_job
+from laser.cli.job import run_job
 from laser.config.jobs import ReferencesJob
 
 logger = logging.getLogger("references")
@@ -20,13 +20,13 @@ logger = logging.getLogger("references")
 
 def main(job: ReferencesJob) -> Mapping[str, Any]:
     """Search, record and compare; the summary holds each family's settings and metrics."""
+    from laser.config.identity import recommender_tags
     from laser.data.prepare import prepare_dataset
+    from laser.evaluation.user_ranks import TEST_RANKS
+    from laser.recommenders.baselines import best_reference, table
     from laser.tracking.environment import environment
     from laser.tracking.runs import open_tracking
-    from laser.training.outcome import TEST_RANKS
-    from laser.training.references import best_reference, table
-    from laser.training.run_directory import remember_run, remembered_run
-    from laser.training.shared import recommender_tags
+    from laser.training.run.directory import remember_run, remembered_run
 
     tracking = open_tracking(job.tracking)
     dataset = prepare_dataset(job.experiment("popularity", {}).data, Path(job.cache_dir).expanduser())

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from laser.config.cli import run_job
+from laser.cli.job import run_job
 from laser.config.jobs import ReproduceJob
 
 
@@ -25,12 +25,12 @@ def main(job: ReproduceJob) -> Mapping[str, Any]:
     """Look up, run what is missing, report; or list; or write the page of results."""
     from laser.reproduction.cells import wanted_table
     from laser.reproduction.make import listing, write_report
-    from laser.reproduction.results import update_results
+    from laser.reproduction.record import update_results
     from laser.reproduction.run import forget, look_up, run_missing
     from laser.tracking.cells import CellStore
     from laser.tracking.environment import environment
     from laser.tracking.runs import open_tracking
-    from laser.training.run_directory import remember_run, remembered_run
+    from laser.training.run.directory import remember_run, remembered_run
 
     tracking = open_tracking(job.tracking)
     if job.results is not None:

@@ -9,17 +9,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from laser.config.cli import run_job
+from laser.cli.job import run_job
 from laser.config.schema import Experiment
 
 
 def main(config: Experiment) -> Mapping[str, Any]:
     """Train, select on validation, test once, and record all of it as an MLflow run."""
     from laser.config.compose import with_overrides
+    from laser.config.paths import with_absolute_paths
     from laser.tracking.runs import open_tracking
-    from laser.training.outcome import run_results
-    from laser.training.run_directory import remember_run, remembered_run, run_directory
-    from laser.training.shared import make_stages, with_absolute_paths
+    from laser.training.prepare import make_stages
+    from laser.training.run.directory import remember_run, remembered_run, run_directory
+    from laser.training.run.outcome import run_results
     from laser.training.train import preflight, run_tags, train_laser
 
     tracking = open_tracking(config.tracking)

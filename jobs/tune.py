@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from laser.config.cli import run_job
+from laser.cli.job import run_job
 from laser.config.schema import TuneExperiment
 
 logger = logging.getLogger("tune")

@@ -1,6 +1,8 @@
 """The shape of the house: what shadows nothing, what imports nothing heavy, what loads, what is documented."""
 
+import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,16 +10,21 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[2]
+_spec = importlib.util.spec_from_file_location("tree", Path(__file__).with_name("tree.py"))
+assert _spec is not None and _spec.loader is not None
+page = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(page)
 CONFIGS = sorted((REPO / "configs").rglob("*.yaml"))
 JOBS = sorted((REPO / "jobs").glob("*.py"))
+PAGES = [*REPO.glob("*.md"), *sorted((REPO / "docs").rglob("*.md"))]
 
 WITHOUT_FRAMEWORKS = """
 import importlib, pkgutil, sys
 for framework in ("ray", "deepspeed", "mlflow"):
     sys.modules[framework] = None  # import raises ImportError
 import laser
-fenced = {"laser.training.ray_train", "laser.training.deepspeed"}
-rooms = ("laser.tuning", "laser.tracking")
+fenced = {"laser.training.ray_train", "laser.engine.deepspeed"}
+rooms = ("laser.tuning", "laser.tracking.runs", "laser.tracking.sweeps", "laser.cluster")
 for module in pkgutil.walk_packages(laser.__path__, "laser."):
     if module.name not in fenced and not module.name.startswith(rooms):
         importlib.import_module(module.name)
@@ -92,13 +99,13 @@ def test_jobs_are_thin(path: Path):
     assert len(path.read_text().splitlines()) <= 60
 
 
-def test_readme_names_every_file():
-    listing = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=REPO, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    readme = (REPO / "README.md").read_text()
-    files = [Path(line) for line in listing.stdout.splitlines() if (REPO / line).exists()]
-    files = [path for path in files if path.parent != Path("docs/results")]  # its own page names them
-    missing = [str(path) for path in files if path.name != "__init__.py" and path.name not in readme]
+def test_the_page_of_the_architecture_shows_the_files_as_they_are():
+    """Mended by `python tests/architecture/tree.py`."""
+    assert page.tree() in page.PAGE.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(REPO)))
+def test_links_between_pages_lead_somewhere(path: Path):
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text(encoding="utf-8"))
+    missing = [target for target in targets if "://" not in target and not (path.parent / target).exists()]
     assert not missing

@@ -2,9 +2,10 @@
 
 import pytest
 
-from laser.config.compose import flatten, load_config, stage_key, with_overrides
-from laser.config.errors import UserError
+from laser.config.compose import flatten, load_config, with_overrides
+from laser.config.identity import stage_key
 from laser.config.schema import Experiment, TuneExperiment
+from laser.errors import UserError
 
 
 @pytest.fixture

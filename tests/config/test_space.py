@@ -2,9 +2,9 @@
 
 import pytest
 
-from laser.config.errors import UserError
 from laser.config.schema import Experiment
 from laser.config.space import Choice, LogUniform, RandInt, grid, parse_space
+from laser.errors import UserError
 
 
 def test_each_kind_of_definition():

@@ -11,7 +11,7 @@ import pytest
 from pyarrow import csv
 
 from laser.config.schema import DataConfig
-from laser.data import interactions, order, streams
+from laser.data.ingest import interactions, numbering, order, streams
 from laser.data.prepare import prepare_dataset
 from laser.evaluation.metrics import ranking_metrics
 
@@ -175,7 +175,7 @@ def test_what_does_not_fit_into_memory_is_prepared_to_the_same_bits(tmp_path, mo
     config = write_log(tmp_path / "log", 60_000)
     roomy = prepare_dataset(config, tmp_path / "roomy")
     monkeypatch.setattr(streams, "BLOCK_BYTES", 50_000)
-    monkeypatch.setattr(interactions, "PIECE_ROWS", 7000)
+    monkeypatch.setattr(numbering, "PIECE_ROWS", 7000)
     spilled = []
     spill = interactions.Interactions.pop
     monkeypatch.setattr(

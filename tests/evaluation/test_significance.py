@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from laser.config.errors import UserError
+from laser.errors import UserError
 from laser.evaluation.significance import compare
 from laser.evaluation.user_ranks import UserRanks
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from laser.config.errors import UserError
-from laser.data.dataset import Examples
-from laser.evaluation.recommenders import recommender_ranks
+from laser.data.examples import Examples
+from laser.errors import UserError
 from laser.evaluation.user_ranks import UserRanks, read_ranks
 from laser.recommenders.base import SequentialRecommender
+from laser.recommenders.ranks import recommender_ranks
 
 USER_RANKS = UserRanks(*(np.array(values) for values in ([3, 7], [5, 1], [3, 11], [1, 10])))
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laser.config.compose import load_config
-from laser.config.errors import LONGEST, UserError
 from laser.config.schema import Experiment, TuneExperiment
+from laser.errors import LONGEST, UserError
 
 ALIASES = "a0: &a0 [x]\n" + "".join(f"a{i + 1}: &a{i + 1} [{','.join([f'*a{i}'] * 9)}]\n" for i in range(30))
 FILES = {

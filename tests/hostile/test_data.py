@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from laser.config.errors import LONGEST, UserError
 from laser.config.schema import DataConfig
 from laser.data.dataset import Dataset
 from laser.data.prepare import prepare_dataset
+from laser.errors import LONGEST, UserError
 
 Files = dict[str, str | bytes | pa.Table | Callable[[Path], object]]
 

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from laser.config.compose import stage_key
-from laser.config.errors import UserError
+from laser.config.identity import stage_key
 from laser.config.recommenders import SASRecConfig
 from laser.config.schema import DataConfig
 from laser.data.dataset import open_dataset
 from laser.data.prepare import prepare_dataset
-from laser.data.wheels import fetch_wheel
+from laser.errors import UserError
 from laser.models.llm import llm_weights
 from laser.recommenders.storage import build_recommender, load_recommender, save_recommender
-from laser.training.checkpoint import FILES, TrainingState, latest_checkpoint, read_checkpoint, write_checkpoint
+from laser.storage.wheels import fetch_wheel
+from laser.training.run.checkpoint import FILES, TrainingState, latest_checkpoint, read_checkpoint, write_checkpoint
 
 Damage = Callable[[bytes], bytes]
 

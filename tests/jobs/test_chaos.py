@@ -19,10 +19,10 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from laser.training.checkpoint import Checkpoint, latest_checkpoint
-from laser.tuning.local_cluster import local_cluster
-from laser.tuning.local_nodes import LocalNodes
-from laser.tuning.owned_processes import Note, marked_processes
+from laser.cluster.local import local_cluster
+from laser.cluster.nodes import LocalNodes
+from laser.cluster.processes import Note, marked_processes
+from laser.training.run.checkpoint import Checkpoint, latest_checkpoint
 
 pytestmark = pytest.mark.ray
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from laser.tuning.owned_processes import Note, marked_processes
+from laser.cluster.processes import Note, marked_processes
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from safetensors.torch import load_file
 
 from laser.evaluation.user_ranks import read_ranks
-from laser.training.checkpoint import latest_checkpoint
+from laser.training.run.checkpoint import latest_checkpoint
 
 pytestmark = pytest.mark.ray
 

@@ -7,9 +7,10 @@ import torch
 
 from laser.config.compose import with_overrides
 from laser.config.schema import Experiment, LLMConfig, MFormerConfig, TrainingConfig
+from laser.engine.base import Batch
+from laser.engine.plain import PlainEngine
 from laser.models.laser import Laser, build_laser
 from laser.models.llm import load_llm
-from laser.training.engine import Batch, PlainEngine
 from laser.training.step import training_step
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from laser.config.recommenders import Bert4RecConfig
-from laser.data.dataset import Examples
+from laser.data.examples import Examples
 from laser.recommenders.base import SequentialRecommender
 from laser.recommenders.encodings import HISTORIES_PER_RECORD_BATCH, user_encodings
 from laser.recommenders.storage import build_recommender

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 
 from laser.config.recommenders import Bert4RecConfig, SASRecConfig, TextSASRecConfig
 from laser.recommenders.base import TrainedRecommender
-from laser.recommenders.bert4rec import BERT4Rec
-from laser.recommenders.sasrec import SASRec
+from laser.recommenders.families.bert4rec import BERT4Rec
+from laser.recommenders.families.sasrec import SASRec
+from laser.recommenders.families.text_sasrec import TextSASRec
 from laser.recommenders.storage import build_recommender
-from laser.recommenders.text_sasrec import TextSASRec
 
 NUM_ITEMS = 30
 HISTORIES = [[3, 7, 1, 29, 4, 4], [0], [11, 0, 5]]

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from laser.config.errors import UserError
 from laser.config.recommenders import EASEConfig, HybridConfig, ItemKNNConfig, PopularityConfig
-from laser.data.dataset import Examples
-from laser.recommenders import ease
+from laser.data.examples import Examples
+from laser.errors import UserError
 from laser.recommenders.base import FittedRecommender, last_state
 from laser.recommenders.encodings import user_encodings
-from laser.recommenders.item_item import ItemItemRecommender
-from laser.recommenders.item_knn import ItemKNN
+from laser.recommenders.families import ease
+from laser.recommenders.families.item_item import ItemItemRecommender
+from laser.recommenders.families.item_knn import ItemKNN
 from laser.recommenders.storage import build_recommender, load_recommender, save_recommender
 from laser.recommenders.text import ReadsText, whitened
 

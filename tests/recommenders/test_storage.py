@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from laser.config.compose import sections
-from laser.config.errors import UserError
 from laser.config.recommenders import Bert4RecConfig, ItemKNNConfig, SASRecConfig, StackConfig
 from laser.config.schema import Experiment
-from laser.recommenders.stack import Stack
+from laser.errors import UserError
+from laser.recommenders.families.stack import Stack
 from laser.recommenders.storage import RECOMMENDERS, build_recommender, load_recommender, save_recommender
 
 CONFIGS = [Bert4RecConfig(hidden_size=16, mask_probability=0.4), SASRecConfig(hidden_size=16, num_layers=1)]

@@ -3,12 +3,12 @@
 import pytest
 
 from laser.config.compose import flatten, with_overrides
-from laser.config.errors import UserError
+from laser.config.identity import recommender_key, settings_key
 from laser.config.recommenders import SASRecConfig
 from laser.config.schema import Experiment
+from laser.errors import UserError
 from laser.reproduction.cells import base_experiment, cells_of, distinct, wanted_table
 from laser.reproduction.paper import METRICS, read_paper
-from laser.training.shared import recommender_key, settings_key
 
 TABLES = {"table=2": 3, "table=4": 6, "table=5": 3, "table=6": 4, "table=7": 5, "table=additions": 7}
 TABLES |= {"figure=3": 7, "figure=4": 6}

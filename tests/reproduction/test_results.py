@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from laser.config.errors import UserError
 from laser.config.schema import Experiment
+from laser.errors import UserError
 from laser.evaluation.user_ranks import UserRanks
-from laser.reproduction.results import read_results, update_results
+from laser.reproduction.record import update_results
+from laser.reproduction.results import read_results
 
 USERS = np.arange(50, dtype=np.int32)
 

@@ -14,10 +14,10 @@ from laser.reproduction.run import forget, look_up, run_missing
 from laser.tracking.cells import CellStore
 from laser.tracking.environment import environment
 from laser.tracking.runs import Run, open_tracking
-from laser.training.checkpoint import read_checkpoint
 from laser.training.inputs import prepare_inputs
-from laser.training.outcome import read_outcome
-from laser.training.plain import build_plain
+from laser.training.model import build_plain
+from laser.training.run.checkpoint import read_checkpoint
+from laser.training.run.outcome import read_outcome
 
 ROWS = ("K8-L32", "K4-L32", "K12-L32", "K8-L16", "K8-L48")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from laser.config.errors import UserError
 from laser.config.schema import Experiment, TrackingConfig
+from laser.errors import UserError
 from laser.tracking.runs import Run, Tracking, open_tracking
 from laser.tracking.sweeps import SweepTracker
 

@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import pytest
 from mlflow import MlflowClient
 
-from laser.config.errors import UserError
 from laser.config.schema import Experiment, TrackingConfig
+from laser.errors import UserError
 from laser.tracking import runs
 from laser.tracking.runs import answers, open_tracking
 

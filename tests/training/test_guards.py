@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from laser.config.compose import validate, with_overrides
-from laser.config.errors import UserError
 from laser.config.schema import Experiment, TrainingConfig
-from laser.training.checkpoint import latest_checkpoint
+from laser.errors import UserError
 from laser.training.guards import WINDOW, LossGuard, memory_advice, report_collapse
 from laser.training.plain import train_here
-from laser.training.shared import make_stages
+from laser.training.prepare import make_stages
+from laser.training.run.checkpoint import latest_checkpoint
 from laser.training.train import preflight
 
 USERS = np.arange(100, 104, dtype=np.int32)

@@ -7,20 +7,22 @@ import pytest
 import torch
 
 from laser.config.compose import validate, with_overrides
-from laser.config.errors import UserError
 from laser.config.schema import Experiment, LLMConfig, MFormerConfig, TrainingConfig
+from laser.engine.base import Batch, parameter_groups
+from laser.engine.plain import PlainEngine
+from laser.errors import UserError
 from laser.models.laser import Laser, build_laser
 from laser.models.llm import load_llm, load_tokenizer
-from laser.training.alignment import align, text_targets
-from laser.training.checkpoint import latest_checkpoint, read_checkpoint
-from laser.training.engine import Batch, PlainEngine, parameter_groups
+from laser.training.extensions.alignment import align, text_targets
+from laser.training.extensions.two_sided import TwoSidedStep
 from laser.training.inputs import Inputs, prepare_inputs
 from laser.training.loop import catalogue_step, train_epoch
-from laser.training.plain import build_plain, train_here
+from laser.training.model import build_plain
+from laser.training.plain import train_here
+from laser.training.run.checkpoint import latest_checkpoint, read_checkpoint
+from laser.training.run.transfer import check_start
 from laser.training.schedule import Schedule
 from laser.training.step import StepResult, training_step
-from laser.training.transfer import check_start
-from laser.training.two_sided import TwoSidedStep
 
 CPU = torch.device("cpu")
 WIDTH, LENGTH = 32, 4

@@ -2,7 +2,7 @@
 
 from laser.config.compose import with_overrides
 from laser.config.schema import TuneExperiment
-from laser.training.outcome import EPOCH
+from laser.tracking.interface import EPOCH
 from laser.tuning.search import _scheduler
 from laser.tuning.trial import METRIC, best_report
 

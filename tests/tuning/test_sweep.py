@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from laser.config.compose import with_overrides
-from laser.config.errors import UserError
 from laser.config.schema import TuneExperiment
+from laser.errors import UserError
 from laser.tuning.sweep import Sweep, TrialRecord, latest_sweep, open_sweep, trial_name
 
 K4_L8 = {"mformer.num_experts": 4, "mformer.num_virtual_tokens": 8}

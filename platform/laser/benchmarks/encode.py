@@ -17,10 +17,10 @@ from laser.benchmarks.suites import BenchmarkResult
 from laser.config.compose import with_overrides
 from laser.config.jobs import BenchmarkJob
 from laser.data.batches import inference_batches
+from laser.engine.plain import PlainEngine
 from laser.models.llm import choose_dtype
-from laser.training.engine import PlainEngine
 from laser.training.inputs import Histories, prepare_inputs
-from laser.training.plain import build_plain
+from laser.training.model import build_plain
 
 PEER_BATCH = 32
 

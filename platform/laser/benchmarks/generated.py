@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import csv
 
-from laser.config.progress import progress
+from laser.cli.progress import progress
 
 VERSION = 1
 """Of the generator; part of the folder's name."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from laser.config.progress import progress
+from laser.cli.progress import progress
 
 Work = Callable[[], object]
 PEAK_SIZE = 2048

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from laser.benchmarks.measure import Work
 from laser.config.compose import with_overrides
-from laser.config.errors import UserError
 from laser.config.jobs import BenchmarkJob
 from laser.data.batches import pad_right
+from laser.errors import UserError
 from laser.models.llm import choose_dtype, load_llm
 from laser.training.inputs import Inputs
 from laser.training.losses import item_scores

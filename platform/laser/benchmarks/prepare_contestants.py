@@ -86,7 +86,7 @@ def _main(contestant: str, layout: str, source: str, target: str, k: str, memory
 
     if contestant == "ours":
         import laser.data.prepare
-        import laser.data.sources_amazon  # noqa: F401
+        import laser.data.sources.amazon  # noqa: F401
     baseline = _memory_mib("VmRSS")
     started, processor = time.perf_counter(), time.process_time()
     made = {"ours": ours, "script": script}[contestant](layout, Path(source), Path(target), int(k), int(memory_mib))

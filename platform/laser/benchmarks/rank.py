@@ -24,9 +24,9 @@ from torch import Tensor
 from laser.benchmarks.measure import Timing, matrix_product, peak_mib, ratio, take_turns
 from laser.benchmarks.suites import BenchmarkResult
 from laser.config.jobs import BenchmarkConfig, BenchmarkJob
-from laser.data.wheels import fetch_wheel
 from laser.evaluation.metrics import ranking_metrics
 from laser.evaluation.ranking import catalogue_ranks, ranks
+from laser.storage.wheels import fetch_wheel
 
 PEER_WHEELS = ("recbole==1.2.1", "colorama==0.4.6", "texttable==1.7.0", "tensorboard==2.20.0", "absl-py==2.5.1")
 """RecBole, and what the import of its evaluator wants that we do not have."""

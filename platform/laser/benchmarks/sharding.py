@@ -78,7 +78,7 @@ def _measured(job: BenchmarkJob, workers: int, stage: int) -> list[dict[str, flo
 
 def _worker(rank: int, workers: int, text: str, folder: str) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(workers)}  # DeepSpeed asks for them
-    from laser.training.deepspeed import DeepSpeedEngine, sharded_llm
+    from laser.engine.deepspeed import DeepSpeedEngine, sharded_llm
 
     job = BenchmarkJob.model_validate_json(text)
     device = torch.device("cuda", rank) if job.training.use_gpu else torch.device("cpu")

@@ -19,10 +19,10 @@ from laser.benchmarks.suites import BenchmarkResult
 from laser.config.compose import with_overrides
 from laser.config.jobs import BenchmarkJob
 from laser.data.batches import training_batches
+from laser.engine.plain import PlainEngine
 from laser.models.llm import choose_dtype
-from laser.training.engine import PlainEngine
 from laser.training.inputs import Histories, Inputs, prepare_inputs
-from laser.training.plain import build_plain
+from laser.training.model import build_plain
 from laser.training.step import training_step
 
 BATCH_SIZES = (4, 8, 16, 32)

@@ -19,8 +19,8 @@ from typing import Any
 
 from laser.benchmarks.suites import BenchmarkResult
 from laser.config.jobs import BenchmarkJob
-from laser.training.checkpoint import latest_checkpoint
 from laser.training.inputs import prepare_inputs
+from laser.training.run.checkpoint import latest_checkpoint
 
 REFERENCE_SECONDS = 300.0
 """Length of the trial that the overhead is set against."""

@@ -5,7 +5,6 @@ strictly. Later sources win; a changed `type` replaces its section instead of me
 """
 
 import difflib
-import hashlib
 import itertools
 import json
 import os
@@ -19,8 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from laser.config.errors import UserError
 from laser.config.section import Section
+from laser.errors import UserError
 
 S = TypeVar("S", bound=BaseModel)
 Mapped = dict[str, Any]
@@ -142,13 +141,6 @@ def flatten(config: BaseModel) -> dict[str, str | int | float | bool | None]:
     return flat
 
 
-def stage_key(name: str, *parts: Any) -> str:
-    """A name for a cached stage: the same for the same JSON-able parts, such as `bert4rec-3fa9c1d2e0`."""
-    plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
-    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
-    return f"{name}-{digest[:10]}"
-
-
 def settings(cls: type[BaseModel]) -> dict[str, list[FieldInfo]]:
     """Every setting by its dotted key; several fields where the members of a family share a key."""
     found: dict[str, list[FieldInfo]] = {}
@@ -235,27 +227,6 @@ def _plain(text: str, where: str) -> Any:
     if isinstance(tree, yaml.ScalarNode):
         return {} if tree.tag.endswith(":null") else tree.value
     return OmegaConf.to_container(OmegaConf.create(text), resolve=False)
-
-
-def changed_settings(section: BaseModel) -> dict[str, str | int | float | bool | None]:
-    """The flattened settings that differ from the schema's defaults, and the `type` of every family.
-
-    What stays at its default is left out, so that a setting that the schema gains later, with a default that changes
-    nothing, does not turn stored results into those of other settings.
-    """
-    changed: dict[str, str | int | float | bool | None] = {}
-
-    def visit(prefix: str, section: BaseModel) -> None:
-        for name, field in type(section).model_fields.items():
-            value = getattr(section, name)
-            if isinstance(value, BaseModel):
-                visit(f"{prefix}{name}.", value)
-            elif name == "type" or value != field.default:
-                plain = value is None or isinstance(value, str | int | float | bool)
-                changed[prefix + name] = value if plain else json.dumps(value)
-
-    visit("", section)
-    return changed
 
 
 def _with_settings(cls: type[BaseModel], mapping: Mapped, overrides: Sequence[tuple[str, Any]]) -> Mapped:

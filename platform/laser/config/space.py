@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from laser.config.compose import complaint, no_such_setting, settings
-from laser.config.errors import UserError
+from laser.errors import UserError
 
 
 @dataclass(frozen=True)

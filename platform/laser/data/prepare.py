@@ -18,15 +18,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from laser.config.compose import stage_key
-from laser.config.errors import UserError
+from laser.config.identity import stage_key
 from laser.config.schema import DataConfig
 from laser.data.dataset import SCHEMA_VERSION, Dataset, open_dataset
-from laser.data.interactions import Workspace
-from laser.data.locking import exclusive
-from laser.data.order import by_user_and_time, k_core
-from laser.data.sources import read_source, source_directory
-from laser.data.write import TableWriter, write_users
+from laser.data.ingest.interactions import Workspace
+from laser.data.ingest.order import by_user_and_time, k_core
+from laser.data.ingest.write import TableWriter, write_users
+from laser.data.sources.registry import read_source, source_directory
+from laser.errors import UserError
+from laser.storage.locks import exclusive
 
 logger = logging.getLogger(__name__)
 

@@ -18,10 +18,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from laser.config.compose import stage_key
-from laser.config.errors import UserError
+from laser.config.identity import stage_key
 from laser.config.schema import PromptConfig
-from laser.data.dataset import Dataset, Examples
+from laser.data.dataset import Dataset
+from laser.data.examples import Examples
+from laser.errors import UserError
 
 Tokens = NDArray[np.int32]
 

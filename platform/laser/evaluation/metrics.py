@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+SELECTION_METRIC = "ndcg@10"
+
 
 def ranking_metrics(ranks: np.ndarray, cutoff: int = 10) -> dict[str, float]:
     """Means over the users of the three metrics of the paper (arXiv 2409.01605, section 4.1).

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from laser.config.errors import UserError
+from laser.errors import UserError
 from laser.evaluation.metrics import user_metrics
 from laser.evaluation.user_ranks import UserRanks
 

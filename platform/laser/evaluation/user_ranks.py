@@ -8,9 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from laser.config.errors import UserError
+from laser.errors import UserError
 from laser.evaluation.metrics import ranking_metrics
 
+TEST_RANKS = Path("ranks", "test.parquet")
+"""Where the rank of each test user stands, in the directory of a run or of a recommender (`UserRanks`)."""
 SCHEMA = pa.schema([("user_id", pa.int32()), ("target", pa.int32()), ("rank", pa.int64()), ("rank_masked", pa.int64())])
 
 

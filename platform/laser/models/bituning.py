@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from laser.models.attention import Packing
 from laser.models.llm import Decoder
-from laser.models.packed import PackedLlama
+from laser.models.packed.attention import Packing
+from laser.models.packed.decoder import PackedLlama
 
 Representation = Literal["suffix", "mean", "eos"]
 

@@ -1,8 +1,8 @@
 """The space in which users and items are compared, when it is not the LLM's own (neither in the paper nor in its code).
 
 A frozen LLM's outputs have cosines close to 1 and were not made to rank. A linear map of them, trained for a minute on
-cached outputs (`laser.training.warm_start`), ranks several times better before any virtual token has moved. Beside it
-the frozen recommender's own product of user and item may stand, so that what it knows need not pass through the LLM:
+cached outputs (`laser.training.extensions.warm_start`), ranks several times better before any virtual token has moved.
+The frozen recommender's own product of user and item may be added, so that what it knows need not pass through the LLM:
 
     score(u, i) = a cos(W_u x_u, W_i x_i) + g Σ_c e_c (1 + w_c) z_uc v_ic + b [i in the history of u]
 

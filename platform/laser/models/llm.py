@@ -1,7 +1,7 @@
 """Loading the frozen LLM's weights: whole in one process, or tensor by tensor for a sharded one.
 
 `laser.models.llm_source` finds the files; this module reads them. Any decoder of `transformers` that takes
-`inputs_embeds` works; Llamas run packed (`laser.models.packed`).
+`inputs_embeds` works; Llamas run packed (`laser.models.packed.decoder`).
 """
 
 import json
@@ -23,10 +23,10 @@ from transformers import (
 )
 from transformers.initialization import no_init_weights
 
-from laser.config.errors import UserError
 from laser.config.schema import LLMConfig
-from laser.models.fused import kernels
-from laser.models.packed import PackedLlama, is_packable
+from laser.errors import UserError
+from laser.models.packed.decoder import PackedLlama, is_packable
+from laser.models.packed.fused import kernels
 
 Decoder: TypeAlias = PreTrainedModel | PackedLlama
 """What reads the text: any decoder of `transformers`, or a packed Llama."""

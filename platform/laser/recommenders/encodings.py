@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from laser.data.batches import inference_batches, pad_right
-from laser.data.dataset import Examples
-from laser.data.locking import exclusive
+from laser.data.examples import Examples
 from laser.recommenders.base import FittedRecommender, Items, SequentialRecommender
+from laser.storage.locks import exclusive
 
 HISTORIES_PER_RECORD_BATCH = 4096
 """All but the last record batch hold so many, so a history's place is a division. 50 MB at 50 items of width 64."""

@@ -10,7 +10,6 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from laser.config.errors import UserError
 from laser.config.recommenders import (
     Bert4RecConfig,
     EASEConfig,
@@ -22,15 +21,16 @@ from laser.config.recommenders import (
     StackConfig,
     TextSASRecConfig,
 )
+from laser.errors import UserError
 from laser.recommenders.base import FittedRecommender, SequentialRecommender, TrainedRecommender
-from laser.recommenders.bert4rec import BERT4Rec
-from laser.recommenders.ease import EASE
-from laser.recommenders.hybrid import Hybrid
-from laser.recommenders.item_knn import ItemKNN
-from laser.recommenders.popularity import Popularity
-from laser.recommenders.sasrec import SASRec
-from laser.recommenders.stack import Stack
-from laser.recommenders.text_sasrec import TextSASRec
+from laser.recommenders.families.bert4rec import BERT4Rec
+from laser.recommenders.families.ease import EASE
+from laser.recommenders.families.hybrid import Hybrid
+from laser.recommenders.families.item_knn import ItemKNN
+from laser.recommenders.families.popularity import Popularity
+from laser.recommenders.families.sasrec import SASRec
+from laser.recommenders.families.stack import Stack
+from laser.recommenders.families.text_sasrec import TextSASRec
 
 SCHEMA_VERSION = 1
 WEIGHTS, DESCRIPTION = "model.safetensors", "recommender.json"

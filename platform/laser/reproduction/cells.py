@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from laser.config.compose import flatten, stage_key, with_overrides
-from laser.config.errors import UserError
+from laser.config.compose import flatten, with_overrides
+from laser.config.identity import as_experiment, recommender_key, settings_key, stage_key
 from laser.config.jobs import ReproduceJob
+from laser.config.paths import with_absolute_paths
 from laser.config.schema import Experiment
 from laser.data.dataset import Dataset
 from laser.data.prepare import prepare_dataset
+from laser.errors import UserError
 from laser.reproduction.paper import Row, Table, read_paper
-from laser.training.shared import as_experiment, recommender_key, settings_key, with_absolute_paths
 
 
 @dataclass(frozen=True)

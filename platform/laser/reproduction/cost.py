@@ -11,11 +11,12 @@ from pathlib import Path
 import torch
 
 from laser.config.schema import Experiment
-from laser.data.dataset import Dataset, Examples
+from laser.data.dataset import Dataset
+from laser.data.examples import Examples
 from laser.data.prompts import Prompts
 from laser.models.llm import choose_dtype, llm_config, load_tokenizer
 from laser.models.llm_source import resolve_llm
-from laser.reproduction.store import StoredRun
+from laser.tracking.interface import StoredRun
 
 REFERENCE_TRAIN_TOKENS = {torch.bfloat16: 1_330.0, torch.float32: 180.0}
 """Tokens a second, SmolLM2-135M with 30 blocks, forward and backward, on 2 cores: AMX in bf16, AVX2 in fp32."""

@@ -10,19 +10,19 @@ from typing import Any
 import pyarrow as pa
 
 from laser.config.compose import read_yaml, validate, with_overrides
-from laser.config.errors import UserError
+from laser.config.paths import with_absolute_paths
 from laser.config.schema import Experiment
+from laser.errors import UserError
 from laser.reproduction.cells import Cell, base_experiment
 from laser.reproduction.cost import Cost, cell_cost, duration, measured_speed
-from laser.reproduction.document import Block, as_html, as_markdown
-from laser.reproduction.expert_report import expert_report
 from laser.reproduction.experts import ExpertUsers, expert_users, load_course
 from laser.reproduction.measure import measured_rows, row_significance, surroundings
 from laser.reproduction.parameters import count_parameters, paper_size_parameters
-from laser.reproduction.report import count_report, rows_as_json, table_report, verdict
+from laser.reproduction.report.document import Block, as_html, as_markdown
+from laser.reproduction.report.experts import expert_report
+from laser.reproduction.report.tables import count_report, rows_as_json, table_report, verdict
 from laser.reproduction.run import Reproduction
-from laser.reproduction.store import StoredRun
-from laser.training.shared import with_absolute_paths
+from laser.tracking.interface import StoredRun
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from laser.config.compose import changed_settings
+from laser.config.identity import HOW_IT_RUNS, as_experiment, changed_settings
 from laser.config.jobs import ReproduceJob
 from laser.config.schema import Experiment
 from laser.data.dataset import Dataset
@@ -14,11 +14,10 @@ from laser.evaluation.significance import compare
 from laser.evaluation.user_ranks import UserRanks, read_ranks
 from laser.reproduction.cells import base_experiment
 from laser.reproduction.paper import MAIN_METRIC, Table, read_paper
-from laser.reproduction.report import Surroundings
+from laser.reproduction.report.tables import Surroundings
 from laser.reproduction.rows import Measured
 from laser.reproduction.run import Reproduction, metrics_prefix
-from laser.reproduction.store import StoredRun
-from laser.training.shared import HOW_IT_RUNS, as_experiment
+from laser.tracking.interface import StoredRun
 
 PAPER_SEQUENCE = ("training.stage1_epochs", "training.stage2_epochs", "training.batch_size")
 

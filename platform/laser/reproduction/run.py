@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from laser.config.identity import recommender_tags
 from laser.config.jobs import ReproduceJob
 from laser.config.schema import SearchConfig, TuneExperiment
 from laser.data.dataset import Dataset
 from laser.data.prepare import prepare_dataset
+from laser.recommenders.training import pretrained_recommender, pretraining_results
 from laser.reproduction.cells import Cell, base_experiment, cells_directory, cells_of, distinct
 from laser.reproduction.paper import METRICS, Table
-from laser.reproduction.store import Store, StoredRun
-from laser.training.checkpoint import latest_checkpoint
-from laser.training.outcome import RunResults, run_results
-from laser.training.pretrain import pretrained_recommender, pretraining_results
-from laser.training.shared import make_stages, recommender_tags
+from laser.tracking.interface import RunResults, Store, StoredRun
+from laser.training.prepare import make_stages
+from laser.training.run.checkpoint import latest_checkpoint
+from laser.training.run.outcome import run_results
 from laser.training.train import run_tags
 from laser.tuning.sweep import Sweep
 

@@ -27,8 +27,8 @@ from pydantic import BaseModel
 
 from laser.config.compose import flatten
 from laser.config.credentials import masked
-from laser.config.errors import UserError
 from laser.config.schema import TrackingConfig
+from laser.errors import UserError
 from laser.tracking.environment import environment
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -49,7 +49,7 @@ STEP_METRIC = "val/ndcg@10"
 
 
 class Results(Protocol):
-    """What is recorded of a run; `laser.training.outcome.RunResults` is one."""
+    """What is recorded of a run; `laser.training.run.outcome.RunResults` is one."""
 
     @property
     def history(self) -> Iterable[Mapping[str, float]]: ...

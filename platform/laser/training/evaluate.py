@@ -6,11 +6,11 @@ from typing import Literal
 import torch
 
 from laser.config.schema import Experiment
-from laser.training.checkpoint import read_checkpoint
-from laser.training.engine import PlainEngine
+from laser.engine.plain import PlainEngine
 from laser.training.inputs import Inputs
 from laser.training.loop import evaluate
-from laser.training.plain import build_plain
+from laser.training.model import build_plain
+from laser.training.run.checkpoint import read_checkpoint
 
 
 def evaluate_checkpoint(

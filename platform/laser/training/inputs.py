@@ -13,21 +13,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from laser.config.compose import stage_key
-from laser.config.errors import UserError
+from laser.config.identity import stage_key
 from laser.config.schema import Experiment
 from laser.data.batches import pad_right
-from laser.data.dataset import Dataset, Examples
+from laser.data.dataset import Dataset
+from laser.data.examples import Examples
 from laser.data.prepare import prepare_dataset
 from laser.data.prompts import Prompts
+from laser.engine.base import Batch
+from laser.errors import UserError
 from laser.models.head import ITEMS, USERS, Side
 from laser.models.llm import embedding_std, eos_embedding, eos_token_id, llm_config, load_tokenizer
 from laser.models.llm_source import resolve_llm
 from laser.recommenders.encodings import Encodings, user_encodings
 from laser.recommenders.storage import load_recommender, weights_hash
-from laser.training.engine import Batch
-from laser.training.pretrain import pretrained_recommender
-from laser.training.shared import SharedStages
+from laser.recommenders.training import pretrained_recommender
+from laser.training.artifacts import SharedStages
 
 
 @dataclass(frozen=True)

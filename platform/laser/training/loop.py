@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from laser.config.progress import progress
+from laser.cli.progress import progress
 from laser.config.schema import TrainingConfig
 from laser.data.batches import inference_batches, training_batches
+from laser.engine.base import Batch, Engine
 from laser.evaluation.ranking import TILE_USERS, catalogue_ranks, ranks_with_history_bias
 from laser.evaluation.user_ranks import UserRanks
 from laser.models.laser import LaserOutput, Part
-from laser.training.engine import Batch, Engine
 from laser.training.guards import LossGuard, report_collapse
 from laser.training.inputs import Histories
 from laser.training.schedule import Schedule

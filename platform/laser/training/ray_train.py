@@ -1,32 +1,22 @@
 """Ray Train workers around the training loop; with `laser.tuning` the only place in the package that imports ray."""
 
 import logging
-import os
-import secrets
-import signal
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
-from ray._private import ray_constants
-from ray._raylet import Config
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback, get_context
 from ray.train import report as report_to_controller
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
+from laser.cluster.join import cluster
 from laser.config.compose import with_overrides
 from laser.config.schema import Experiment
-from laser.training.outcome import EPOCH, Report
+from laser.tracking.interface import EPOCH, Report
 
 logger = logging.getLogger(__name__)
-
-
-START_SECONDS = 600
-"""Ray gives up on its dashboard after 60, on its raylet after 30; two cores that many processes share take longer."""
 
 
 class _ReportToDriver(UserCallback):
@@ -45,40 +35,6 @@ class _Trainer(TorchTrainer):
 
     def _register_sigint_handler(self, controller: Any) -> None:
         """Ray's own handler would end the process with status 1, without a word and without our cleaning up."""
-
-
-@contextmanager
-def cluster() -> Iterator[None]:
-    """Join the cluster of RAY_ADDRESS, as a submitted job does, or start one; leave it or end it with the block.
-
-    A cluster started here has a dashboard, because Ray Train asks its state service whether workers are gone. All of
-    Ray's servers listen on loopback alone.
-    """
-    if ray.is_initialized():
-        yield
-        return
-    address = os.environ.get("RAY_ADDRESS", "local")
-    if address == "local":
-        # Ray's switch for "no cluster of machines", named after the systems where it is the default: this node's
-        # address is 127.0.0.1. The variable is for the processes that Ray starts; this one has read it already.
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-        ray_constants.ENABLE_RAY_CLUSTER = False
-        ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S = START_SECONDS
-        os.environ["RAY_raylet_start_wait_time_s"] = str(START_SECONDS)
-    if address == "local" and "RAY_AUTH_MODE" not in os.environ:
-        # A token keeps other accounts out. Left to itself, ray.init() would write one into the home directory, and
-        # every later `ray start` of this account would refuse whoever does not send it.
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        Config.initialize("")  # has Ray read them again, as ray.init() itself does
-    on_sigterm = signal.getsignal(signal.SIGTERM)  # `kill`, `ray job stop`; Ray puts an abort in its place
-    ray.init(
-        address=address, include_dashboard=True, dashboard_host="127.0.0.1", log_to_driver=True, logging_level="warning"
-    )
-    signal.signal(signal.SIGTERM, on_sigterm)
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def train_on_workers(config: Experiment, run_dir: Path, report: Report, callbacks: Sequence[Any] = ()) -> None:
@@ -116,12 +72,12 @@ def _worker(settings: dict[str, str]) -> None:
     if get_context().get_world_rank() == 0:
         logging.getLogger("laser").setLevel(logging.INFO)
     torch.set_num_threads(max(1, int(training.cpus_per_worker)))
+    from laser.engine.deepspeed import DeepSpeedEngine, sharded_llm
     from laser.models.laser import build_laser
     from laser.models.llm import choose_dtype, load_llm
-    from laser.training.deepspeed import DeepSpeedEngine, sharded_llm
     from laser.training.guards import memory_advice
     from laser.training.inputs import prepare_inputs
-    from laser.training.sharding import automatic_stage
+    from laser.training.model import automatic_stage
     from laser.training.stages import TwoStageTraining
 
     device = get_device()

@@ -2,8 +2,8 @@
 
 Stage 1 re-encodes the catalogue with the current weights at the start of each epoch and holds it fixed for the epoch;
 the encoding at an epoch's end serves its validation and is the next epoch's start. Stage 2 holds the catalogue fixed
-for good. Before them may come stage 0, which encodes users and items in the step (`laser.training.two_sided`). Each
-stage goes on from the best epoch before it: its weights and item embeddings, with Adam afresh. Selection is by
+for good. Stage 0 may come before them; it encodes users and items in the step (`laser.training.extensions.two_sided`).
+Each stage starts from the best epoch before it: its weights and item embeddings, with Adam afresh. Selection is by
 validation NDCG@10; the test set is read once, at the end.
 """
 
@@ -18,8 +18,16 @@ import torch
 from torch import Tensor
 
 from laser.config.schema import Experiment
-from laser.training.alignment import align
-from laser.training.checkpoint import (
+from laser.engine.base import Engine, numel
+from laser.evaluation.metrics import SELECTION_METRIC
+from laser.evaluation.user_ranks import TEST_RANKS
+from laser.tracking.interface import Report
+from laser.training.extensions.alignment import align
+from laser.training.extensions.two_sided import TwoSidedStep
+from laser.training.extensions.warm_start import warm_start
+from laser.training.inputs import Inputs
+from laser.training.loop import TakeStep, catalogue_step, encode_items, evaluate, train_epoch
+from laser.training.run.checkpoint import (
     TrainingState,
     check_same_settings,
     checkpoint_name,
@@ -29,22 +37,9 @@ from laser.training.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from laser.training.engine import Engine, numel
-from laser.training.inputs import Inputs
-from laser.training.loop import TakeStep, catalogue_step, encode_items, evaluate, train_epoch
-from laser.training.outcome import (
-    SELECTION_METRIC,
-    TEST_RANKS,
-    Outcome,
-    Report,
-    best_metrics,
-    epoch_metrics,
-    write_outcome,
-)
+from laser.training.run.outcome import Outcome, best_metrics, epoch_metrics, write_outcome
+from laser.training.run.transfer import starting_weights
 from laser.training.schedule import Schedule
-from laser.training.transfer import starting_weights
-from laser.training.two_sided import TwoSidedStep
-from laser.training.warm_start import warm_start
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from laser.config.schema import TrainingConfig
 from laser.data.batches import share
+from laser.engine.base import Batch, Engine
 from laser.models.laser import Part
-from laser.training.engine import Batch, Engine
 from laser.training.losses import expert_choice_counts, item_contrastive_loss, load_balance_loss
 
 

@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from laser.config.errors import UserError
+from laser.config.identity import settings_key
+from laser.config.paths import with_absolute_paths
 from laser.config.schema import Experiment
-from laser.training.checkpoint import check_same_settings, dependent_settings, latest_checkpoint
-from laser.training.outcome import Outcome, Report, read_outcome
-from laser.training.shared import SharedStages, settings_key, with_absolute_paths
+from laser.errors import UserError
+from laser.tracking.interface import Report
+from laser.training.artifacts import SharedStages
+from laser.training.run.checkpoint import check_same_settings, dependent_settings, latest_checkpoint
+from laser.training.run.outcome import Outcome, read_outcome
 
 KEPT_CHECKPOINTS = 3
 """The last, the best, and the one that is being written."""
@@ -67,7 +70,7 @@ def preflight(run_dir: Path, config: Experiment, stages: SharedStages) -> None:
     if checkpoint is not None:
         check_same_settings(checkpoint.state, dependent_settings(config, stages.fingerprint))
     elif config.training.start_from is not None:
-        from laser.training.transfer import check_start  # it imports the models
+        from laser.training.run.transfer import check_start  # it imports the models
 
         check_start(config, stages.recommender)
 

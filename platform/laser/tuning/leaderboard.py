@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from laser.training.outcome import SELECTION_METRIC
+from laser.evaluation.metrics import SELECTION_METRIC
 from laser.tuning.sweep import TrialRecord
 
 METRICS = ("ndcg@10", "recall@10", "mrr")

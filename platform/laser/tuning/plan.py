@@ -7,11 +7,9 @@ from math import exp, log
 from typing import Any
 
 from laser.config.schema import SearchConfig
-from laser.config.space import Choice, LogUniform, RandInt, Uniform, grid
+from laser.config.space import Choice, Domain, LogUniform, RandInt, Uniform, grid
 
 logger = logging.getLogger(__name__)
-
-Domain = Choice | Uniform | LogUniform | RandInt
 
 
 def planned_trials(space: Mapping[str, Domain], search: SearchConfig) -> list[dict[str, Any]] | None:

@@ -18,16 +18,21 @@ from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler
 
+from laser.cluster.join import cluster
 from laser.config.compose import with_overrides
-from laser.config.errors import UserError
+from laser.config.identity import as_experiment
+from laser.config.paths import with_absolute_paths
 from laser.config.schema import Experiment, SearchConfig, TuneExperiment
-from laser.config.space import Choice, LogUniform, RandInt, Uniform, parse_space
-from laser.training.outcome import EPOCH, SELECTION_METRIC, read_outcome
-from laser.training.ray_train import cluster
-from laser.training.shared import SharedStages, as_experiment, make_stages, with_absolute_paths
-from laser.tuning.plan import Domain, planned_trials
+from laser.config.space import Choice, Domain, LogUniform, RandInt, Uniform, parse_space
+from laser.errors import UserError
+from laser.evaluation.metrics import SELECTION_METRIC
+from laser.tracking.interface import EPOCH, Tracker
+from laser.training.artifacts import SharedStages
+from laser.training.prepare import make_stages
+from laser.training.run.outcome import read_outcome
+from laser.tuning.plan import planned_trials
 from laser.tuning.sweep import Sweep, Trial, TrialRecord
-from laser.tuning.trial import METRIC, Tracker, best_report, end_trial, end_unfinished, epoch_reports, train_trial
+from laser.tuning.trial import METRIC, best_report, end_trial, end_unfinished, epoch_reports, train_trial
 
 logger = logging.getLogger(__name__)
 

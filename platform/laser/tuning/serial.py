@@ -5,10 +5,11 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from laser.config.errors import UserError
 from laser.config.schema import Experiment
+from laser.errors import UserError
+from laser.tracking.interface import Tracker
 from laser.tuning.sweep import Sweep, TrialRecord
-from laser.tuning.trial import Tracker, end_trial, end_unfinished, train_trial
+from laser.tuning.trial import end_trial, end_unfinished, train_trial
 
 logger = logging.getLogger(__name__)
 

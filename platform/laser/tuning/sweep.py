@@ -24,13 +24,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from laser.config.compose import flatten, stage_key
-from laser.config.errors import UserError
-from laser.config.files import write_json
+from laser.config.compose import flatten
+from laser.config.identity import HOW_IT_RUNS, stage_key
 from laser.config.schema import TuneExperiment
-from laser.data.locking import exclusive
-from laser.training.run_directory import remember_run, remembered_run, run_directory
-from laser.training.shared import HOW_IT_RUNS
+from laser.errors import UserError
+from laser.storage.files import write_json
+from laser.storage.locks import exclusive
+from laser.training.run.directory import remember_run, remembered_run, run_directory
 
 SYMBOLS = {
     "mformer.num_experts": "K",

@@ -2,48 +2,22 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from laser.config.compose import with_overrides
 from laser.config.schema import Experiment
-from laser.training.checkpoint import latest_checkpoint
-from laser.training.outcome import (
-    EPOCH,
-    SELECTION_METRIC,
-    Outcome,
-    Report,
-    RunResults,
-    epoch_metrics,
-    read_outcome,
-    run_results,
-)
-from laser.training.shared import SharedStages, make_stages
+from laser.evaluation.metrics import SELECTION_METRIC
+from laser.tracking.interface import EPOCH, Report, Tracker
+from laser.training.artifacts import SharedStages
+from laser.training.prepare import make_stages
+from laser.training.run.checkpoint import latest_checkpoint
+from laser.training.run.outcome import Outcome, epoch_metrics, read_outcome, run_results
 from laser.training.train import run_tags, train_laser
 from laser.tuning.sweep import Sweep, Trial, TrialRecord
 
 logger = logging.getLogger(__name__)
 
 METRIC = f"val/{SELECTION_METRIC}"
-
-
-class TrialRun(Protocol):
-    """Where a trial's metrics go. It pickles, because the Train controller reports from a process of its own."""
-
-    @property
-    def run_id(self) -> str: ...
-
-    def report(self, metrics: Mapping[str, float], step: int) -> None:
-        """Take the metrics of an epoch and the number of epochs done."""
-
-
-class Tracker(Protocol):
-    """What a search needs from tracking; it pickles."""
-
-    def start(self, config: Experiment, name: str, tags: Mapping[str, Any], run_id: str | None) -> TrialRun:
-        """Open a trial's run, or the one of its earlier sessions. Called in the trial's process."""
-
-    def finish(self, run_id: str, state: str, results: RunResults, error: str | None) -> None:
-        """Record and close the run of a trial that ended or was interrupted. Called in the sweep's process."""
 
 
 def train_trial(

@@ -1,0 +1,1 @@
+"""What jobs share: arguments, --help, exit status, the summary line, progress."""

@@ -1,0 +1,128 @@
+"""What all jobs share: arguments, `--help`, exit status, and one JSON object as the last line of standard output.
+
+Exit status: 0 done; 1 our failure, with traceback; 2 the user's mistake, one line `error: …`; 130 interrupted.
+"""
+
+import builtins
+import json
+import logging
+import os
+import signal
+import sys
+import textwrap
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TextIO, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel
+
+from laser.config.compose import load_config, sections
+from laser.config.credentials import masked
+from laser.errors import UserError
+
+C = TypeVar("C", bound=BaseModel)
+
+
+def run_job(
+    main: Callable[[C], Mapping[str, Any]],
+    config_class: type[C],
+    default: Path | None = None,
+    arguments: Sequence[str] | None = None,
+    resume_with: str | None = None,
+) -> NoReturn:
+    """Run a job's `main` and leave the process.
+
+    Args:
+        main: takes the configuration, returns the summary. It imports what is heavy itself, so that `--help` stays
+            fast.
+        config_class: the schema of the job's configuration.
+        default: the YAML file that applies without `config=`.
+        arguments: command-line words; those of this process by default.
+        resume_with: the setting that resumes an interrupted run of this job, named to who interrupts it.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if any(argument in ("--help", "-h") for argument in arguments):
+        print(help_text(sys.modules[main.__module__].__doc__ or "", config_class, default))
+        sys.exit(0)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for chatty in ("httpx", "alembic", "mlflow", "ray.tune", "huggingface_hub", "filelock"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # `kill` and `ray job stop` leave as much in order as Ctrl-C
+    stdout = _stdout_apart()
+    try:
+        summary = main(load_config(config_class, arguments, default))
+    except UserError as error:
+        print(f"error: {masked(str(error))}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        advice = f"; go on with {resume_with}=true" if resume_with else ""
+        print(f"interrupted{advice}", file=sys.stderr)
+        sys.exit(130)
+    print(json.dumps(summary), file=stdout, flush=True)
+    sys.exit(0)
+
+
+def _stdout_apart() -> TextIO:
+    """Send what libraries and child processes print to standard error, to the end; return the real standard output."""
+    sys.stdout.flush()
+    real = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return real
+
+
+def help_text(job: str, config_class: type[BaseModel], default: Path | None) -> str:
+    """The job's own words, how to call it, and every setting with its default, what it takes, and its meaning."""
+    usage = f"usage: python jobs/{Path(sys.argv[0]).name} [config=<file.yaml>] [section.key=value ...]"
+    file = f"Without config= it reads {default}." if default else "It reads no file unless config= names one."
+    notes = (
+        f"{file} Files and values follow YAML; the last value of a setting wins. data, llm and recommender given as "
+        "text stand for data.path, llm.source and recommender.type. Settings and their defaults:"
+    )
+    return "\n".join([job.strip(), "", usage, notes, "", *_help_lines(config_class, "")])
+
+
+def _help_lines(section: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        members = sections(section, name)
+        if not members:
+            default = "(required)" if field.is_required() else f"= {json.dumps(field.default)}"
+            yield f"  {prefix}{name} {default}   [{_kind(field.annotation, field.metadata)}]"
+            yield textwrap.fill(_one_line(field.description), 100, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        for member in members:
+            family = f" ({member.model_fields['type'].default})" if "type" in member.model_fields else ""
+            yield ""
+            yield f"{prefix}{name}{family}: {_one_line(member.__doc__)}"
+            yield from _help_lines(member, f"{prefix}{name}.")
+
+
+def _kind(annotation: Any, bounds: Iterable[Any] = ()) -> str:
+    """What a setting takes, in words: `whole number > 0 or null`."""
+    parts = get_args(annotation)
+    match get_origin(annotation):
+        case typing.Annotated:
+            inner = [item for part in parts[1:] for item in getattr(part, "metadata", [part])]
+            return _kind(parts[0], [*inner, *bounds])
+        case typing.Literal:
+            return " | ".join(map(str, parts))
+        case typing.Union | types.UnionType:
+            return " or ".join(_kind(part) for part in parts)
+        case builtins.tuple:
+            return f"list of {_kind(parts[0])}"
+        case builtins.dict:
+            return "mapping"
+    limits = [
+        f"{sign} {getattr(bound, name)}" for bound in bounds for name, sign in _BOUNDS.items() if hasattr(bound, name)
+    ]
+    return " ".join([_WORDS[annotation], ", ".join(limits)]).strip()
+
+
+_WORDS = {int: "whole number", float: "number", str: "text", bool: "true | false", type(None): "null", Any: "any"}
+_BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+
+
+def _one_line(text: str | None) -> str:
+    return " ".join((text or "").split())

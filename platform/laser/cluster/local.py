@@ -1,0 +1,257 @@
+"""A Ray cluster on this machine for as long as a `with` block lasts: started, given jobs, and stopped, it alone.
+
+It runs in a session of its own, so that Ctrl-C in the terminal reaches us first; it listens on loopback alone, on
+ports that nobody else uses, takes no job without its own random token, and keeps its files in directories of its own.
+
+    <directory>/
+        cluster.json      who runs it
+        token             of mode 600; Ray reads it by RAY_AUTH_TOKEN_PATH
+        environment.sh    `. environment.sh`, and `ray job submit`, `ray status`, `ray list nodes` mean this cluster
+        autoscaler.json   where it has worker nodes
+        head.log          what `ray start` says
+"""
+
+import json
+import logging
+import os
+import secrets
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from laser.cluster.nodes import LocalNodes
+from laser.cluster.processes import MARK, Note, stop_processes
+from laser.config.credentials import masked
+from laser.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+START_SECONDS = 600  # 7 where the machine is idle
+OBJECT_STORE_BYTES = 256 * 2**20  # trials pass a few kilobytes
+
+
+@dataclass(frozen=True)
+class LocalCluster:
+    """A running cluster and the environment in which its commands work."""
+
+    environment: dict[str, str]
+    head: "subprocess.Popen[bytes]"
+
+    @property
+    def dashboard(self) -> str:
+        """Address of the dashboard, which takes jobs too."""
+        return self.environment["RAY_API_SERVER_ADDRESS"]
+
+    @property
+    def running(self) -> bool:
+        return self.head.poll() is None
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """The nodes that are alive, from Ray's own list: `node_id`, `is_head_node`, `resources_total`, …
+
+        Raises:
+            OSError: the cluster does not answer.
+        """
+        token = Path(self.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
+        request = urllib.request.Request(f"{self.dashboard}/api/v0/nodes", headers={"Authorization": f"Bearer {token}"})
+        with urllib.request.urlopen(request, timeout=10) as reply:
+            nodes = json.load(reply)["data"]["result"]["result"]
+        return [node for node in nodes if node["state"] == "ALIVE"]
+
+    def num_nodes(self) -> int | None:
+        """Nodes that are alive, the head among them; None where a busy machine's dashboard does not answer in time."""
+        try:
+            return len(self.nodes())
+        except OSError:
+            return None
+
+    def run_job(self, command: Sequence[str]) -> str:
+        """Submit a command as a Ray job, stream its output to standard error, and return its last JSON line.
+
+        Raises:
+            subprocess.CalledProcessError: the job failed; what it said has been shown.
+        """
+        job = f"laser-{secrets.token_hex(4)}"
+        submit = [_beside_python("ray"), "job", "submit", "--submission-id", job, "--", *command]
+        logger.info("$ ray %s", masked(" ".join(submit[1:])))
+        summary = ""
+        with subprocess.Popen(submit, env=self.environment, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            try:
+                for line in process.stdout:
+                    if line.startswith("{") and _is_json(line):
+                        summary = line.strip()
+                    else:
+                        print(line, end="", file=sys.stderr, flush=True)
+            except BaseException:
+                process.terminate()
+                stop = [_beside_python("ray"), "job", "stop", job]
+                subprocess.run(stop, env=self.environment, capture_output=True, check=False)
+                raise
+        if process.returncode or not summary:
+            raise subprocess.CalledProcessError(process.returncode or 1, submit)
+        return summary
+
+
+@contextmanager
+def local_cluster(directory: Path, nodes: LocalNodes | None = None) -> Iterator[LocalCluster]:
+    """Start a cluster on this machine, and stop it at the end, also after an error or Ctrl-C.
+
+    Args:
+        directory: where its token, its environment and the note of what runs stand while it runs.
+        nodes: worker nodes that come and go as they are asked for; None has all cores on the head.
+
+    Raises:
+        UserError: a cluster runs from this directory.
+        RuntimeError: Ray does not start; the message holds what it said.
+    """
+    _make_way(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    session = Path(tempfile.mkdtemp(prefix="laser-", dir="/tmp"))  # sockets need a path below 107 characters
+    ports = _free_ports(5)
+    gcs_address = f"127.0.0.1:{ports[0]}"
+    environment = _environment(_write_token(directory), f"http://127.0.0.1:{ports[1]}", gcs_address)
+    options: dict[str, Any] = {
+        "port": ports[0],
+        "dashboard-host": "127.0.0.1",
+        "dashboard-port": ports[1],
+        "dashboard-agent-listen-port": ports[2],
+        "ray-client-server-port": ports[3],
+        "metrics-export-port": ports[4],
+        "min-worker-port": 0,
+        "max-worker-port": 0,
+        "num-cpus": max(2, os.cpu_count() or 1),
+        "object-store-memory": OBJECT_STORE_BYTES,
+        "temp-dir": session,
+    }
+    of_start = {**environment, MARK: str(session)}
+    del of_start["RAY_ADDRESS"]  # a head has none to join
+    if nodes is not None:
+        options |= nodes.options(gcs_address, directory)
+        of_start |= nodes.environment()
+    command = [_beside_python("ray"), "start", "--head", "--block", *(f"--{k}={v}" for k, v in options.items())]
+    log = directory / "head.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command, env=of_start, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    note = Note.write(directory / "cluster.json", process.pid, session)
+    try:
+        _wait_until_ready(process, ports[1], log)
+        _write_environment(directory / "environment.sh", environment)
+        yield LocalCluster(environment, process)
+    finally:
+        _stop(note, directory)
+        process.wait()
+
+
+def stop_local_cluster(directory: Path) -> bool:
+    """Stop the cluster that runs from this directory, also what a killed one left behind; whether there was any."""
+    note = Note.read(directory / "cluster.json")
+    if note is None:
+        return False
+    owner = note.owner_process()
+    if owner is not None:
+        owner.send_signal(signal.SIGTERM)  # it stops what it started
+        owner.wait(timeout=START_SECONDS)
+    _stop(note, directory)
+    return True
+
+
+def _make_way(directory: Path) -> None:
+    """Stop the cluster of an earlier call that was killed before it could."""
+    note = Note.read(directory / "cluster.json")
+    if note is None:
+        return
+    if note.owner_process() is not None:
+        raise UserError(
+            f"{directory}: process {note.owner} runs a cluster from it; stop that with Ctrl-C or kill {note.owner}"
+        )
+    logger.info("stopping what an interrupted cluster left behind")
+    _stop(note, directory)
+
+
+def _stop(note: Note, directory: Path) -> None:
+    stop_processes(note)
+    shutil.rmtree(note.session, ignore_errors=True)
+    for name in ("token", "environment.sh", "autoscaler.json", "cluster.json"):  # the note goes last
+        (directory / name).unlink(missing_ok=True)
+
+
+def _environment(token: Path, dashboard: str, gcs_address: str) -> dict[str, str]:
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "RAY_ADDRESS": gcs_address,
+        "RAY_API_SERVER_ADDRESS": dashboard,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_DASHBOARD_STARTUP_TIMEOUT_S": str(START_SECONDS),
+        "RAY_raylet_start_wait_time_s": str(START_SECONDS),  # 30, which a busy machine does not keep
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # "Not part of a cluster of machines": Ray takes 127.0.0.1 for this node's address and all its servers listen
+        # there alone. The name is that of the systems where this is the default.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    }
+    environment.pop("RAY_AUTH_TOKEN", None)  # would go before the file
+    return environment
+
+
+def _write_token(directory: Path) -> Path:
+    path = (directory / "token").absolute()
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+    return path
+
+
+def _write_environment(path: Path, environment: dict[str, str]) -> None:
+    changed = {name: value for name, value in environment.items() if os.environ.get(name) != value or "RAY_" in name}
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in sorted(changed.items())]
+    path.write_text("\n".join([*lines, "unset RAY_AUTH_TOKEN", ""]))
+
+
+def _wait_until_ready(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"ray start ended with status {process.returncode}:\n{log.read_text()}")
+        with socket.socket() as probe:
+            probe.settimeout(1)
+            if probe.connect_ex(("127.0.0.1", port)) == 0 and "Ray runtime started" in log.read_text():
+                return
+        time.sleep(0.5)
+    raise RuntimeError(f"ray start was not ready after {START_SECONDS} s:\n{log.read_text()}")
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def _beside_python(name: str) -> str:
+    return str(Path(sys.executable).parent / name)
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""From files to numbered, ordered interactions, as streams of Arrow."""

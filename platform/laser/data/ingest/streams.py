@@ -1,0 +1,92 @@
+"""Text files as streams of whole lines, gzipped or plain, and work done ahead in other threads."""
+
+import gzip
+import os
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import pyarrow as pa
+
+from laser.errors import UserError
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+BLOCK_BYTES = 16 << 20
+"""Text read at once. Arrow cuts it into pieces of 1 MiB for its threads."""
+THREADS = min(4, len(os.sched_getaffinity(0)))
+"""Threads of our own. Each has a piece of work in memory, so they are few."""
+
+
+def open_text(path: Path) -> BinaryIO:
+    """A file's bytes, decompressed where its name ends in .gz."""
+    file: BinaryIO = pa.CompressedInputStream(pa.OSFile(str(path)), "gzip") if path.suffix == ".gz" else path.open("rb")
+    return file
+
+
+def line_blocks(file: BinaryIO, path: Path) -> Iterator[bytes]:
+    """Whole lines, about `BLOCK_BYTES` at a time; the next block is read, and decompressed, while one is used.
+
+    Raises:
+        UserError: a line is longer than a block, so that the file is no text of rows.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        blocks = _line_blocks(file, path)
+        coming = thread.submit(next, blocks, None)
+        while (block := coming.result()) is not None:
+            coming = thread.submit(next, blocks, None)
+            yield block
+
+
+def _line_blocks(file: BinaryIO, path: Path) -> Iterator[bytes]:
+    rest = b""
+    while content := file.read(BLOCK_BYTES):
+        content = rest + content
+        cut = content.rfind(b"\n") + 1
+        rest = content[cut:]
+        if cut:
+            yield content[:cut]
+        elif len(rest) > BLOCK_BYTES:
+            raise UserError(f"{path}: a line of more than {BLOCK_BYTES} bytes; wanted a row a line")
+    if rest:
+        yield rest
+
+
+def broken_gzip(path: Path, error: OSError) -> UserError:
+    """What to say of a file that cannot be decompressed; names the line that is not whole."""
+    reason: Exception = error
+    number = 0
+    try:
+        with gzip.open(path) as file:
+            for number, _ in enumerate(file, start=1):  # noqa: B007, the last one is wanted
+                pass
+    except (OSError, EOFError, zlib.error) as found:
+        reason = found
+    return UserError(f"{path}:{number + 1}: not a whole gzip file ({reason}); fetch it again")
+
+
+def line_of_row(path: Path, row: int, blank: bytes = b"\r\n") -> int:
+    """The line, counted from 1, that holds a row, counted from 0. For messages.
+
+    Lines of nothing but `blank` bytes are no rows.
+    """
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        numbers = (number for number, line in enumerate(file, start=1) if line.strip(blank))
+        return next(islice(numbers, row, None))
+
+
+def ahead(work: Callable[[S], T], inputs: Iterable[S], threads: int = THREADS) -> Iterator[T]:
+    """`map` in order, with at most `threads` results made ahead of the one in use."""
+    with ThreadPoolExecutor(threads) as pool:
+        coming: deque[Future[T]] = deque()
+        for given in inputs:
+            if len(coming) == threads:
+                yield coming.popleft().result()
+            coming.append(pool.submit(work, given))
+        while coming:
+            yield coming.popleft().result()

@@ -1,0 +1,144 @@
+"""What the training loop asks of the machinery under it, and the plain-torch machinery for one process.
+
+`PlainEngine` needs torch alone. `laser.engine.deepspeed.DeepSpeedEngine` offers the same with ZeRO over many workers.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from laser.config.schema import TrainingConfig
+from laser.models.head import Side, Sides
+from laser.models.laser import Laser, LaserOutput, Part
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one forward pass reads. B histories, T text tokens, N items; right-padded.
+
+    `weights_B` is 0 for a history that only fills a worker's share: it passes through, and counts for nothing.
+    """
+
+    token_ids_BT: Tensor
+    token_mask_BT: Tensor
+    encoding_BNC: Tensor
+    encoding_mask_BN: Tensor
+    targets_B: Tensor
+    weights_B: Tensor
+    num_tokens: int
+    """Real text tokens of the weighted histories, without padding and virtual tokens."""
+    of: Side | Sides | None = None
+    """Whether these are users or items, and the recommender's vectors of them; a head needs it."""
+    own_items: tuple[Tensor, Tensor] | None = None
+    """Row and id of each item of the whole histories, each once a row, int64; a history bias needs it."""
+
+
+OptimizerState = dict[str, Tensor]
+"""`<parameter>.exp_avg` and `<parameter>.exp_avg_sq` in full shape, and `step` (one number), all on the CPU."""
+
+
+class Engine(Protocol):
+    """One worker's handle on the sharded (or plain) model, its optimizer and its fellow workers."""
+
+    laser: Laser
+    device: torch.device
+    rank: int
+    world_size: int
+
+    def forward(self, batch: Batch, part: Part = "history") -> LaserOutput:
+        """Run the model on this worker's batch; under ZeRO-3 all workers must call it equally often."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Add this worker's gradient. The gradients of all workers are summed, not averaged."""
+
+    def step(self, learning_rate_factor: float) -> None:
+        """Update the trainable weights with the accumulated gradients, then clear them."""
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The elementwise sum over all workers."""
+
+    def router_weight(self) -> Tensor | None:
+        """The router's whole weight W_r (K, C), without gradient; None without M-Former (collective)."""
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """All trainable weights and statistics in full shape, float32, on the CPU of every worker (collective)."""
+
+    def load_trainable(self, state: Mapping[str, Tensor]) -> None:
+        """Overwrite the trainable weights and statistics (collective)."""
+
+    def optimizer_state(self) -> OptimizerState:
+        """Adam's moments in full shape (collective)."""
+
+    def load_optimizer(self, state: OptimizerState | None) -> None:
+        """Overwrite Adam's moments; None starts them afresh (collective)."""
+
+
+def numel(parameter: nn.Parameter) -> int:
+    """Numbers in the whole weight; under ZeRO-3 the parameter itself is empty."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
+def parameter_groups(laser: Laser, config: TrainingConfig) -> list[dict]:
+    """Optimizer groups: the virtual tokens, the head and all other trainable weights, each with their learning rate."""
+    rates = {
+        "tokens": config.learning_rate if config.token_learning_rate is None else config.token_learning_rate,
+        "head": config.learning_rate if config.head_learning_rate is None else config.head_learning_rate,
+        "others": config.learning_rate,
+    }
+    tokens = set(laser.virtual_token_names())
+
+    def kind(name: str) -> str:
+        return "tokens" if name in tokens else "head" if name.startswith("head.") else "others"
+
+    named = laser.trainable_parameters()
+    groups: list[dict] = [
+        {"params": [p for name, p in named.items() if kind(name) == group], "lr": rate} for group, rate in rates.items()
+    ]
+    groups = [group for group in groups if group["params"]]
+    for group in groups:
+        group["base_lr"] = group["lr"]
+    return groups
+
+
+def adam(laser: Laser, config: TrainingConfig) -> torch.optim.AdamW:
+    """Adam with decoupled weight decay over the trainable weights; decay 0 is the paper's Adam.
+
+    Fused, because it waits for memory: one pass over the weights instead of ten.
+    """
+    return torch.optim.AdamW(parameter_groups(laser, config), weight_decay=config.weight_decay, fused=True)
+
+
+def scale_learning_rates(groups: Iterable[dict], factor: float) -> None:
+    """Set each group's learning rate to its own rate times the schedule's factor."""
+    for group in groups:
+        group["lr"] = group["base_lr"] * factor
+
+
+def read_adam_state(optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter]) -> OptimizerState:
+    """Adam's moments by parameter name, copied to the CPU; empty before the first step."""
+    state: OptimizerState = {}
+    for name, parameter in named.items():
+        moments = optimizer.state.get(parameter)
+        if moments:
+            state[f"{name}.exp_avg"] = moments["exp_avg"].to("cpu", copy=True)
+            state[f"{name}.exp_avg_sq"] = moments["exp_avg_sq"].to("cpu", copy=True)
+            state["step"] = moments["step"].to("cpu", copy=True).reshape(1)
+    return state
+
+
+def write_adam_state(
+    optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter], state: OptimizerState | None
+) -> None:
+    """The inverse of `read_adam_state`; an absent or empty state starts Adam afresh."""
+    optimizer.state.clear()
+    if not state:
+        return
+    for name, parameter in named.items():
+        optimizer.state[parameter] = {
+            "step": state["step"].reshape(()).to(parameter.device, copy=True),
+            "exp_avg": state[f"{name}.exp_avg"].to(parameter.device, copy=True),
+            "exp_avg_sq": state[f"{name}.exp_avg_sq"].to(parameter.device, copy=True),
+        }

@@ -1,0 +1,225 @@
+"""DeepSpeed ZeRO under the training loop; the only module that imports deepspeed.
+
+ZeRO-3 keeps 1/world_size of every tensor on each worker, of the frozen LLM too: the model is built empty inside
+`deepspeed.zero.Init`, and each worker then reads its own slice of each tensor from the safetensors file. Checkpoints
+do not go through DeepSpeed's own format, which cannot be read at another world size: the trainable weights and their
+moments are small, so they are gathered, and written in full shape (`laser.training.run.checkpoint`).
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.utils import safe_get_full_optimizer_state
+from torch import Tensor, nn
+
+from laser.config.schema import LLMConfig, TrainingConfig
+from laser.engine.base import (
+    Batch,
+    OptimizerState,
+    adam,
+    numel,
+    read_adam_state,
+    scale_learning_rates,
+    write_adam_state,
+)
+from laser.engine.memory import GATHERED_BLOCKS
+from laser.models.laser import Laser, LaserOutput, Part
+from laser.models.llm import Decoder, decoder_weights, empty_llm, llm_config
+
+logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+# Its shared-memory all-reduce serves inference alone; compiling it takes two cores more than a minute.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def deepspeed_config(config: TrainingConfig, largest_block: int = 0) -> dict[str, Any]:
+    """The DeepSpeed configuration of an experiment.
+
+    Trainable weights are float32, and neither `fp16` nor `bf16` is switched on, because these would cast them: the
+    frozen LLM keeps the dtype it was loaded with.
+
+    Args:
+        config: the stage and the clipping.
+        largest_block: weights of the largest block. Under stage 3 the next block is fetched while one runs, and a
+            block is given back as soon as it has run. (DeepSpeed's own limits of 10⁹ weights keep small models whole.)
+    """
+    return {
+        "train_micro_batch_size_per_gpu": 1,  # bookkeeping only: batches are ours
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,  # step() ends the accumulation, however many micro-batches came
+        "gradient_clipping": config.max_grad_norm,
+        "zero_optimization": {
+            "stage": config.zero_stage,
+            "contiguous_gradients": True,
+            "overlap_comm": config.zero_stage == 3,
+            "stage3_param_persistence_threshold": 0,  # nothing stays whole, so memory falls as 1 / workers
+            "stage3_prefetch_bucket_size": largest_block,
+            "stage3_max_live_parameters": GATHERED_BLOCKS * largest_block,
+            "stage3_max_reuse_distance": 0,
+        },
+        "zero_allow_untested_optimizer": False,
+        "steps_per_print": None,
+        "wall_clock_breakdown": False,
+    }
+
+
+def sharded_llm(directory: Path, dtype: torch.dtype, llm_settings: LLMConfig, training: TrainingConfig) -> Decoder:
+    """The frozen decoder under ZeRO-3: built in shards, filled in shards; no worker ever holds it whole.
+
+    Building inside `zero.Init` makes each module's tensors and splits them at once; filling reads one tensor's own
+    slice at a time from the memory-mapped file. So the peak is the shard plus the largest single tensor.
+    """
+    # Init's own dtype argument is ignored where the device lacks fp16 (deepspeed 0.19.8): the dtype goes in as config.
+    settings = deepspeed_config(training) | {"bf16": {"enabled": dtype == torch.bfloat16}}
+    exact_arange = torch.arange
+    with deepspeed.zero.Init(config_dict_or_path=settings):
+        torch.arange = exact_arange  # Init's own rounds to bf16, and rotary frequencies are made of it
+        config = llm_config(directory, llm_settings.num_layers, llm_settings.trust_remote_code)
+        llm = empty_llm(config, dtype, llm_settings)
+    parameters: dict[str, Any] = dict(llm.named_parameters())
+    rank = dist.get_rank()
+    for name, weight in decoder_weights(llm, directory):
+        shard = parameters[name].ds_tensor
+        flat = weight.reshape(-1)
+        own = flat[rank * shard.numel() : (rank + 1) * shard.numel()]
+        shard.data[: own.numel()].copy_(own)  # the last shard may end in padding
+    for parameter in parameters.values():
+        parameter.requires_grad_(False)
+    return llm.eval()
+
+
+class DeepSpeedEngine:
+    """One Ray Train worker's model under ZeRO stage 0, 2 or 3. Needs an initialised process group."""
+
+    def __init__(self, laser: Laser, config: TrainingConfig, device: torch.device) -> None:
+        deepspeed.init_distributed(dist_backend=dist.get_backend())
+        self.laser = laser
+        self.device = device
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.stage = config.zero_stage
+        if self.stage != 3:
+            laser.to(device)
+        self.engine, *_ = deepspeed.initialize(
+            model=laser,
+            optimizer=adam(laser, config),
+            config=deepspeed_config(config, _largest_block(laser)),
+            dist_init_required=False,
+        )
+        if self.stage:
+            self._materialise_moments()
+
+    def forward(self, batch: Batch, part: Part = "history") -> LaserOutput:
+        return self.engine(
+            batch.token_ids_BT, batch.token_mask_BT, batch.encoding_BNC, batch.encoding_mask_BN, batch.of, part
+        )
+
+    def backward(self, loss: Tensor) -> None:
+        # DeepSpeed averages gradients over workers; ours are shares of one loss, so they add up.
+        self.engine.backward(loss * self.world_size, scale_wrt_gas=False)
+
+    def step(self, learning_rate_factor: float) -> None:
+        scale_learning_rates(self.engine.optimizer.param_groups, learning_rate_factor)
+        self.engine.step()
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    def router_weight(self) -> Tensor | None:
+        mformer = self.laser.mformer
+        return None if mformer is None else self._full(mformer.router.score.weight)
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        named = self.laser.trainable_parameters()
+        state = {name: self._full(parameter).to("cpu", torch.float32) for name, parameter in named.items()}
+        return state | {name: value.to("cpu", copy=True) for name, value in self.laser.statistics().items()}
+
+    def load_trainable(self, state: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.laser.trainable_parameters().items():
+            with self._gathered(parameter, writer=0), torch.no_grad():
+                parameter.copy_(state[name])
+        for name, value in self.laser.statistics().items():
+            value.copy_(state[name])
+        if self.stage:
+            self.engine.optimizer.refresh_fp32_params()
+
+    def optimizer_state(self) -> OptimizerState:
+        inner = self._inner_optimizer()
+        named = self.laser.trainable_parameters()
+        if not self.stage:
+            return read_adam_state(inner, named)
+        state: OptimizerState = {"step": next(iter(inner.state.values()))["step"].to("cpu", copy=True).reshape(1)}
+        for name, parameter in named.items():
+            for moment in ("exp_avg", "exp_avg_sq"):
+                full = safe_get_full_optimizer_state(parameter, moment)
+                state[f"{name}.{moment}"] = full.detach().to("cpu", copy=True).reshape(_full_shape(parameter))
+        return state
+
+    def load_optimizer(self, state: OptimizerState | None) -> None:
+        inner = self._inner_optimizer()
+        named = self.laser.trainable_parameters()
+        if not self.stage:
+            write_adam_state(inner, named, state)
+            return
+        for moments in inner.state.values():
+            for name in ("exp_avg", "exp_avg_sq", "step"):
+                moments[name].zero_()
+            if state:
+                moments["step"].copy_(state["step"].reshape(()))
+        if not state:
+            return
+        for name, parameter in named.items():
+            for moment in ("exp_avg", "exp_avg_sq"):
+                self._write_moment(parameter, moment, state[f"{name}.{moment}"])
+
+    def _inner_optimizer(self) -> torch.optim.Optimizer:
+        return self.engine.optimizer.optimizer if self.stage else self.engine.optimizer
+
+    def _materialise_moments(self) -> None:
+        """Create Adam's moments for this worker's flat partitions now rather than in the first step.
+
+        So they can be restored before it; and ZeRO-2 links parameters to moments after the first *group* has stepped,
+        which leaves the other groups without (deepspeed 0.19.8).
+        """
+        zero = self.engine.optimizer
+        sharded = self.stage == 3
+        for flat in zero.fp32_partitioned_groups_flat if sharded else zero.single_partition_of_fp32_groups:
+            zero.optimizer.state[flat] = {
+                "step": torch.zeros((), dtype=torch.float32, device=flat.device),
+                "exp_avg": torch.zeros_like(flat, requires_grad=False),
+                "exp_avg_sq": torch.zeros_like(flat, requires_grad=False),
+            }
+        if not sharded:
+            zero._lazy_init_hp_params_optimizer_state()
+
+    def _write_moment(self, parameter: Any, moment: str, full: Tensor) -> None:
+        if self.stage == 3:
+            # safe_set_full_optimizer_state fails where a tensor does not divide by the workers (no padding).
+            own, _ = parameter._z3_optimizer._get_fp32_opt_state_partition(
+                parameter, release_swap_buffers=False, optim_state_key=moment
+            )
+            part = full.reshape(-1)[self.rank * own.numel() : (self.rank + 1) * own.numel()]
+            own[: part.numel()].copy_(part)
+        else:
+            parameter.set_full_hp_param(full, moment)
+
+    def _gathered(self, parameter: Tensor, writer: int | None = None) -> Any:
+        return deepspeed.zero.GatheredParameters([parameter], modifier_rank=writer, enabled=self.stage == 3)
+
+    def _full(self, parameter: Tensor) -> Tensor:
+        with self._gathered(parameter):
+            return parameter.detach().clone()
+
+
+def _largest_block(laser: Laser) -> int:
+    """Weights of the module that has most of its own: what stage 3 gathers at once."""
+    return max(sum(numel(parameter) for parameter in module.parameters(recurse=False)) for module in laser.modules())
+
+
+def _full_shape(parameter: nn.Parameter) -> torch.Size:
+    return getattr(parameter, "ds_shape", parameter.shape)

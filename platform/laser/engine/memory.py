@@ -1,0 +1,120 @@
+"""How much memory a worker needs under each ZeRO stage, and which stage is the fastest that fits.
+
+The stages (arXiv 1910.02054) differ in what each of W workers holds: stage 0 everything; stage 2 its part of gradients
+and optimizer; stage 3 its part of all weights too, the frozen LLM's among them, and gathers a block when it is used.
+Each costs more communication than the one before.
+"""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import ceil
+from typing import Literal
+
+import torch
+from torch import nn
+
+from laser.config.schema import Experiment
+from laser.models.laser import Laser
+
+logger = logging.getLogger(__name__)
+
+Stage = Literal[0, 2, 3]
+STAGES: tuple[Stage, ...] = (0, 2, 3)
+"""Fastest first."""
+GATHERED_BLOCKS = 3
+"""Blocks that stage 3 holds whole at once: the one that runs, the one fetched meanwhile, the one not yet given back."""
+HEADROOM = 0.8
+"""Share of the free memory that may be planned with; the rest is for what is not counted: buffers, fragmentation."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a worker's memory depends on, in bytes."""
+
+    llm: int
+    """All weights of the frozen LLM."""
+    largest_block: int
+    """The largest group of LLM weights that is gathered at once under stage 3."""
+    trainable: int
+    """All trainable weights, float32."""
+    activations: int
+    """What a training step keeps for its backward pass, and the item embeddings."""
+
+    def needed(self, stage: Stage, num_workers: int) -> int:
+        """Bytes that each worker holds. Gradients take as much as the trainable weights, Adam's moments twice that;
+        stages 2 and 3 keep one more copy, the optimizer's own."""
+        shards = num_workers if stage == 3 else 1
+        whole = self.llm / shards + self.activations
+        if stage == 0:
+            return int(whole + 4 * self.trainable)
+        if stage == 2:
+            return int(whole + self.trainable + 4 * self.trainable / num_workers)
+        return int(whole + 5 * self.trainable / num_workers + GATHERED_BLOCKS * self.largest_block)
+
+
+def choose_stage(footprint: Footprint, num_workers: int, free: int) -> Stage:
+    """The fastest stage whose need fits, and a line in the log that says why.
+
+    Args:
+        footprint: of the experiment.
+        num_workers: W.
+        free: bytes that a worker may take; the smallest over the workers, so that all choose alike.
+    """
+    usable = HEADROOM * free
+    needs = {stage: footprint.needed(stage, num_workers) for stage in STAGES}
+    chosen: Stage = next((stage for stage in STAGES if needs[stage] <= usable), 3)
+    reasons = ", ".join(f"stage {stage} needs {_gib(need)}" for stage, need in needs.items())
+    room = f"{_gib(usable)} of {_gib(free)} free may be planned with"
+    if needs[chosen] <= usable:
+        logger.info("training.zero_stage auto → %d, the fastest that fits: %s a worker; %s", chosen, reasons, room)
+    else:
+        logger.warning(
+            "training.zero_stage auto → 3, and it may not fit: %s a worker; %s; lower training.micro_batch_size or "
+            "prompt.max_history_items, raise training.num_workers, or set training.gradient_checkpointing=true",
+            reasons, room,
+        )  # fmt: skip
+    return chosen
+
+
+def footprint(laser: Laser, config: Experiment, longest: int, catalogue: int) -> Footprint:
+    """Count the weights of a model that may be on the meta device.
+
+    Args:
+        laser: the model.
+        config: its experiment.
+        longest: text tokens of the longest training history.
+        catalogue: items.
+    """
+    training = config.training
+    decoder = laser.llm.config.get_text_config()
+    size = next(laser.llm.parameters()).element_size()
+    histories = min(training.micro_batch_size, ceil(training.batch_size / training.num_workers))
+    tokens = histories * (longest + laser.num_added_tokens)
+    width = decoder.hidden_size  # what a block keeps of a token: its input, and without recomputation
+    if not training.gradient_checkpointing:  # queries, keys, values, attended, middle, probabilities, the MLP's halves
+        width += 6 * decoder.hidden_size + 2 * decoder.intermediate_size
+    return Footprint(
+        llm=_bytes(laser.llm.parameters()),
+        largest_block=max(_bytes(module.parameters(recurse=False)) for module in laser.llm.modules()),
+        trainable=_bytes(laser.trainable_parameters().values()),
+        activations=tokens * decoder.num_hidden_layers * width * size
+        + catalogue * laser.vector_width * (2 if training.item_dtype == "bf16" else 4),
+    )
+
+
+def free_memory(device: torch.device, workers_of_node: int) -> int:
+    """Bytes that this worker may take: its GPU's free memory, or its share of the node's."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    import psutil
+
+    return psutil.virtual_memory().available // workers_of_node
+
+
+def _bytes(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB"

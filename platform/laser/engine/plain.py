@@ -1,0 +1,64 @@
+"""The engine of one process: plain torch, without Ray, DeepSpeed and a process group."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from laser.config.schema import TrainingConfig
+from laser.engine.base import Batch, OptimizerState, adam, read_adam_state, scale_learning_rates, write_adam_state
+from laser.models.laser import Laser, LaserOutput, Part
+
+
+class PlainEngine:
+    """Trains in this process with torch alone: no Ray, no DeepSpeed, no process group."""
+
+    def __init__(self, laser: Laser, config: TrainingConfig, device: torch.device) -> None:
+        self.laser = laser.to(device)
+        self.device = device
+        self.rank, self.world_size = 0, 1
+        self.config = config
+        self.optimizer = adam(laser, config)
+
+    def forward(self, batch: Batch, part: Part = "history") -> LaserOutput:
+        return self.laser(
+            batch.token_ids_BT, batch.token_mask_BT, batch.encoding_BNC, batch.encoding_mask_BN, batch.of, part
+        )
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def step(self, learning_rate_factor: float) -> None:
+        parameters = self.laser.trainable_parameters().values()
+        for parameter in parameters:  # those that this loss does not reach; DeepSpeed does the same
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        if self.config.max_grad_norm:
+            nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
+        scale_learning_rates(self.optimizer.param_groups, learning_rate_factor)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def router_weight(self) -> Tensor | None:
+        mformer = self.laser.mformer
+        return None if mformer is None else mformer.router.score.weight.detach()
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        return {
+            name: parameter.detach().to("cpu", torch.float32, copy=True)
+            for name, parameter in (self.laser.trainable_parameters() | self.laser.statistics()).items()
+        }
+
+    def load_trainable(self, state: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in (self.laser.trainable_parameters() | self.laser.statistics()).items():
+                parameter.copy_(state[name])
+
+    def optimizer_state(self) -> OptimizerState:
+        return read_adam_state(self.optimizer, self.laser.trainable_parameters())
+
+    def load_optimizer(self, state: OptimizerState | None) -> None:
+        write_adam_state(self.optimizer, self.laser.trainable_parameters(), state)

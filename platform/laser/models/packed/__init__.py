@@ -1,0 +1,1 @@
+"""A frozen decoder over packed histories: no padding, no weight gradients."""

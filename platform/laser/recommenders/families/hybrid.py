@@ -1,0 +1,89 @@
+"""Item-kNN and text, added up without training: what co-occurs with the history, and what reads like it.
+
+A score is log(1 + b · kNN) + w · cosine, the cosine between an item's whitened text features and the history's, summed
+with recency weights. The logarithm lets a few co-occurrences count for much and many for not much more; items without
+any are ranked by their text.
+
+Shape suffixes: B batch, N history items, C recommender width, I catalogue items, W text width.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from laser.recommenders.base import Items, recency_weights, running_sum
+from laser.recommenders.families.item_knn import ItemKNN
+from laser.recommenders.text import ReadsText, whitened
+
+
+class Hybrid(ItemKNN, ReadsText):
+    """See the module. Its hidden state is that of the item-kNN, and beside it the history's text at length 1.
+
+    Times the item vectors, the second part is the cosine, and the first the counts in few dimensions without the
+    logarithm, which no product of vectors has.
+
+    Args:
+        num_items: I.
+        hidden_size: C, the rank of the item-kNN's factors and W.
+        max_history: as for the item-kNN.
+        history_decay: weight of an item of a history relative to the one after it, in both parts.
+        degree_exponent: as for the item-kNN.
+        row_exponent: as for the item-kNN.
+        count_scale: b.
+        text_weight: w.
+        text_width: W, principal components of the text features; less than C.
+    """
+
+    text_IW: Tensor
+
+    def __init__(
+        self,
+        num_items: int,
+        hidden_size: int,
+        max_history: int,
+        history_decay: float,
+        degree_exponent: float,
+        row_exponent: float,
+        count_scale: float,
+        text_weight: float,
+        text_width: int,
+    ) -> None:
+        factors = hidden_size - text_width
+        super().__init__(num_items, factors, max_history, history_decay, degree_exponent, row_exponent)
+        self.hidden_size = hidden_size
+        self.count_scale, self.text_weight = count_scale, text_weight
+        self.register_buffer("text_IW", torch.zeros(num_items, text_width))
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        factors = self.factors_IC.shape[1]
+        return (factors, self.hidden_size - factors)
+
+    def read_text(self, features_IH: NDArray[np.float32]) -> None:
+        self.text_IW = torch.from_numpy(whitened(features_IH, self.text_IW.shape[1]))
+
+    def encode(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
+        return self._beside_text(super().encode(item_ids_BN, mask_BN), item_ids_BN, mask_BN)
+
+    def encode_without(self, item_ids_BN: Tensor, mask_BN: Tensor, own_sequences: Sequence[Items]) -> Tensor:
+        return self._beside_text(super().encode_without(item_ids_BN, mask_BN, own_sequences), item_ids_BN, mask_BN)
+
+    def item_vectors(self) -> NDArray[np.float32]:
+        return np.concatenate([super().item_vectors(), self.text_IW.cpu().numpy()], axis=1)
+
+    def scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
+        """As the module says; for items of the history, whose text is the history's own, a cosine above 0 counts 0."""
+        weights_BN = recency_weights(mask_BN, self.history_decay)
+        history_BW = torch.einsum("bn,bnw->bw", weights_BN, self.text_IW[item_ids_BN])
+        cosine_BI = F.normalize(history_BW, dim=-1) @ self.text_IW.T
+        own_BI = torch.zeros_like(cosine_BI).scatter_add_(1, item_ids_BN, mask_BN.float()) > 0
+        cosine_BI = torch.where(own_BI, cosine_BI.clamp(max=0), cosine_BI)
+        return torch.log1p(self.count_scale * super().scores(item_ids_BN, mask_BN)) + self.text_weight * cosine_BI
+
+    def _beside_text(self, states_BNC: Tensor, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
+        text_BNC = running_sum(self.text_IW[item_ids_BN], mask_BN, self.history_decay)
+        return torch.cat([states_BNC, F.normalize(text_BNC, dim=-1)], dim=-1)

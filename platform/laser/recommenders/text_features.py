@@ -1,0 +1,76 @@
+"""What the frozen LLM makes of each item's text by itself: mean-pooled hidden states, made once and cached.
+
+Recommenders that read text (`laser.recommenders.text`) get them as an array. No virtual token and no instruction is
+read, and nothing is trained.
+
+Shape suffixes: B batch, T tokens, I catalogue items, H LLM width.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from laser.cli.progress import progress
+from laser.config.identity import stage_key
+from laser.config.schema import LLMConfig, PromptConfig
+from laser.data.batches import inference_batches, pad_right
+from laser.data.dataset import Dataset
+from laser.data.prompts import Prompts
+from laser.models.bituning import BiTuning
+from laser.models.llm import choose_dtype, load_llm, load_tokenizer
+from laser.models.llm_source import resolve_llm
+from laser.storage.locks import exclusive
+
+STAGE_VERSION = 2
+BATCH_TOKENS = 2048
+"""Tokens that pass through the LLM at once: what fits a CPU's caches."""
+NAME = "features_IH"
+
+
+def item_features(llm_source: str, num_layers: int | None, dataset: Dataset, cache_dir: Path) -> NDArray[np.float32]:
+    """Features of all items, from the cache or computed now: float32 [I, H].
+
+    The text of an item is its title and all attributes, as in a prompt (` {title} (brand: …, category: …)`), cut to the
+    default `prompt.max_item_tokens`.
+
+    Args:
+        llm_source: as `llm.source`.
+        num_layers: as `llm.num_layers`.
+        dataset: whose items.
+        cache_dir: the cache of all stages; the file is `features/<key>.safetensors` in it.
+
+    Raises:
+        UserError: there is no such LLM.
+    """
+    key = stage_key("features", STAGE_VERSION, llm_source, num_layers, dataset.fingerprint)
+    path = cache_dir / "features" / f"{key}.safetensors"
+    with exclusive(path.with_suffix(".lock")):
+        if not path.exists():
+            aside = path.with_suffix(".writing")
+            try:
+                save_file({NAME: _compute(llm_source, num_layers, dataset, cache_dir)}, aside)
+                aside.replace(path)
+            finally:
+                aside.unlink(missing_ok=True)
+    return load_file(path)[NAME]
+
+
+def _compute(llm_source: str, num_layers: int | None, dataset: Dataset, cache_dir: Path) -> NDArray[np.float32]:
+    directory = resolve_llm(llm_source, cache_dir)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    settings = LLMConfig(source=llm_source, num_layers=num_layers)
+    llm = load_llm(directory, choose_dtype("auto", device), settings, device)
+    width = llm.config.get_text_config().hidden_size
+    mean = BiTuning(width, embedding_std=1.0, representation="mean")  # holds no token, so nothing is drawn
+    prompts = Prompts.build(dataset, PromptConfig(), load_tokenizer(directory), cache_dir)
+    batches = inference_batches(np.diff(prompts.offsets), BATCH_TOKENS)
+    features_IH = np.empty((dataset.num_items, width), dtype=np.float32)
+    with progress(batches, "item features", "batch") as steps, torch.inference_mode():
+        for items in steps:
+            token_ids, mask = pad_right([prompts.item(int(item)) for item in items], 0)
+            features_BH = mean(llm, None, torch.from_numpy(token_ids).to(device), torch.from_numpy(mask).to(device))
+            features_IH[items] = features_BH.cpu().numpy()
+    return features_IH

@@ -1,0 +1,1 @@
+"""Reports: blocks, tables and plots, as Markdown and as one HTML page."""

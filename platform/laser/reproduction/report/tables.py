@@ -1,0 +1,226 @@
+"""The report of a table: what was measured, beside what the paper prints. It knows rows; nothing of Ray or MLflow."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from laser.reproduction.paper import MAIN_METRIC, METRICS, Count, Table
+from laser.reproduction.report.document import Block, Bullets, Code, Grid, Heading, Paragraph, Plot, Warnings
+from laser.reproduction.report.plots import bars, lines
+from laser.reproduction.rows import UNCLEAR, Measured, difference
+
+METRIC_NAMES = {"recall@10": "Recall@10", "ndcg@10": "NDCG@10", "mrr": "MRR"}
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the numbers depend on besides the rows."""
+
+    dataset: str
+    paper_dataset: str
+    llm: str
+    seeds: Sequence[int]
+    command: str
+    commits: Sequence[str]
+    hardware: str
+    warnings: Sequence[str]
+    """Where this differs from the paper's setting."""
+    settings: Mapping[str, Any]
+    """The base's settings that differ from the paper's."""
+
+
+def table_report(
+    table: Table,
+    rows: Sequence[Measured],
+    around: Surroundings,
+    significance: Mapping[str, float] | None = None,
+) -> list[Block]:
+    """The report of a table or figure of runs.
+
+    Args:
+        table: what the paper prints.
+        rows: of it, in order, with what was measured.
+        around: what the numbers depend on.
+        significance: row → p of its difference from its reference, by paired bootstrap over users.
+    """
+    split = {"val": "validation", "test": "test"}[table.split]
+    blocks = _head(table, around)
+    blocks += [
+        Heading("The paper's numbers and ours"),
+        Paragraph(
+            f"{split.capitalize()} set, full catalogue, history not masked. Paper: on {around.paper_dataset}. Ours: on "
+            f"{around.dataset}, mean ± standard deviation over seeds {_listed(around.seeds)}. Differences (Δ) are in "
+            "percent of each row's own reference row, the paper's in the paper and ours here; ± is the standard error "
+            f'over the seeds. "{UNCLEAR}": 0 is in the 95 % interval over the seeds.'
+            + (" p: paired bootstrap over test users, of the first seed." if significance else "")
+        ),
+    ]
+    for metric in (MAIN_METRIC, *(name for name in METRICS if name != MAIN_METRIC)):
+        blocks += [Heading(METRIC_NAMES[metric], 3), _metric_grid(rows, metric, significance or {})]
+    masked = [row for row in rows if row.values(f"{MAIN_METRIC}_masked")]
+    if masked:
+        blocks += [
+            Heading("With the history masked", 3),
+            Paragraph("Items of the user's own history are no candidates; the paper does not report this."),
+            Grid(
+                ["row", *METRIC_NAMES.values()],
+                [[row.name, *(_mean_text(row, f"{metric}_masked") for metric in METRICS)] for row in masked],
+            ),
+        ]
+    blocks += _drawing(table, rows)
+    blocks += [Heading("Runs"), _run_grid(rows)]
+    missing = [row.name for row in rows if not row.ours and not row.paper]
+    if missing:
+        blocks.append(Paragraph(f"Not measured: {_listed(missing)}."))
+    return blocks
+
+
+def count_report(
+    table: Table, counts: Mapping[str, int], paper_size: Mapping[str, int], around: Surroundings
+) -> list[Block]:
+    """The report of Table 3.
+
+    Args:
+        table: what the paper prints.
+        counts: way of tuning → trainable parameters, of our LLM; also `laser`, with its M-Former.
+        paper_size: the same for a model of the paper's width.
+        around: what the numbers depend on.
+    """
+    rows = [
+        [count.name, count.of, f"{count.paper:g} M", _millions(paper_size.get(name)), _millions(counts.get(name))]
+        for name, count in table.counts.items()
+    ]
+    rows.append(["Laser with its M-Former", "", "", _millions(paper_size.get("laser")), _millions(counts["laser"])])
+    reference: Count = table.counts["bituning"]
+    ratio = table.counts["qlora"].paper / reference.paper
+    return [
+        *_head(table, around),
+        Heading("Trainable parameters"),
+        Grid(["way of tuning", "the paper's model", "paper", "counted at width 4096", f"of {around.llm}"], rows),
+        Paragraph(
+            "Counted on the models' shapes, no weights needed. At width 4096 Bi-Tuning and Laser alone can be counted: "
+            f"the paper's other models are others. QLoRA over Bi-Tuning: {ratio:.0f} times in the paper, "
+            f"{counts['qlora'] / counts['bituning']:.1f} times here. The paper's count of Bi-Tuning leaves out the "
+            "M-Former, which Laser trains too."
+        ),
+    ]
+
+
+def rows_as_json(table: Table, rows: Sequence[Measured], around: Surroundings) -> dict[str, Any]:
+    """The same as data: rows with their numbers, and the main metric's differences."""
+    listed = [
+        {**asdict(row), "difference": asdict(difference(row, rows, MAIN_METRIC)), "verdict": verdict(row, rows)}
+        for row in rows
+    ]
+    return {"table": table.name, "split": table.split, "metric": MAIN_METRIC, **asdict(around), "rows": listed}
+
+
+def verdict(row: Measured, rows: Sequence[Measured]) -> str:
+    """Whether the row's difference from its reference goes the paper's way, by the main metric."""
+    return difference(row, rows, MAIN_METRIC).verdict
+
+
+def _head(table: Table, around: Surroundings) -> list[Block]:
+    blocks: list[Block] = [
+        Heading(f"{table.name.capitalize()}: {table.title}", 1),
+        Paragraph(f"Laser, arXiv 2409.01605. The paper's conclusion: {table.claim}"),
+    ]
+    if around.warnings:
+        blocks.append(Warnings(around.warnings))
+    blocks += [
+        Bullets(
+            [
+                f"dataset: {around.dataset}",
+                f"LLM: {around.llm}",
+                f"commit: {_listed(around.commits) or 'unknown'}",
+                f"hardware: {around.hardware}",
+            ]
+        ),
+        Code(around.command),
+    ]
+    if around.settings:
+        changed = "\n".join(f"{key}={value}" for key, value in around.settings.items())
+        blocks += [Paragraph("Settings of the base that differ from the paper's:"), Code(changed)]
+    return blocks
+
+
+def _metric_grid(rows: Sequence[Measured], metric: str, significance: Mapping[str, float]) -> Grid:
+    header = ["row", "paper", "ours", "seeds", "reference", "paper Δ", "our Δ", "order"]
+    header += ["p"] if significance and metric == MAIN_METRIC else []
+    names = {row.id: row.name for row in rows}
+    lines = []
+    for row in rows:
+        beside = difference(row, rows, metric)
+        error = f" ± {beside.error:.1f}" if beside.error is not None else ""
+        lines.append(
+            [
+                row.name,
+                _number(row.paper.get(metric)),
+                _mean_text(row, metric),
+                str(len(row.values(metric)) or ""),
+                names.get(row.reference or "", ""),
+                "" if beside.paper is None else f"{beside.paper:+.1f} %",
+                "" if beside.ours is None else f"{beside.ours:+.1f}{error} %",
+                beside.verdict,
+            ]
+        )
+        if len(header) > 8:
+            lines[-1].append(f"{significance[row.id]:.4f}" if row.id in significance else "")
+    return Grid(header, lines)
+
+
+def _drawing(table: Table, rows: Sequence[Measured]) -> list[Block]:
+    if any(row.x is not None for row in rows):
+        series: dict[str, list[tuple[float, float]]] = {}
+        for row in rows:
+            mean = row.mean(MAIN_METRIC)
+            if mean is not None:
+                series.setdefault(row.name.partition(",")[0], []).append((row.x or 0.0, mean))
+        plot = lines(series, "training users in percent", METRIC_NAMES[MAIN_METRIC]) if series else ""
+        return (
+            [Plot(plot, f"{METRIC_NAMES[MAIN_METRIC]} over the share of the target's training users")] if plot else []
+        )
+    beside = {row.id: difference(row, rows, MAIN_METRIC) for row in rows if row.reference}
+    shown = [row for row in rows if row.id in beside and (beside[row.id].paper, beside[row.id].ours) != (None, None)]
+    if not shown:
+        return []
+    series_of = {
+        "paper": [beside[row.id].paper for row in shown],
+        "ours": [beside[row.id].ours for row in shown],
+    }
+    errors = {"ours": [beside[row.id].error for row in shown]}
+    labels = [row.name for row in shown]
+    plot = bars(labels, series_of, errors, f"{METRIC_NAMES[MAIN_METRIC]}: difference from the reference row in percent")
+    return [
+        Plot(plot, "difference of each row from its own reference, in the paper and here; whiskers: standard error")
+    ]
+
+
+def _run_grid(rows: Sequence[Measured]) -> Grid:
+    return Grid(
+        ["row", "seed", *(name for name in METRIC_NAMES.values()), "run"],
+        [
+            [row.name, str(seed), *(_number(row.ours[seed].get(metric)) for metric in METRICS), row.runs.get(seed, "")]
+            for row in rows
+            for seed in sorted(row.ours)
+        ],
+    )
+
+
+def _mean_text(row: Measured, metric: str) -> str:
+    mean, spread = row.mean(metric), row.spread(metric)
+    if mean is None:
+        return ""
+    return _number(mean) + (f" ± {spread:.4f}" if spread is not None else "")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _millions(value: int | None) -> str:
+    return "" if value is None else f"{value / 1e6:.3f} M"
+
+
+def _listed(items: Sequence[Any]) -> str:
+    return ", ".join(map(str, items))

@@ -1,0 +1,1 @@
+"""Where bytes live: files that are there whole or not at all, locks, what is made once, wheels."""

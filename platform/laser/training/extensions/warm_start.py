@@ -1,0 +1,267 @@
+"""Warm start: the head is trained on outputs of the frozen LLM that are computed once (neither paper nor its code).
+
+Whatever follows a frozen model can be trained without running it. After one pass over all prefixes and items, the loss
+over the whole catalogue with its gradient to both sides costs seconds an epoch; stages 1 and 2 then start from a
+representation that already ranks.
+
+Shape suffixes: B batch, E examples, I items, H LLM width, D head width.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from laser.cli.progress import progress
+from laser.config.schema import Experiment
+from laser.data.batches import training_batches
+from laser.engine.base import Engine
+from laser.evaluation.metrics import SELECTION_METRIC, ranking_metrics
+from laser.evaluation.ranking import ranks
+from laser.evaluation.user_ranks import UserRanks
+from laser.models.head import ITEMS, USERS, Head, Side
+from laser.models.laser import build_head
+from laser.training.extensions.outputs import Outputs, cached_outputs
+from laser.training.inputs import Inputs
+from laser.training.loop import user_ranks
+from laser.training.losses import item_contrastive_loss
+
+logger = logging.getLogger(__name__)
+
+CALIBRATION_USERS = 8192
+"""Most validation users that single weights are tried on."""
+CALIBRATION_SCORES = 2**25
+"""Most scores of these users and all items that are held, once for each part: 128 MiB."""
+CALIBRATION_PREFIXES = 2048
+"""Prefixes that the common scale is tried on."""
+EXPONENTS = range(-8, 9)
+"""Powers of 2 that are tried for a weight first, and for the common scale."""
+STEPS = ([2.0**exponent for exponent in EXPONENTS], [0.5, 0.7, 1.0, 1.4, 2.0], [0.7, 0.84, 1.0, 1.19, 1.4])
+"""Factors that are tried for each weight, round after round."""
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """What it leaves, the same on every worker."""
+
+    untrained_val: dict[str, float]
+    """Validation metrics before anything was fitted."""
+    val: dict[str, float]
+    loss: float
+    """Mean loss of the kept epoch's steps; 0 where none was better than the start."""
+    items_ID: Tensor
+    """What is compared of all items."""
+
+
+def warm_start(engine: Engine, inputs: Inputs, config: Experiment) -> WarmStart:
+    """Standardise and train the head on cached outputs, and put it into the engine's model (collective).
+
+    The first worker trains; the others take over what it has found.
+    """
+    outputs = cached_outputs(engine, inputs, config)
+    fit = _Fit(engine, inputs, outputs, config)
+    untrained = fit.validate().metrics()
+    if config.head.standardise:
+        fit.head.standardise(fit.prefixes_EH, USERS)
+        fit.head.standardise(fit.items_IH, ITEMS)
+    loss = 0.0
+    if engine.rank == 0:
+        fit.calibrate()
+        loss = fit.train()
+    weights = {f"head.{name}": value for name, value in fit.head.state_dict().items()}
+    shared = {name: engine.sum(value * (engine.rank == 0)) for name, value in weights.items()}
+    engine.load_trainable(engine.trainable_state() | {name: value.cpu() for name, value in shared.items()})
+    fit.head.load_state_dict({name.removeprefix("head."): value for name, value in shared.items()})
+    loss = float(engine.sum(torch.tensor(loss, device=engine.device)))
+    return WarmStart(untrained, fit.validate().metrics(), loss, fit.items())
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Validation users with the scores of all items, each part of the score by itself: S users."""
+
+    scores: list[Tensor]
+    """Of each of the recommender's blocks and, last, the cosine; at weight 1."""
+    own: tuple[Tensor, Tensor]
+    """Row and id of each item of the histories."""
+    targets_S: Tensor
+
+    @staticmethod
+    def of(fit: "_Fit", random: np.random.Generator) -> "_Sample":
+        """A sample of so many users that their scores do not take much memory, whatever the catalogue."""
+        size = max(1, min(CALIBRATION_USERS, CALIBRATION_SCORES // len(fit.items_IH)))
+        rows = np.sort(random.permutation(len(fit.val))[:size])
+        states_SC, items_IC = fit.val_states_EC[rows], fit.item_states_IC
+        blocks = [states_SC[:, start:end] @ items_IC[:, start:end].T for start, end in pairwise(fit.block_starts)]
+        width = fit.head.width - items_IC.shape[1]
+        users_SD = fit.head(fit.val_EH[rows], Side(USERS, states_SC)).vector_BD[:, :width] / fit.head.text_scale
+        targets_S = torch.from_numpy(fit.val.examples.targets[rows].astype(np.int64)).to(fit.device)
+        cosine_SI = users_SD @ fit.items()[:, :width].T
+        return _Sample([*blocks, cosine_SI], fit.val.own_items(rows, fit.device), targets_S)
+
+    def ndcg(self, weights: Sequence[float], bias: float) -> float:
+        """NDCG@10 at these weights."""
+        scores_SI = self.scores[0] * weights[0]
+        for part_SI, weight in zip(self.scores[1:], weights[1:], strict=True):
+            scores_SI.add_(part_SI, alpha=weight)
+        scores_SI.index_put_(self.own, scores_SI.new_tensor(bias), accumulate=True)
+        return ranking_metrics(ranks(scores_SI, self.targets_S).cpu().numpy())[SELECTION_METRIC]
+
+
+class _Fit:
+    """The head by itself, and all that it reads."""
+
+    def __init__(self, engine: Engine, inputs: Inputs, outputs: Outputs, config: Experiment) -> None:
+        assert inputs.prefixes is not None
+        self.config, self.device = config, engine.device
+        self.block_starts = np.cumsum([0, *inputs.recommender_blocks])
+        self.prefixes, self.val = inputs.prefixes, inputs.val
+        self.prefixes_EH, self.val_EH, self.items_IH = (
+            part.to(self.device) for part in (outputs.prefixes_EH, outputs.val_EH, outputs.items_IH)
+        )
+        self.prefix_states_EC, self.val_states_EC, self.item_states_IC = (
+            torch.from_numpy(part.states(np.arange(len(part)))).to(self.device)
+            for part in (inputs.prefixes, inputs.val, inputs.items)
+        )
+        head = build_head(config.head, engine.laser.llm_width, inputs.recommender_width)
+        assert head is not None
+        weights = {name.removeprefix("head."): value for name, value in engine.trainable_state().items()}
+        head.load_state_dict({name: weights[name] for name in head.state_dict()})
+        self.head: Head = head.to(self.device)
+
+    @torch.no_grad()
+    def calibrate(self) -> None:
+        """Set the few single weights of the score before the many are trained: their units know nothing of each other.
+
+        A learning rate that suits the rest does not get from one order of magnitude to the next. So factors are tried:
+        for the history bias, each of the recommender's blocks and the cosine by the NDCG@10 of a sample of the
+        validation users, one after the other, in three rounds of ever smaller steps; then for all together, which
+        changes no rank, by the training loss of a sample. The bias goes first, as what ranks the history high is else
+        judged by that; and each part joins those before it, or stays out, for one that misleads would spoil the choice
+        of all others.
+        """
+        head = self.head.eval()
+        if head.state_weight_C is None:
+            return
+        random = np.random.default_rng(self.config.training.seed)
+        sample = _Sample.of(self, random)
+        units = [1.0 / max(1e-20, float(scores_SI.amax(dim=1).mean())) for scores_SI in sample.scores]
+        units[-1] = float(head.text_scale)  # a cosine has a unit; the blocks' best items begin at 1, on average
+        weights, bias = [units[0], *(0.0 for _ in units[1:])], 0.0
+        for steps in STEPS:
+            if head.history_bias is not None:
+                biases = [bias * step for step in steps] if bias else [0.0, *(-step for step in STEPS[0])]
+                bias = max(biases, key=lambda candidate: sample.ndcg(weights, candidate))
+            for number in range(1, len(weights)):
+                sizes = [weights[number] * step for step in steps]
+                if not weights[number]:
+                    sizes = [0.0, *(units[number] * step for step in STEPS[0])]
+                tried = [[*weights[:number], size, *weights[number + 1 :]] for size in sizes]
+                weights = max(tried, key=lambda candidate: sample.ndcg(candidate, bias))
+        weights[-1] = weights[-1] or units[-1] * STEPS[0][0]  # at 0 no gradient would reach the virtual tokens
+        prefixes, losses = random.permutation(len(self.prefixes))[:CALIBRATION_PREFIXES], []
+        for exponent in EXPONENTS:
+            self._set(weights, bias, 2.0**exponent)
+            losses.append(float(self._loss(prefixes)))
+        self._set(weights, bias, 2.0 ** EXPONENTS[int(np.argmin(losses))])
+
+    def _set(self, weights: Sequence[float], bias: float, common: float) -> None:
+        """Put the weights of the blocks and the cosine, and the bias, into the head."""
+        for (start, end), weight in zip(pairwise(self.block_starts), weights[:-1], strict=True):
+            self.head.state_unit_C[start:end] = weight * common
+        self.head.text_scale.fill_(weights[-1] * common)
+        if self.head.history_bias is not None:
+            self.head.history_bias.fill_(bias * common)
+
+    def _ndcg(self) -> float:
+        return self.validate().metrics()[SELECTION_METRIC]
+
+    def train(self) -> float:
+        """Train until validation stops improving and keep the best epoch, the start among them; its mean loss."""
+        settings = self.config.warm_start
+        singles = [p for p in self.head.parameters() if p.numel() == 1]
+        others = [p for p in self.head.parameters() if p.numel() > 1]
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": singles, "lr": settings.scale_learning_rate, "weight_decay": 0.0},
+                {"params": others, "lr": settings.learning_rate, "weight_decay": settings.weight_decay},
+            ]
+        )
+        best, best_epoch, best_loss = self._weights(), 0, 0.0
+        best_score = self._ndcg()
+        with torch.random.fork_rng(), progress(range(1, settings.epochs + 1), "warm start", "epoch") as epochs:
+            torch.manual_seed(self.config.training.seed)  # of the dropout
+            for epoch in epochs:
+                loss = self._epoch(optimizer, epoch)
+                score = self._ndcg()
+                epochs.note(loss=loss, ndcg=score, best=max(score, best_score))
+                if score > best_score:
+                    best, best_score, best_epoch, best_loss = self._weights(), score, epoch, loss
+                if epoch - best_epoch >= settings.patience:
+                    break
+        self.head.load_state_dict(best)
+        logger.info("warm start: validation NDCG@10 %.4f after epoch %d", best_score, best_epoch)
+        return best_loss
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: value.clone() for name, value in self.head.state_dict().items()}
+
+    def _epoch(self, optimizer: torch.optim.Optimizer, epoch: int) -> float:
+        self.head.train()
+        training, total = self.config.training, 0.0
+        # Every batch is as good as another here, so their lengths are not looked at.
+        for indices in training_batches(
+            np.zeros(len(self.prefixes), np.int64), self.config.warm_start.batch_size, training.seed, epoch
+        ):
+            loss = self._loss(indices)
+            if not loss.isfinite():
+                raise FloatingPointError(f"warm start, epoch {epoch}: loss {float(loss)}; lower its learning rates")
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += float(loss.detach()) * len(indices)
+        return total / len(self.prefixes)
+
+    def _loss(self, indices: NDArray[np.int64]) -> Tensor:
+        """Mean over some prefixes."""
+        targets_B = torch.from_numpy(self.prefixes.examples.targets[indices].astype(np.int64)).to(self.device)
+        rows = torch.from_numpy(indices).to(self.device)
+        users = self.head(self.prefixes_EH[rows], Side(USERS, self.prefix_states_EC[rows]))
+        loss = item_contrastive_loss(
+            users.vector_BD,
+            self._item_vectors(),
+            targets_B,
+            torch.ones(len(indices), device=self.device),
+            self.config.training.temperature,
+            users.history_bias,
+            self.prefixes.own_items(indices, self.device),
+        )
+        return loss / len(indices)
+
+    def _item_vectors(self) -> Tensor:
+        return self.head(self.items_IH, Side(ITEMS, self.item_states_IC)).vector_BD
+
+    @torch.no_grad()
+    def items(self) -> Tensor:
+        """What is compared of all items, without dropout."""
+        self.head.eval()
+        return self._item_vectors()
+
+    @torch.no_grad()
+    def validate(self) -> UserRanks:
+        """Ranks of the validation items."""
+        items_ID = self.items()
+        examples, found = self.val.examples, []
+        targets_E = torch.from_numpy(examples.targets.astype(np.int64)).to(self.device)
+        for rows in torch.arange(len(self.val), device=self.device).split(4096):
+            users = self.head(self.val_EH[rows], Side(USERS, self.val_states_EC[rows]))
+            own = [examples.whole_history(index) for index in rows.tolist()]
+            bias = 0.0 if users.history_bias is None else float(users.history_bias)
+            found.append(torch.stack(user_ranks(users.vector_BD, items_ID, targets_E[rows], own, bias)))
+        ranks_E, masked_E = torch.cat(found, dim=1).cpu().numpy()
+        return UserRanks(examples.users, examples.targets, ranks_E, masked_E)

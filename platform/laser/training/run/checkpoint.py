@@ -1,0 +1,234 @@
+"""Checkpoints that outlive their run: independent of the number of workers and of the ZeRO stage.
+
+A checkpoint is a directory `checkpoints/<stage>-epoch<number>` of the run:
+
+    trainable.safetensors        every trainable weight in full shape, float32
+    optimizer.safetensors        Adam's two moments of each weight in full shape, and the step count
+    item_embeddings.safetensors  what is compared of each item, training.item_dtype (I, D); without a head at length 1
+    state.json                   position in the training, settings, metrics so far, which checkpoint is best
+    checksums.json               SHA-256 of the files above; written last
+
+It is written beside its place and renamed into it, so it is there whole or not at all; a file that changed later fails
+its checksum, and the checkpoint before it is used.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from laser.config.compose import flatten
+from laser.config.identity import HOW_IT_RUNS
+from laser.config.schema import Experiment
+from laser.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 2
+"""1 held item embeddings of any length."""
+CHECKSUMS = "checksums.json"
+FILES = ("trainable.safetensors", "optimizer.safetensors", "item_embeddings.safetensors", "state.json")
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Where a run stands after a whole epoch."""
+
+    stage: int
+    """0, 1 or 2; 0 with `stage_epoch` 0 before any of the stages, and after the head's warm start."""
+    stage_epoch: int
+    """Epochs done in this stage."""
+    epoch: int
+    """Epochs done in all: the position in the data, because the order of an epoch is a function of (seed, epoch)."""
+    best: str | None
+    """Name of the checkpoint with the best validation NDCG@10 so far."""
+    best_score: float
+    settings: dict[str, Any]
+    """The flattened settings that the weights depend on; a resumed run must agree with them."""
+    history: list[dict[str, float]] = field(default_factory=list)
+    """The metrics of each epoch, from the untrained model (epoch 0) on."""
+    seconds: float = 0.0
+    """Training time so far, over all sessions."""
+    tokens: int = 0
+    """Tokens trained on so far, over all sessions."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole, verified checkpoint; tensors are read when asked for."""
+
+    path: Path
+    state: TrainingState
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def trainable(self) -> dict[str, Tensor]:
+        return self._load("trainable")
+
+    def optimizer(self) -> dict[str, Tensor]:
+        return self._load("optimizer")
+
+    def item_embeddings(self) -> Tensor:
+        return self._load("item_embeddings")["item_embeddings"]
+
+    def _load(self, name: str) -> dict[str, Tensor]:
+        path = self.path / f"{name}.safetensors"
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path}: not safetensors ({error}); pickles are never read, train anew") from error
+
+
+def checkpoint_name(stage: int, stage_epoch: int) -> str:
+    """Sorts in the order of training."""
+    return f"stage{stage}-epoch{stage_epoch:04d}"
+
+
+def write_checkpoint(
+    directory: Path,
+    state: TrainingState,
+    trainable: Mapping[str, Tensor],
+    optimizer: Mapping[str, Tensor],
+    item_embeddings_IH: Tensor,
+) -> Checkpoint:
+    """Write aside, hash, rename. An earlier checkpoint of the same name is replaced.
+
+    Raises:
+        UserError: the disk does not take it; what was there before stays.
+    """
+    name = checkpoint_name(state.stage, state.stage_epoch)
+    aside = directory / f".{name}.{os.getpid()}.writing"
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir(parents=True)
+        save_file(dict(trainable), aside / "trainable.safetensors")
+        save_file(dict(optimizer), aside / "optimizer.safetensors")
+        save_file({"item_embeddings": item_embeddings_IH.contiguous()}, aside / "item_embeddings.safetensors")
+        _write_json(aside / "state.json", {"schema_version": SCHEMA_VERSION, **asdict(state)})
+        _write_json(aside / CHECKSUMS, {path.name: _sha256(path) for path in sorted(aside.iterdir())})
+        for path in aside.iterdir():
+            _sync(path)
+        place = directory / name
+        shutil.rmtree(place, ignore_errors=True)
+        aside.rename(place)
+        _sync(directory)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{directory}: checkpoint {name} could not be written ({error}); make room and go on with resume=true: the "
+            "checkpoint before it counts"
+        ) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return Checkpoint(place, state)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Verify every file's hash and open the checkpoint.
+
+    Raises:
+        UserError: a file is missing or altered, or the layout is of another version; names the file.
+    """
+    if not (path / CHECKSUMS).is_file():
+        raise UserError(f"{path / CHECKSUMS}: no such file, so this is no whole checkpoint; use an earlier one")
+    checksums = _read_json(path / CHECKSUMS)
+    for name in FILES:
+        expected = checksums.get(name)
+        if not (path / name).is_file() or _sha256(path / name) != expected:
+            raise UserError(f"{path / name}: missing or altered since it was written; use an earlier checkpoint")
+    state = _read_json(path / "state.json")
+    version = state.pop("schema_version", None)
+    if version != SCHEMA_VERSION:
+        raise UserError(f"{path}: checkpoint layout {version}, this version reads {SCHEMA_VERSION}; train anew")
+    try:
+        return Checkpoint(path, TrainingState(**state))
+    except TypeError as error:
+        raise UserError(f"{path / 'state.json'}: {error}; use an earlier checkpoint") from error
+
+
+def latest_checkpoint(directory: Path) -> Checkpoint | None:
+    """The last whole checkpoint; broken ones are named in a warning and passed over."""
+    for path in sorted(directory.glob("stage*-epoch*"), reverse=True):
+        try:
+            return read_checkpoint(path)
+        except UserError as error:
+            logger.warning("%s", error)
+    return None
+
+
+def discard_checkpoints(directory: Path, keep: set[str]) -> None:
+    """Remove all but the named checkpoints (the last and the best), and what an interrupted write left."""
+    for path in directory.iterdir():
+        if path.name not in keep and (path.name.startswith("stage") or path.name.endswith(".writing")):
+            shutil.rmtree(path)
+
+
+_WEIGHTS_DO_NOT_DEPEND_ON = (
+    *HOW_IT_RUNS,
+    "name",
+    "data.path",  # the dataset's fingerprint stands for it
+    "llm.source",  # may be named in several ways; its tensors' shapes are checked on loading
+    "training.test",
+)
+_EPOCHS = ("training.stage0_epochs", "training.stage1_epochs", "training.stage2_epochs")
+
+
+def dependent_settings(config: Experiment, fingerprint: str) -> dict[str, Any]:
+    """The flattened settings that the trained weights depend on, and the dataset's fingerprint."""
+    independent = {*_WEIGHTS_DO_NOT_DEPEND_ON}
+    if config.training.schedule == "constant":  # else the learning rate depends on how many steps there will be
+        independent |= {*_EPOCHS}
+    settings = {key: value for key, value in flatten(config).items() if key not in independent}
+    return {**settings, "data fingerprint": fingerprint}
+
+
+def check_same_settings(state: TrainingState, settings: Mapping[str, Any]) -> None:
+    """Refuse to continue a run under settings that its weights do not come from.
+
+    Raises:
+        UserError: names the first setting that differs, both values and the remedy.
+    """
+    for key in sorted({*state.settings, *settings}):
+        before, now = state.settings.get(key), settings.get(key)
+        if before != now:
+            raise UserError(
+                f"{key}: {now!r} differs from {before!r} of the run to resume; set it back, or start a run of "
+                "another name"
+            )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:  # ValueError: no UTF-8, or no JSON
+        raise UserError(f"{path}: not JSON ({error}); use an earlier checkpoint") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds a {type(content).__name__}, wanted an object; use an earlier checkpoint")
+    return content
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,76 @@
+"""Starting weights out of another run: transfer to another dataset, zero-shot where no epoch follows."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from laser.config.schema import Experiment
+from laser.errors import UserError
+from laser.models.laser import Laser, build_laser
+from laser.models.llm import empty_llm, llm_config
+from laser.models.llm_source import resolve_llm
+from laser.recommenders.storage import load_recommender
+from laser.training.run.checkpoint import CHECKSUMS, Checkpoint, latest_checkpoint, read_checkpoint
+
+
+def starting_weights(start_from: str, laser: Laser) -> dict[str, Tensor]:
+    """The trainable weights of a checkpoint, or of the best one of a run, for a model of the same shape.
+
+    Args:
+        start_from: directory of a checkpoint, or of a run.
+        laser: the model that they are for; whole, sharded by ZeRO-3, or on the meta device.
+
+    Raises:
+        UserError: there is no such checkpoint, or a weight does not fit; names the weight and the remedy.
+    """
+    weights = _checkpoint(start_from).trainable()
+    own = laser.trainable_parameters() | laser.statistics()
+    shapes = {name: getattr(weight, "ds_shape", weight.shape) for name, weight in own.items()}
+    _check_fit(start_from, {name: weight.shape for name, weight in weights.items()}, shapes)
+    return weights
+
+
+def check_start(config: Experiment, recommender: Path | None) -> None:
+    """Refuse a `training.start_from` that does not fit, before workers are started for it.
+
+    Args:
+        config: the experiment.
+        recommender: directory of the trained ID-based recommender.
+
+    Raises:
+        UserError: as `starting_weights`.
+    """
+    if config.training.start_from is None:
+        return
+    directory = resolve_llm(config.llm.source, Path(config.cache_dir).expanduser())
+    width = 0 if recommender is None else load_recommender(recommender).hidden_size
+    with torch.device("meta"):
+        decoder = llm_config(directory, config.llm.num_layers, config.llm.trust_remote_code)
+        laser = build_laser(config, empty_llm(decoder, torch.float32, config.llm), width, embedding_std=1.0)
+    starting_weights(config.training.start_from, laser)
+
+
+def _checkpoint(start_from: str) -> Checkpoint:
+    directory = Path(start_from).expanduser()
+    if (directory / CHECKSUMS).is_file():
+        return read_checkpoint(directory)
+    latest = latest_checkpoint(directory / "checkpoints")
+    if latest is None:
+        raise UserError(
+            f"training.start_from: {start_from} is neither a checkpoint nor a run with one; name a run's directory, "
+            "such as runs/laser, or one under its checkpoints/"
+        )
+    return latest if latest.state.best is None else read_checkpoint(directory / "checkpoints" / latest.state.best)
+
+
+def _check_fit(start_from: str, there: Mapping[str, torch.Size], here: Mapping[str, torch.Size]) -> None:
+    for name in sorted({*there, *here}):
+        if there.get(name) == here.get(name):
+            continue
+        shapes = [f"is {tuple(place[name])}" if name in place else "is missing" for place in (there, here)]
+        raise UserError(
+            f"training.start_from: weight {name} {shapes[0]} in {start_from} and {shapes[1]} here; set bituning.*, "
+            "mformer.*, head.*, recommender.hidden_size and llm.source as they are there"
+        )

@@ -1,0 +1,121 @@
+"""References: text features, families made through the same door, the choice by validation, files, a second call."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from laser.config.jobs import ReferencesJob
+from laser.config.recommenders import HybridConfig, ItemKNNConfig, SASRecConfig, StackConfig, TextSASRecConfig
+from laser.data.dataset import Dataset
+from laser.data.prepare import prepare_dataset
+from laser.data.prompts import item_texts
+from laser.evaluation.user_ranks import read_ranks
+from laser.recommenders import baselines as references
+from laser.recommenders.baselines import best_reference, table
+from laser.recommenders.text_features import item_features
+from laser.recommenders.training import pretrained_recommender
+
+NUM_ITEMS = 24
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Users who walk a circle of items, and items whose titles are as long as their ids are high."""
+    folder = tmp_path_factory.mktemp("circle")
+    random = np.random.default_rng(0)
+    rows = [
+        f"u{user},i{(start + step) % NUM_ITEMS},{step}"
+        for user, start in enumerate(random.integers(0, NUM_ITEMS, 80))
+        for step in range(random.integers(4, 9))
+    ]
+    (folder / "interactions.csv").write_text("\n".join(["user,item,timestamp", *rows]) + "\n")
+    items = [f"i{item},{'very ' * item}nice" for item in range(NUM_ITEMS)]
+    (folder / "items.csv").write_text("\n".join(["item,title", *items]) + "\n")
+    return folder
+
+
+@pytest.fixture
+def job(raw: Path, tmp_path: Path) -> ReferencesJob:
+    return ReferencesJob(data=str(raw), cache_dir=str(tmp_path / "cache"), output_dir=str(tmp_path / "runs"))
+
+
+@pytest.fixture
+def dataset(job: ReferencesJob) -> Dataset:
+    return prepare_dataset(job.experiment("popularity", {}).data, Path(job.cache_dir))
+
+
+def test_item_features_are_mean_states_of_each_text_by_itself(dataset, tiny_llm, tmp_path):
+    features_IH = item_features(str(tiny_llm), None, dataset, tmp_path)
+    assert features_IH.shape == (NUM_ITEMS, 32) and features_IH.dtype == np.float32
+    assert np.array_equal(item_features(str(tiny_llm), None, dataset, tmp_path), features_IH)
+    assert len(list((tmp_path / "features").glob("*.safetensors"))) == 1
+    llm, tokenizer = AutoModel.from_pretrained(tiny_llm).eval(), AutoTokenizer.from_pretrained(tiny_llm)
+    for item in (0, 7, NUM_ITEMS - 1):
+        text = item_texts(dataset.items, ())[item] + "\n"
+        with torch.inference_mode():
+            states_TH = llm(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+        # bf16 where the hardware has it: 8 bits of states of order 1.
+        np.testing.assert_allclose(features_IH[item], states_TH.float().mean(dim=0).numpy(), atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        HybridConfig(hidden_size=12, text_width=8),
+        TextSASRecConfig(hidden_size=16, num_layers=1, text_width=8, max_epochs=8, batch_size=16, dropout=0.0),
+        ItemKNNConfig(hidden_size=4),
+        StackConfig(
+            fitted=ItemKNNConfig(hidden_size=4),
+            trained=SASRecConfig(hidden_size=16, num_layers=1, max_epochs=8, batch_size=16, dropout=0.0),
+        ),
+    ],
+    ids=lambda config: config.type,
+)
+def test_every_kind_is_made_once_through_one_door(config, dataset, tiny_llm, tmp_path):
+    if "text_source" in type(config).model_fields:
+        config = config.model_copy(update={"text_source": str(tiny_llm), "text_num_layers": None})
+    model, result = pretrained_recommender(config, dataset, tmp_path)
+    assert not model.training and result["val"]["ndcg@10_masked"] > 0.25  # chance is some 0.17
+    assert read_ranks(Path(result["path"]) / "ranks" / "test.parquet").metrics() == result["test"]
+    assert (result["statistics"] > 0) == (config.type != "text_sasrec")
+    _, again = pretrained_recommender(config, dataset, tmp_path)
+    assert again == {**result, "reused": True}
+
+
+def test_the_best_on_validation_is_taken_and_a_second_call_makes_nothing(job, dataset, tmp_path, monkeypatch):
+    # A decay of .01 looks at the last item alone; one of 1 at the whole history alike.
+    monkeypatch.setitem(references.SEARCHES, "item_knn", {"history_decay": [1.0, 0.01], "degree_exponent": [0.0, 0.5]})
+    reference = best_reference(job, "item_knn", dataset)
+    scores = [one["val"]["ndcg@10"] for one in reference.tries]
+    assert len(scores) == 4 and scores == sorted(scores, reverse=True)
+    assert reference.result["val"] == reference.tries[0]["val"]
+    chosen = reference.tries[0]["settings"]
+    assert {name: getattr(reference.experiment.recommender, name) for name in chosen} == chosen
+
+    reference.write(tmp_path / "item_knn", {"commit": "abc"})
+    content = json.loads((tmp_path / "item_knn" / "result.json").read_text())
+    assert content["environment"] == {"commit": "abc"} and content["config"]["type"] == "item_knn"
+    ranks = read_ranks(tmp_path / "item_knn" / "ranks" / "test.parquet")
+    assert ranks.metrics() == content["test"] == reference.result["test"]
+
+    points = [json.loads(path.read_text()) for path in (tmp_path / "cache" / "recommenders").glob("*/result.json")]
+    assert len(points) == 4 and [point["val"] for point in points if "test" in point] == [reference.result["val"]]
+
+    made = sorted((tmp_path / "cache" / "recommenders").iterdir())
+    again = best_reference(job, "item_knn", dataset)
+    assert again.tries == reference.tries and sorted((tmp_path / "cache" / "recommenders").iterdir()) == made
+    popularity = best_reference(job, "popularity", dataset)
+    lines = table([popularity, reference]).splitlines()
+    assert [line.split("|")[1].strip() for line in lines] == ["reference", "---", "item_knn", "popularity"]
+    assert f"{reference.result['test']['ndcg@10_masked']:.4f}" in lines[2]
+
+
+def test_every_point_of_the_searches_is_a_valid_setting(job):
+    for family, search in references.SEARCHES.items():
+        for settings in references._grid(search):
+            assert job.experiment(family, settings).recommender.type == family
+    assert set(references.SEARCHES) == set(job.families)

@@ -1,0 +1,148 @@
+"""Pre-training learns what can be learnt, keeps its best weights, and is made once."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from laser.config.recommenders import Bert4RecConfig, SASRecConfig
+from laser.config.schema import DataConfig
+from laser.data.dataset import Dataset
+from laser.data.prepare import prepare_dataset
+from laser.errors import UserError
+from laser.evaluation.user_ranks import read_ranks
+from laser.recommenders.ranks import recommender_ranks
+from laser.recommenders.training import pretrained_recommender, train_recommender, training_sequences
+
+NUM_ITEMS = 30
+SMALL = {"hidden_size": 16, "num_layers": 1, "max_history": 6, "batch_size": 16, "dropout": 0.0, "learning_rate": 1e-2}
+
+
+def write_walks(folder: Path, lengths: list[int]) -> DataConfig:
+    """CSV pairs of users who walk a circle of items, each from a place of their own."""
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    rows = [
+        f"u{user},i{(start + step) % NUM_ITEMS},{step}"
+        for user, (start, length) in enumerate(zip(random.integers(0, NUM_ITEMS, len(lengths)), lengths, strict=True))
+        for step in range(length)
+    ]
+    (folder / "interactions.csv").write_text("\n".join(["user,item,timestamp", *rows]) + "\n")
+    items = [f"i{item},Item {item}" for item in range(NUM_ITEMS)]
+    (folder / "items.csv").write_text("\n".join(["item,title", *items]) + "\n")
+    return DataConfig(path=str(folder))
+
+
+@pytest.fixture(scope="module")
+def walks(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    folder = tmp_path_factory.mktemp("walks")
+    lengths = np.random.default_rng(1).integers(4, 20, 60).tolist()
+    return prepare_dataset(write_walks(folder / "raw", lengths), folder / "cache")
+
+
+WALKERS = [
+    SASRecConfig(**SMALL, max_epochs=10),
+    Bert4RecConfig(
+        **{**SMALL, "hidden_size": 32, "learning_rate": 3e-3}, mask_probability=0.3, max_epochs=40, validate_every=4
+    ),
+]
+
+
+@pytest.mark.parametrize("config", WALKERS, ids=lambda config: config.type)
+def test_pretraining_learns_a_walk_and_returns_its_best_weights(config, walks, tmp_path: Path):
+    model, result = pretrained_recommender(config, walks, tmp_path)
+    # Lowest of 4 seeds: 0.97 and 0.95; chance is 0.33.
+    assert result["val"]["recall@10"] > 0.9 and result["test"]["recall@10"] > 0.9
+    assert result["val"]["ndcg@10"] == max(metrics["val/ndcg@10"] for metrics in result["history"])
+    assert recommender_ranks(model, walks.examples("val")).metrics() == pytest.approx(result["val"], abs=1e-12)
+    assert recommender_ranks(model, walks.examples("test")).metrics() == pytest.approx(result["test"], abs=1e-12)
+    ranks = read_ranks(Path(result["path"]) / "ranks" / "test.parquet")
+    assert ranks.metrics() == result["test"] and ranks.users.tolist() == walks.examples("test").users.tolist()
+    assert [metrics["epoch"] % config.validate_every for metrics in result["history"]] == [0] * len(result["history"])
+
+
+def test_training_stops_when_validation_no_longer_improves(walks):
+    config = SASRecConfig(**{**SMALL, "learning_rate": 1e-9}, max_epochs=50, patience=3)
+    _, result = train_recommender(config, walks)
+    assert result["epochs"] == result["best_epoch"] + 3 < 50
+
+
+def test_the_seed_decides_and_the_callers_random_state_is_untouched(walks):
+    before = torch.random.get_rng_state()
+    weights = [
+        train_recommender(Bert4RecConfig(**{**SMALL, "dropout": 0.2}, max_epochs=2, seed=seed), walks)[0].state_dict()
+        for seed in (0, 0, 1)
+    ]
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not any(torch.equal(weights[0][name], weights[2][name]) for name in weights[0] if name.endswith("weight"))
+
+
+def test_a_second_request_loads_what_the_first_trained(walks, tmp_path: Path):
+    config = SASRecConfig(**SMALL, max_epochs=2)
+    reports: list[list] = [[], []]
+    results = []
+    for seen in reports:
+        model, result = pretrained_recommender(
+            config, walks, tmp_path, lambda m, step, seen=seen: seen.append((step, m))
+        )
+        assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
+        results.append((model, result))
+    (first, trained), (second, loaded) = results
+    assert trained == {**loaded, "reused": False} and loaded["reused"]
+    assert reports[0] == reports[1] and [step for step, _ in reports[0]] == [1, 2]
+    metrics = [f"val/{name}{suffix}" for name in ("recall@10", "ndcg@10", "mrr") for suffix in ("", "_masked")]
+    assert reports[0][0][1].keys() == {"epoch", "loss", *metrics}
+    assert all(torch.equal(first.state_dict()[name], weight) for name, weight in second.state_dict().items())
+    _, other = pretrained_recommender(SASRecConfig(**SMALL, max_epochs=1), walks, tmp_path)
+    assert other["path"] != trained["path"] and not other["reused"]
+
+
+def test_an_interrupted_training_leaves_nothing_that_counts(walks, tmp_path: Path):
+    def interrupt(metrics, step):
+        raise KeyboardInterrupt
+
+    config = SASRecConfig(**SMALL, max_epochs=2)
+    with pytest.raises(KeyboardInterrupt):
+        pretrained_recommender(config, walks, tmp_path, interrupt)
+    assert [path.suffix for path in (tmp_path / "recommenders").iterdir()] == [".lock"]
+    (tmp_path / "recommenders" / f".{next((tmp_path / 'recommenders').iterdir()).stem}.writing").mkdir()  # of a kill
+    assert not pretrained_recommender(config, walks, tmp_path)[1]["reused"]
+    assert not list((tmp_path / "recommenders").glob(".*"))
+
+
+def test_two_requests_at_once_train_once(walks, tmp_path: Path):
+    config = SASRecConfig(**SMALL, max_epochs=1)
+    with ThreadPoolExecutor(2) as pool:  # the lock holds between threads as between processes
+        futures = [pool.submit(pretrained_recommender, config, walks, tmp_path) for _ in range(2)]
+        assert sorted(future.result()[1]["reused"] for future in futures) == [False, True]
+
+
+@pytest.mark.parametrize("max_items", [2, 3, 7, 100])
+def test_every_training_item_after_the_first_is_a_target_once(walks, max_items):
+    sequences = training_sequences(walks, max_items)
+    assert all(2 <= len(sequence) <= max_items for sequence in sequences)
+    examples = walks.examples("train", every_prefix=True)
+    expected = sorted(zip(examples.item_ids[examples.ends - 1].tolist(), examples.targets.tolist(), strict=True))
+    pairs = sorted(pair for sequence in sequences for pair in zip(sequence[:-1], sequence[1:], strict=True))
+    assert pairs == expected
+
+
+def test_a_dataset_without_training_pairs_is_the_users_error(tmp_path: Path):
+    dataset = prepare_dataset(write_walks(tmp_path / "raw", [3] * 5), tmp_path / "cache")
+    with pytest.raises(UserError, match="0 training sequences"):
+        pretrained_recommender(SASRecConfig(**SMALL), dataset, tmp_path / "cache")
+
+
+def test_divergence_is_named(walks):
+    with pytest.raises(FloatingPointError, match=r"epoch 1: loss nan; lower recommender\.learning_rate"):
+        train_recommender(SASRecConfig(**{**SMALL, "learning_rate": 1e30}), walks)
+
+
+@pytest.mark.slow
+def test_sasrec_learns_real_data(shared_data: Path, tmp_path: Path):
+    dataset = prepare_dataset(DataConfig(path=str(shared_data / "Scientific_mini")), tmp_path)
+    _, result = pretrained_recommender(SASRecConfig(), dataset, tmp_path)
+    assert result["val"]["ndcg@10"] > 0.065

@@ -1,0 +1,129 @@
+"""The warm start on real interactions: cached outputs are those of the model, and the head that comes out ranks."""
+
+import pytest
+import torch
+
+from laser.config.compose import with_overrides
+from laser.config.schema import Experiment
+from laser.engine.plain import PlainEngine
+from laser.errors import UserError
+from laser.training.extensions.outputs import cached_outputs
+from laser.training.extensions.warm_start import warm_start
+from laser.training.inputs import prepare_inputs
+from laser.training.loop import encode_items, evaluate, outputs
+from laser.training.model import build_plain
+from laser.training.plain import train_here
+from laser.training.run.checkpoint import read_checkpoint
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def config(tiny_llm, movielens, cache, tmp_path_factory) -> Experiment:
+    del movielens  # prepared
+    return with_overrides(
+        Experiment(),
+        {
+            "cache_dir": str(cache),
+            "prompt.instruction": "Sum up",
+            "prompt.max_history_items": 6,
+            "prompt.max_item_tokens": 8,
+            "llm.source": str(tiny_llm),
+            "llm.dtype": "fp32",
+            "llm.compile": False,
+            "recommender.type": "item_knn",
+            "recommender.hidden_size": 16,
+            "bituning.init": "eos",
+            "mformer.num_experts": 2,
+            "mformer.num_virtual_tokens": 3,
+            "mformer.num_layers": 2,
+            "mformer.hidden_size": 32,
+            "mformer.num_heads": 4,
+            "head.width": 16,
+            "head.shared": False,
+            "head.standardise": True,
+            "head.dropout": 0.1,
+            "head.collaborative": True,
+            "head.history_bias": True,
+            "warm_start.epochs": 2,
+            "training.num_workers": 0,
+            "training.train_users": 40,
+            "training.validation_users": 50,
+            "training.stage1_epochs": 1,
+            "training.stage2_epochs": 1,
+            "training.test": False,
+        },
+    )
+
+
+def test_cached_outputs_are_what_the_model_gives(config, tmp_path):
+    config = with_overrides(config, {"cache_dir": str(tmp_path), "recommender.type": "popularity"})
+    inputs = prepare_inputs(config)
+    engine = PlainEngine(build_plain(config, inputs, CPU), config.training, CPU)
+    found, again = cached_outputs(engine, inputs, config), cached_outputs(engine, inputs, config)
+    for part, values in (
+        (inputs.prefixes, found.prefixes_EH),
+        (inputs.val, found.val_EH),
+        (inputs.items, found.items_IH),
+    ):
+        assert len(part) == len(values)
+        for rows, output in outputs(engine, part, 2048, "test"):
+            # measured, of the largest value: 2e-6
+            torch.testing.assert_close(
+                values[rows], output.representation_BH, rtol=0, atol=1e-5 * float(values.abs().max())
+            )
+    assert all(
+        torch.equal(first, second) for first, second in zip(vars(found).values(), vars(again).values(), strict=True)
+    )
+    assert len(list((tmp_path / "outputs").iterdir())) == 1
+
+
+def test_the_head_ranks_and_the_model_has_it(config):
+    inputs = prepare_inputs(config)
+    engine = PlainEngine(build_plain(config, inputs, CPU), config.training, CPU)
+    found = warm_start(engine, inputs, config)
+    assert found.val["ndcg@10"] >= found.untrained_val["ndcg@10"]
+    # measured, of vectors of length 3 to 30: 2e-5
+    torch.testing.assert_close(
+        encode_items(engine, inputs.items, config.training), found.items_ID, rtol=1e-4, atol=1e-4
+    )
+    ranks = evaluate(engine, inputs.val, found.items_ID, config.training, "test")
+    assert ranks.metrics() == pytest.approx(found.val, abs=1e-3)
+
+
+def test_it_counts_as_the_first_epoch_and_a_run_resumes_after_it(config, tmp_path):
+    reported: list[int] = []
+    whole = train_here(config, tmp_path / "whole", lambda metrics, epoch: reported.append(epoch))
+    assert reported == [0, 1, 2, 3] and whole.epochs == 3
+    part = with_overrides(config, {"training.stage1_epochs": 0, "training.stage2_epochs": 0})
+    train_here(part, tmp_path / "part", lambda metrics, epoch: None)
+    resumed = train_here(config, tmp_path / "part", lambda metrics, epoch: None)
+    assert resumed.val == whole.val and resumed.selected == whole.selected
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        ({"bituning.init": "random"}, "the M-Former's prefix differs from user to user; set bituning.init to eos"),
+        ({"llm.implementation": "transformers"}, "cannot be read packed"),
+    ],
+)
+def test_what_it_cannot_do_is_said_in_one_line(config, overrides, complaint, tmp_path):
+    with pytest.raises(UserError, match=complaint):
+        train_here(with_overrides(config, overrides), tmp_path, lambda metrics, epoch: None)
+
+
+def test_a_warm_start_without_a_head_is_refused():
+    with pytest.raises(UserError, match=r"warm_start\.epochs: 3; there is no head to train"):
+        with_overrides(Experiment(), {"warm_start.epochs": 3})
+
+
+def test_a_head_that_is_ready_can_be_left_as_it_is(config, tmp_path):
+    config = with_overrides(config, {"training.head_learning_rate": 0.0, "training.stage2_epochs": 0})
+    train_here(config, tmp_path, lambda *_: None)
+    before, after = (
+        read_checkpoint(tmp_path / "checkpoints" / name).trainable()
+        for name in ("stage0-epoch0000", "stage1-epoch0001")
+    )
+    moved = {name for name, weight in after.items() if not torch.equal(weight, before[name])}
+    assert moved == {name for name in after if not name.startswith("head.")}
