@@ -82,7 +82,7 @@ def test_an_interrupted_computation_leaves_nothing_to_be_taken_for_whole(recomme
     with pytest.raises(IndexError):
         user_encodings(recommender, broken, tmp_path, "few")
     broken.item_ids[broken.starts[2]] -= NUM_ITEMS * 2
-    assert [path.name for path in tmp_path.iterdir()] == ["few.lock"]
+    assert [path.name for path in tmp_path.iterdir()] == ["few.arrow.lock"]
     assert len(user_encodings(recommender, broken, tmp_path, "few")) == 4
 
 

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from pyarrow import csv
 
 from laser.cli.progress import progress
+from laser.storage.cache import make_once
 
 VERSION = 1
 """Of the generator; part of the folder's name."""
@@ -33,26 +33,24 @@ def generate(num_interactions: int, cache_dir: Path, seed: int = 0) -> Path:
         the folder.
     """
     place = cache_dir / "benchmarks" / f"interactions-{num_interactions}-{seed}-v{VERSION}"
-    if place.is_dir():
-        return place
-    place.parent.mkdir(parents=True, exist_ok=True)
+    make_once(place, lambda aside: _generate(aside, num_interactions, seed))
+    return place
+
+
+def _generate(folder: Path, num_interactions: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     users = _ids(random, max(1, num_interactions // 10), "A", 14)
     items = _items(random, max(1, min(150_000, num_interactions // 20)))
     chunks = list(_interactions(random, num_interactions, users, items.column("item").combine_chunks()))
-    with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as folder:
-        aside = Path(folder) / "data"
-        for name in ("pairs", "amazon"):
-            (aside / name).mkdir(parents=True)
-        with csv.CSVWriter(aside / "pairs/interactions.csv", chunks[0].schema) as writer:
-            for chunk in chunks:
-                writer.write_table(chunk)
-        flat = items.set_column(3, "category", pc.binary_join(items.column("category"), ", "))
-        csv.write_csv(flat, aside / "pairs/items.csv")
-        _write_metadata(aside / "amazon/meta_generated.json.gz", items, random)
-        _write_reviews(aside / "amazon/generated.json.gz", chunks, random)
-        aside.rename(place)
-    return place
+    for name in ("pairs", "amazon"):
+        (folder / name).mkdir(parents=True)
+    with csv.CSVWriter(folder / "pairs/interactions.csv", chunks[0].schema) as writer:
+        for chunk in chunks:
+            writer.write_table(chunk)
+    flat = items.set_column(3, "category", pc.binary_join(items.column("category"), ", "))
+    csv.write_csv(flat, folder / "pairs/items.csv")
+    _write_metadata(folder / "amazon/meta_generated.json.gz", items, random)
+    _write_reviews(folder / "amazon/generated.json.gz", chunks, random)
 
 
 def _ids(random: np.random.Generator, count: int, prefix: str, width: int) -> pa.Array:

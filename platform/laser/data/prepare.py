@@ -26,7 +26,7 @@ from laser.data.ingest.order import by_user_and_time, k_core
 from laser.data.ingest.write import TableWriter, write_users
 from laser.data.sources.registry import read_source, source_directory
 from laser.errors import UserError
-from laser.storage.locks import exclusive
+from laser.storage.cache import make_once
 
 logger = logging.getLogger(__name__)
 
@@ -47,13 +47,7 @@ def prepare_dataset(config: DataConfig, cache_dir: Path) -> Dataset:
     place = (
         cache_dir / "datasets" / stage_key(directory.name, _settings(config), _content_hash(directory), SCHEMA_VERSION)
     )
-    with exclusive(place.with_name(f"{place.name}.lock")):
-        if not place.is_dir():
-            with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as folder:
-                aside = Path(folder) / "dataset"
-                aside.mkdir()
-                _prepare(directory, config, Workspace.within(config.memory_mib, Path(folder)), aside)
-                aside.rename(place)
+    make_once(place, lambda aside: _prepare(directory, config, aside))
     return open_dataset(place)
 
 
@@ -62,7 +56,14 @@ def _settings(config: DataConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude={"path", "memory_mib"})
 
 
-def _prepare(directory: Path, config: DataConfig, workspace: Workspace, target: Path) -> None:
+def _prepare(directory: Path, config: DataConfig, target: Path) -> None:
+    """Make the dataset's folder; what memory does not hold lies beside it meanwhile."""
+    target.mkdir()
+    with tempfile.TemporaryDirectory(prefix=".spilled-", dir=target.parent) as folder:
+        _write_dataset(directory, config, Workspace.within(config.memory_mib, Path(folder)), target)
+
+
+def _write_dataset(directory: Path, config: DataConfig, workspace: Workspace, target: Path) -> None:
     raw = read_source(directory, config, workspace)
     num_users = len(raw.users)
     blocks, num_repeats = by_user_and_time(raw.interactions, num_users, workspace, raw.drop_repeats)

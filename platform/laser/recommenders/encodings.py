@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from laser.data.batches import inference_batches, pad_right
 from laser.data.examples import Examples
 from laser.recommenders.base import FittedRecommender, Items, SequentialRecommender
-from laser.storage.locks import exclusive
+from laser.storage.cache import make_once
 
 HISTORIES_PER_RECORD_BATCH = 4096
 """All but the last record batch hold so many, so a history's place is a division. 50 MB at 50 items of width 64."""
@@ -80,15 +80,7 @@ def user_encodings(
     """
     assert not recommender.training, "encodings are those of a frozen recommender"
     path = directory / f"{key}.arrow"
-    directory.mkdir(parents=True, exist_ok=True)
-    with exclusive(directory / f"{key}.lock"):
-        if not path.exists():
-            aside = directory / f".{key}.writing"
-            try:
-                _write(recommender, examples.last(recommender.max_history), aside, own_sequence)
-                aside.replace(path)
-            finally:
-                aside.unlink(missing_ok=True)
+    make_once(path, lambda aside: _write(recommender, examples.last(recommender.max_history), aside, own_sequence))
     encodings = Encodings(path)
     assert (len(encodings), encodings.width) == (len(examples), recommender.hidden_size), f"{path} belongs to others"
     return encodings

@@ -22,7 +22,7 @@ from laser.data.prompts import Prompts
 from laser.models.bituning import BiTuning
 from laser.models.llm import choose_dtype, load_llm, load_tokenizer
 from laser.models.llm_source import resolve_llm
-from laser.storage.locks import exclusive
+from laser.storage.cache import make_once
 
 STAGE_VERSION = 2
 BATCH_TOKENS = 2048
@@ -47,14 +47,7 @@ def item_features(llm_source: str, num_layers: int | None, dataset: Dataset, cac
     """
     key = stage_key("features", STAGE_VERSION, llm_source, num_layers, dataset.fingerprint)
     path = cache_dir / "features" / f"{key}.safetensors"
-    with exclusive(path.with_suffix(".lock")):
-        if not path.exists():
-            aside = path.with_suffix(".writing")
-            try:
-                save_file({NAME: _compute(llm_source, num_layers, dataset, cache_dir)}, aside)
-                aside.replace(path)
-            finally:
-                aside.unlink(missing_ok=True)
+    make_once(path, lambda aside: save_file({NAME: _compute(llm_source, num_layers, dataset, cache_dir)}, aside))
     return load_file(path)[NAME]
 
 

@@ -7,7 +7,6 @@ with the rank of each test user.
 """
 
 import json
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,6 +35,7 @@ from laser.recommenders.ranks import recommender_ranks
 from laser.recommenders.storage import build_recommender, load_recommender, save_recommender
 from laser.recommenders.text import ReadsText
 from laser.recommenders.text_features import item_features
+from laser.storage.cache import make_once
 from laser.storage.files import write_json
 from laser.storage.locks import exclusive
 from laser.tracking.interface import Report, RunResults
@@ -71,27 +71,23 @@ def pretrained_recommender(
         raise UserError('recommender.type: "none"; there is nothing to train: name a recommender')
     key = stage_key(config.type, STAGE_VERSION, config, dataset.fingerprint)
     directory = cache_dir / "recommenders" / key
+
+    def make(aside: Path) -> None:
+        aside.mkdir()
+        if isinstance(config, StackConfig):
+            model, result = _stack(config, dataset, cache_dir, report)
+        else:
+            features_IH = None
+            if isinstance(config, TextSection):
+                features_IH = item_features(config.text_source, config.text_num_layers, dataset, cache_dir)
+            model, result = train_recommender(config, dataset, report, features_IH)
+        save_recommender(model, config, dataset.num_items, aside)
+        write_json(aside / "result.json", result)
+
+    reused = not make_once(directory, make)
+    recommender = load_recommender(directory)
     with exclusive(directory.with_name(f"{key}.lock")):
-        reused = directory.exists()
-        if not reused:
-            aside = directory.with_name(f".{key}.writing")
-            shutil.rmtree(aside, ignore_errors=True)  # of a killed process; the lock says that nobody writes there now
-            aside.mkdir()
-            try:
-                if isinstance(config, StackConfig):
-                    model, result = _stack(config, dataset, cache_dir, report)
-                else:
-                    features_IH = None
-                    if isinstance(config, TextSection):
-                        features_IH = item_features(config.text_source, config.text_num_layers, dataset, cache_dir)
-                    model, result = train_recommender(config, dataset, report, features_IH)
-                save_recommender(model, config, dataset.num_items, aside)
-                write_json(aside / "result.json", result)
-                aside.rename(directory)
-            finally:
-                shutil.rmtree(aside, ignore_errors=True)
         result = json.loads((directory / "result.json").read_text())
-        recommender = load_recommender(directory)
         if test and "test" not in result:
             result["test"] = _test(recommender, dataset, directory / TEST_RANKS)
             write_json(directory / "result.json", result)

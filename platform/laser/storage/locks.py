@@ -1,15 +1,30 @@
 """One process at a time for work that several may want at once."""
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+
+class Held(Exception):
+    """Another process holds the lock."""
+
 
 @contextmanager
-def exclusive(lock: Path) -> Iterator[None]:
-    """Hold an advisory lock on a file, which is created; the system frees it when the process ends, however it ends."""
+def exclusive(lock: Path, wait: bool = True) -> Iterator[None]:
+    """Hold a lock on a file, which is created with its folder. The system frees it when the process ends, however.
+
+    Args:
+        lock: the file; nothing is written into it.
+        wait: wait until the lock is free.
+
+    Raises:
+        Held: it is not free, and `wait` is false.
+    """
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    try:
+        with FileLock(lock, timeout=-1 if wait else 0):
+            yield
+    except Timeout as error:
+        raise Held(str(lock)) from error

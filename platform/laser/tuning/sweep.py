@@ -15,7 +15,6 @@ A sweep goes on from these files alone. Ray Tune's `Tuner.restore` reads pickles
 leave out the scheduler's state; here a finished trial is finished the moment its record is renamed into place.
 """
 
-import fcntl
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -29,7 +28,7 @@ from laser.config.identity import HOW_IT_RUNS, stage_key
 from laser.config.schema import TuneExperiment
 from laser.errors import UserError
 from laser.storage.files import write_json
-from laser.storage.locks import exclusive
+from laser.storage.locks import Held, exclusive
 from laser.training.run.directory import remember_run, remembered_run, run_directory
 
 SYMBOLS = {
@@ -158,12 +157,11 @@ class Sweep:
         Raises:
             UserError: another process runs it.
         """
-        with (self.path / "lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"{self.path}: another process runs this sweep; wait for it or stop it") from None
-            yield
+        try:
+            with exclusive(self.path / "lock", wait=False):
+                yield
+        except Held:
+            raise UserError(f"{self.path}: another process runs this sweep; wait for it or stop it") from None
 
     def check_same_settings(self, config: TuneExperiment) -> None:
         """Refuse to mix trials that do not compare.

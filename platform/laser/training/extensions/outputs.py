@@ -7,7 +7,6 @@ Shape suffixes: E examples, I items, R readings, H LLM width, L virtual tokens.
 """
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from laser.engine.base import Engine
 from laser.errors import UserError
 from laser.models.packed.decoder import PackedLlama
 from laser.models.packed.readings import read_at
+from laser.storage.cache import make_once
 from laser.training.inputs import Histories, Inputs
 
 
@@ -66,7 +66,7 @@ def cached_outputs(engine: Engine, inputs: Inputs, config: Experiment) -> Output
     else:
         outputs_RH = _read(engine, parts, prefix_LH, suffix_H, config.training.inference_batch_tokens)
         if engine.rank == 0:
-            _save(path, outputs_RH)
+            make_once(path, lambda aside: _save(aside, outputs_RH))
     return Outputs(*outputs_RH.split([len(part) for part in parts]))
 
 
@@ -155,14 +155,10 @@ def _texts(parts: Sequence[Histories], first_row: int) -> Iterator[_Text]:
 
 
 def _save(path: Path, outputs_RH: Tensor) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
     column = pa.FixedSizeListArray.from_arrays(pa.array(outputs_RH.numpy().reshape(-1)), outputs_RH.shape[1])
     table = pa.table({"output": column})
-    with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
-    aside.replace(path)
 
 
 def _load(path: Path) -> Tensor:
