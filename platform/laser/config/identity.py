@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from laser.config.recommenders import RecommenderConfig
 from laser.config.schema import Experiment
+from laser.config.section import Section
 
 HOW_IT_RUNS = (
     "cache_dir",
@@ -87,6 +88,8 @@ def changed_settings(section: BaseModel) -> dict[str, str | int | float | bool |
     def visit(prefix: str, section: BaseModel) -> None:
         for name, field in type(section).model_fields.items():
             value = getattr(section, name)
+            if isinstance(value, Section) and value.neutral:
+                continue
             if isinstance(value, BaseModel):
                 visit(f"{prefix}{name}.", value)
             elif name == "type" or value != field.default:

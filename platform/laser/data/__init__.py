@@ -1,1 +1,1 @@
-"""Arrow in, arrays out: raw sources, filters, split, prompts, batches."""
+"""From raw files to examples, prompts and batches: Arrow in, arrays out."""

@@ -1,4 +1,4 @@
-"""Batches of histories: padded to the right, of similar length, in an order that no number of workers changes."""
+"""Batches of histories of similar length, padded to the right. Their order does not depend on the number of workers."""
 
 from collections.abc import Sequence
 
@@ -8,14 +8,15 @@ from numpy.typing import NDArray
 Indices = NDArray[np.int64]
 
 WINDOW_BATCHES = 32
-"""Batches whose examples are sorted by length together: many fill evenly, few keep the order random."""
+"""Batches whose examples are sorted by length together. With more, batches are padded less; with fewer, their order is
+more random."""
 
 
 def pad_right(sequences: Sequence[NDArray[np.int32]], padding: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Stack sequences of different lengths.
+    """Stack sequences of different lengths, padded to the longest one.
 
     Returns:
-        values (B, T) int64 and mask (B, T), true at real entries.
+        values (B, T) int64, and mask (B, T) bool, true at real entries.
     """
     lengths = np.array([len(sequence) for sequence in sequences])
     mask = np.arange(lengths.max()) < lengths[:, None]
@@ -25,10 +26,10 @@ def pad_right(sequences: Sequence[NDArray[np.int32]], padding: int) -> tuple[NDA
 
 
 def training_batches(lengths: NDArray[np.int64], batch_size: int, seed: int, epoch: int) -> list[Indices]:
-    """Every example once, in batches of similar length; a function of (seed, epoch) alone.
+    """Put every example into one batch of similar lengths. The result depends on the seed and the epoch alone.
 
-    The examples are shuffled, sorted by length within windows of `WINDOW_BATCHES` batches, cut into batches, and the
-    batches shuffled. Only one batch may be smaller than `batch_size`.
+    The examples are shuffled, sorted by length within windows of `WINDOW_BATCHES` batches, and cut into batches. Then
+    the batches are shuffled. At most one batch is smaller than `batch_size`.
     """
     random = np.random.default_rng([seed, epoch])
     order = random.permutation(len(lengths))
@@ -40,7 +41,7 @@ def training_batches(lengths: NDArray[np.int64], batch_size: int, seed: int, epo
 
 
 def inference_batches(lengths: NDArray[np.int64], max_tokens: int) -> list[Indices]:
-    """Every example once, sorted by length, longest first; a batch's padded size stays within `max_tokens`.
+    """Put every example into one batch, longest first. A batch's padded size is at most `max_tokens`.
 
     An example that is longer than that makes a batch of its own.
     """
@@ -54,6 +55,6 @@ def inference_batches(lengths: NDArray[np.int64], max_tokens: int) -> list[Indic
     return batches
 
 
-def share(indices: Indices, rank: int, world_size: int) -> Indices:
-    """The part of a batch that one of `world_size` workers takes."""
+def shard(indices: Indices, rank: int, world_size: int) -> Indices:
+    """Return the part of a batch that one of `world_size` workers takes."""
     return indices[rank::world_size]

@@ -1,6 +1,6 @@
-"""A prepared dataset: who chose what, in time order, split into training, validation and test, and the items' words.
+"""A prepared dataset: the users' interactions in time order, their split, and the texts of the items.
 
-On disk it is a directory of Parquet files and a manifest, written by `laser.data.prepare`:
+On disk a dataset is a directory of Parquet files and a manifest, written by `laser.data.prepare`:
 
     items.parquet      item_id int32 (= row), raw_id, title, one text column per attribute
     sequences.parquet  user_id int32 (= row), raw_id, items list<int32> in time order, timestamps list<int64> or null
@@ -26,26 +26,26 @@ Split = Literal["train", "val", "test"]
 
 
 class Dataset:
-    """A prepared dataset, opened; Parquet columns are memory-mapped and decoded when first used."""
+    """An open dataset. Its Parquet columns are memory-mapped, and decoded when they are first used."""
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path = path
         self.manifest = manifest
         self.name: str = manifest["name"]
         self.fingerprint: str = manifest["fingerprint"]
-        """Hash of items, sequences and splits: equal data, equal fingerprint."""
+        """Hash of items, sequences and splits. Equal data have equal fingerprints."""
         self.num_users: int = manifest["num_users"]
         self.num_items: int = manifest["num_items"]
         self.num_interactions: int = manifest["num_interactions"]
 
     @cached_property
     def items(self) -> pa.Table:
-        """item_id, raw_id, title and the attributes; row = internal id."""
+        """The table of items: item_id, raw_id, title and the attributes. The row is the internal id."""
         return self._table("items", ["item_id", "raw_id", "title"], every=True)
 
     @property
     def item_attributes(self) -> tuple[str, ...]:
-        """Names of the attribute columns, in prompt order."""
+        """The names of the attribute columns, in prompt order."""
         return tuple(self.items.column_names[3:])
 
     @cached_property
@@ -59,7 +59,7 @@ class Dataset:
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
-        """User u's interactions are `item_ids[offsets[u]:offsets[u + 1]]`."""
+        """Where sequences start: user u's interactions are `item_ids[offsets[u]:offsets[u + 1]]`."""
         return self._sequences.offsets.to_numpy().astype(np.int64)
 
     @cached_property
@@ -67,35 +67,49 @@ class Dataset:
         return self._table("splits", ["train_end", "val_end", "test_end"])
 
     def _table(self, name: str, columns: list[str], every: bool = False) -> pa.Table:
-        """A file's columns, or all of them where there are at least these."""
+        """Read columns of a file: these, or every column where the file has at least these."""
         path = self.path / f"{name}.parquet"
         try:
             table = pq.read_table(path, columns=None if every else columns, memory_map=True)
             return table if set(columns) <= set(table.column_names) else table.select(columns)
         except (OSError, KeyError, pa.ArrowException) as error:
-            raise UserError(f"{path}: not of a prepared dataset ({error}); prepare it again") from error
+            raise UserError(f"{path}: not a file of a prepared dataset ({error}); prepare it again") from error
 
     @cached_property
-    def _train_ends(self) -> NDArray[np.int64]:
+    def num_train_items(self) -> NDArray[np.int64]:
+        """Training interactions of each user."""
         return self._ends("train")
 
     def _ends(self, split: Split) -> NDArray[np.int64]:
         return self._splits.column(f"{split}_end").to_numpy().astype(np.int64)
 
     def train_items(self, user: int) -> NDArray[np.int32]:
-        """A user's training interactions, oldest first."""
+        """Return the items of a user's training interactions, oldest first."""
         start = self.offsets[user]
-        return self.item_ids[start : start + self._train_ends[user]]
+        return self.item_ids[start : start + self.num_train_items[user]]
+
+    def last_train_times(self, users: NDArray[np.int32]) -> NDArray[np.int64] | None:
+        """Return the time of the last training interaction of each user, or None where the data has no timestamps.
+
+        Only the order of times has a meaning. Each user must have a training interaction.
+        """
+        times = self._table("sequences", ["timestamps"]).column("timestamps").combine_chunks()
+        if times.null_count:
+            return None
+        assert (self.num_train_items[users] > 0).all()
+        return times.flatten().to_numpy()[self.offsets[users] + self.num_train_items[users] - 1]
 
     def examples(self, split: Split, every_prefix: bool = False) -> Examples:
-        """Histories and targets of a split (leave-one-out).
+        """Return the histories and targets of a split.
 
-        train: all but the last training item, and that one as target; `every_prefix` adds every shorter history.
-        val: the training items, and the validation item. test: training and validation items, and the test item.
+        - train: the history is all but the last training item, which is the target. `every_prefix` adds every shorter
+          history with the item that follows it.
+        - val: the history is the training items; the target is the first validation item.
+        - test: the history is the training and validation items; the target is the first test item.
         """
         first = self.offsets[:-1]
         if split == "train":
-            users = np.flatnonzero(self._ends("train") >= 2)  # one to read and one to predict
+            users = np.flatnonzero(self._ends("train") >= 2)  # one item to read and one to predict
             ends = first[users] + self._ends("train")[users] - 1
             if every_prefix:
                 counts = ends - first[users]
@@ -113,7 +127,7 @@ def open_dataset(path: Path) -> Dataset:
     """Open a directory that `prepare_dataset` wrote.
 
     Raises:
-        UserError: it is no prepared dataset, or of another layout version.
+        UserError: it is no prepared dataset, or one of another version of the layout.
     """
     manifest = path / "manifest.json"
     if not manifest.is_file():
@@ -122,9 +136,9 @@ def open_dataset(path: Path) -> Dataset:
         content = json.loads(manifest.read_text())
         if content["schema_version"] != SCHEMA_VERSION:
             layout = content["schema_version"]
-            raise UserError(f"{manifest}: layout {layout}, wanted {SCHEMA_VERSION}; prepare it again")
+            raise UserError(f"{manifest}: layout version {layout}, wanted {SCHEMA_VERSION}; prepare it again")
         return Dataset(path, content)
     except UserError:
         raise
-    except (ValueError, KeyError, TypeError, RecursionError) as error:  # ValueError: no UTF-8, or no JSON
-        raise UserError(f"{manifest}: not as jobs/prepare.py writes it ({error!r}); prepare it again") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:  # ValueError: not UTF-8, or not JSON
+        raise UserError(f"{manifest}: not written by jobs/prepare.py ({error!r}); prepare it again") from error

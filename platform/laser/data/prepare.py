@@ -1,8 +1,8 @@
-"""From raw interactions to a prepared dataset: filter, order, number, split, write.
+"""Prepares a dataset from raw files: reads, filters, sorts, numbers, splits and writes interactions.
 
-The result is keyed by the settings and by the content of the source files, so it is made once; it is written aside and
-renamed. Interactions pass through in pieces, which go to files beside the target where `data.memory_mib` does not hold
-them; the result is the same to the bit.
+The cache key is made of the settings and the content of the source files, so that a dataset is prepared once.
+Interactions pass through in pieces. Pieces that `data.memory_mib` does not hold go to files beside the target; the
+result is the same to the bit. This module joins `sources` and `ingest`, and therefore is in neither of them.
 """
 
 import hashlib
@@ -32,14 +32,14 @@ logger = logging.getLogger(__name__)
 
 
 def prepare_dataset(config: DataConfig, cache_dir: Path) -> Dataset:
-    """Open the prepared dataset of these settings; make it where it is missing.
+    """Open the prepared dataset of these settings, and prepare it first where it is missing.
 
     Args:
-        config: source, filters and seed.
-        cache_dir: holds `datasets/`. A `data.path` that holds a prepared dataset itself is opened as it is.
+        config: source, filters and seed. Where `path` is a prepared dataset itself, that one is opened.
+        cache_dir: prepared datasets are in its folder `datasets`.
 
     Raises:
-        UserError: missing or malformed input, or filters that leave nothing.
+        UserError: input is missing or malformed, or the filters leave nothing.
     """
     directory = source_directory(config, cache_dir)
     if (directory / "manifest.json").is_file():
@@ -52,12 +52,12 @@ def prepare_dataset(config: DataConfig, cache_dir: Path) -> Dataset:
 
 
 def _settings(config: DataConfig) -> dict[str, Any]:
-    """What the dataset depends on, beside the content of the source."""
+    """Return the settings that change the dataset. The content of the source counts besides."""
     return config.model_dump(mode="json", exclude={"path", "memory_mib"})
 
 
 def _prepare(directory: Path, config: DataConfig, target: Path) -> None:
-    """Make the dataset's folder; what memory does not hold lies beside it meanwhile."""
+    """Make the dataset's folder. Data that memory does not hold are in a temporary folder beside it meanwhile."""
     target.mkdir()
     with tempfile.TemporaryDirectory(prefix=".spilled-", dir=target.parent) as folder:
         _write_dataset(directory, config, Workspace.within(config.memory_mib, Path(folder)), target)
@@ -98,9 +98,9 @@ def _write_dataset(directory: Path, config: DataConfig, workspace: Workspace, ta
 
 
 def _number_items(items: pa.Table, counts: NDArray[np.int64], seed: int) -> tuple[pa.Table, NDArray[np.int32]]:
-    """The items that are left, in the order of their new ids, and the new id of each old row."""
+    """Return the items that are left, in the order of their new ids, and the new id of each old row."""
     present = np.flatnonzero(counts)
-    # Files of this kind often number items by first appearance, so that the next integer is the answer.
+    # Many sources number items by first appearance, so that the next item is often the next integer.
     new_ids = np.random.default_rng(seed).permutation(len(present)).astype(np.int32)
     id_of_row = np.full(len(counts), -1, dtype=np.int32)
     id_of_row[present] = new_ids
@@ -109,7 +109,7 @@ def _number_items(items: pa.Table, counts: NDArray[np.int64], seed: int) -> tupl
 
 
 def _content_hash(directory: Path) -> str:
-    """Hash of the source's files, names and bytes."""
+    """Return a hash of the names and bytes of the source's files."""
     digest = hashlib.sha256()
     try:
         for path in sorted(path for path in directory.iterdir() if path.is_file()):
@@ -117,5 +117,5 @@ def _content_hash(directory: Path) -> str:
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     except OSError as error:
-        raise UserError(f"{error.filename}: {error.strerror}; let this account read it, or take it away") from error
+        raise UserError(f"{error.filename}: {error.strerror}; let this account read it, or remove it") from error
     return digest.hexdigest()

@@ -4,9 +4,9 @@
     >> 1. {title} (brand: {brand}, category: {category})
     >> 2. ...
 
-Instruction, numbers and items are each turned into tokens once; a prompt is a concatenation of these segments. A
-single item is a history of one item, so users and items share the template (arXiv 2409.01605, section 2 of
-docs/method.md), instruction included unless another one is set for items.
+Instruction, numbers and items are each tokenised once, and a prompt is a concatenation of these segments. A single item
+is a history of one item, so that users and items share the template (arXiv 2409.01605, section 2 of docs/method.md).
+They share the instruction too, unless `prompt.item_instruction` is set.
 """
 
 from dataclasses import dataclass, replace
@@ -29,25 +29,25 @@ Tokens = NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Prompts:
-    """Token segments of a dataset's prompts."""
+    """The segments of a dataset's prompts, as tokens."""
 
     instruction: Tokens
     numbers: list[Tokens]
-    """`>> {k}.` for k from 1."""
+    """`>> {k}.` for each k from 1 on."""
     bodies: Tokens
-    """The items' texts, one after the other."""
+    """The texts of all items, one after the other."""
     offsets: NDArray[np.int64]
     """Item i's text is `bodies[offsets[i]:offsets[i + 1]]`."""
 
     @staticmethod
     def build(dataset: Dataset, config: PromptConfig, tokenizer: Any, cache_dir: Path | None = None) -> "Prompts":
-        """Tokenise the segments of a dataset, or map those that an earlier run left in the cache.
+        """Tokenise the segments of a dataset, or map those that are in the cache.
 
         Args:
-            dataset: its items' titles and attributes are read.
+            dataset: gives the titles and attributes of items.
             config: instruction, attributes and limits.
             tokenizer: a fast tokenizer of transformers.
-            cache_dir: holds `prompts/`; None tokenises anew.
+            cache_dir: item texts are cached in its folder `prompts`; with None they are tokenised anew.
 
         Raises:
             UserError: the dataset lacks an attribute that the prompt names.
@@ -67,11 +67,11 @@ class Prompts:
         )
 
     def with_instruction(self, instruction: str, tokenizer: Any) -> "Prompts":
-        """The same items after another instruction, which may be empty."""
+        """Return prompts of the same items with another instruction, which may be empty."""
         return replace(self, instruction=_instruction(instruction, tokenizer))
 
     def tokens(self, history: NDArray[np.int32]) -> Tokens:
-        """The prompt of one history of at most `max_history_items` items."""
+        """Return the prompt of one history of at most `max_history_items` items."""
         segments = [self.instruction]
         for number, item in zip(self.numbers, history, strict=False):
             segments += [number, self.item(item)]
@@ -79,11 +79,11 @@ class Prompts:
         return np.concatenate(segments)
 
     def item(self, item: int) -> Tokens:
-        """The text of one item, without number."""
+        """Return the text of one item, without its number."""
         return self.bodies[self.offsets[item] : self.offsets[item + 1]]
 
     def lengths(self, examples: Examples) -> NDArray[np.int64]:
-        """Tokens of each example's prompt."""
+        """Return the number of tokens of each example's prompt."""
         body_lengths = np.diff(self.offsets)
         number_lengths = np.cumsum([0, *(len(number) for number in self.numbers)])
         counts = examples.ends - examples.starts
@@ -96,7 +96,7 @@ def _instruction(text: str, tokenizer: Any) -> Tokens:
 
 
 def item_texts(items: pa.Table, attributes: tuple[str, ...]) -> list[str]:
-    """` {title} (brand: {brand}, category: {category})` of each item; attributes without a value are left out."""
+    """Return ` {title} (brand: {brand}, category: {category})` of each item, without the attributes that are empty."""
     columns = {name: items.column(name).to_pylist() for name in attributes}
     texts = []
     for row, title in enumerate(items.column("title").to_pylist()):

@@ -20,6 +20,7 @@ from laser.data.dataset import Dataset
 from laser.data.examples import Examples
 from laser.data.prepare import prepare_dataset
 from laser.data.prompts import Prompts
+from laser.data.selectors.registry import select
 from laser.engine.base import Batch
 from laser.errors import UserError
 from laser.models.head import ITEMS, USERS, Side
@@ -168,7 +169,7 @@ def prepare_inputs(config: Experiment, recommender_directory: Path | None = None
         return examples if num_users is None else examples.sample_users(num_users, training.seed)
 
     train = dataset.examples("train", training.every_prefix).share_of_users(training.train_fraction, training.seed)
-    train = sampled(train, training.train_users)
+    train = select(dataset, sampled(train, training.train_users), config.selection, training.seed)
     prefixes = None
     if config.warms_up_head:
         every = dataset.examples("train", every_prefix=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from laser.config.schema import TrainingConfig
-from laser.data.batches import share
+from laser.data.batches import shard
 from laser.engine.base import Batch, Engine
 from laser.models.laser import Part
 from laser.training.losses import expert_choice_counts, item_contrastive_loss, load_balance_loss
@@ -40,7 +40,7 @@ def own_share(engine: Engine, indices: NDArray[np.int64]) -> tuple[NDArray[np.in
     Workers without a real example left take the batch's first one with weight 0, because under ZeRO-3 every forward
     pass is a collective operation.
     """
-    own = share(indices, engine.rank, engine.world_size)
+    own = shard(indices, engine.rank, engine.world_size)
     missing = ceil(len(indices) / engine.world_size) - len(own)
     return np.concatenate([own, np.repeat(indices[:1], missing)]), [1.0] * len(own) + [0.0] * missing
 

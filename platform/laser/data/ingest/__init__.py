@@ -1,1 +1,1 @@
-"""From files to numbered, ordered interactions, as streams of Arrow."""
+"""From files to numbered and ordered interactions, as streams of Arrow."""

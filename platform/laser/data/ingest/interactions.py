@@ -1,7 +1,7 @@
-"""Interactions as numbers, in pieces: in memory while they fit into their share of it, else in a file.
+"""Interactions as numbers, in pieces. They stay in memory while they fit into their part of it, and else go to a file.
 
-A piece is a record batch with the columns `user` and `item` (int32), and, where the source has them, `time` (int64) and
-`split` (int8: 0 training, 1 validation, 2 test). Ten million timed interactions take 160 MB.
+A piece is a record batch with the columns `user` and `item` (int32). Where the source has them, it also has `time`
+(int64) and `split` (int8: 0 training, 1 validation, 2 test). Ten million timed interactions take 160 MB.
 """
 
 import os
@@ -12,17 +12,17 @@ from pathlib import Path
 import pyarrow as pa
 
 RESERVED_MIB = 400
-"""Set aside for buffers, what the allocators keep, and the ids of a million users; measured."""
+"""Memory for buffers, for what the allocators keep, and for the ids of a million users; measured."""
 MIN_TEXT_BYTES = 16 << 20
-"""Text that waits to be numbered at the least: below it, hash tables are built anew too often."""
+"""Least text that waits before it is numbered. With less, hash tables would be built anew too often."""
 
 
 class Interactions:
-    """Pieces that are appended first, then read by position.
+    """Pieces of interactions that are first appended and then read by position.
 
     Args:
-        folder: gets the file to which all pieces move once they are more than `limit` bytes.
-        limit: bytes to hold in memory.
+        folder: holds the file to which all pieces move once they are more than `limit` bytes.
+        limit: most bytes in memory.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -43,7 +43,7 @@ class Interactions:
         return len(self._pieces)
 
     def append(self, piece: pa.RecordBatch) -> None:
-        """Add a piece behind the others; not after the first one has been read."""
+        """Add a piece behind the others. No piece may have been read before."""
         assert self._reader is None
         self.num_rows += piece.num_rows
         self._bytes += piece.nbytes
@@ -71,7 +71,7 @@ class Interactions:
         return self._reader.get_batch(number)
 
     def pop(self, number: int) -> pa.RecordBatch:
-        """Read a piece for the last time; its memory is freed with the result."""
+        """Read a piece for the last time. Its memory is freed with the returned piece."""
         piece = self[number]
         self._pieces[number] = None
         return piece
@@ -79,20 +79,20 @@ class Interactions:
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where a preparation keeps what is too large for its memory."""
+    """Where a preparation keeps the data that do not fit into its memory."""
 
     folder: Path
     interactions_bytes: int
-    """What a collection of interactions may hold in memory; at most two are alive at once."""
+    """Most bytes of a collection of interactions in memory; at most two collections are alive at once."""
     text_bytes: int
-    """How much text may wait to be numbered, while as much is being numbered."""
+    """Most bytes of text that wait to be numbered; as many are being numbered meanwhile."""
 
     @staticmethod
     def within(memory_mib: int, folder: Path) -> "Workspace":
-        """Shares of `data.memory_mib`, once `RESERVED_MIB` are set aside."""
+        """Divide `data.memory_mib` up, without `RESERVED_MIB`."""
         free = max(0, memory_mib - RESERVED_MIB) << 20
         return Workspace(folder, free // 4, MIN_TEXT_BYTES + free // 16)
 
     def interactions(self) -> Interactions:
-        """A new, empty collection."""
+        """Make a new, empty collection."""
         return Interactions(self.folder, self.interactions_bytes)

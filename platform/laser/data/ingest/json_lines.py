@@ -1,7 +1,7 @@
 """Files of JSON lines, gzipped or plain, read as streams.
 
-Arrow parses blocks of lines and skips what is not asked for. Where it refuses a block, Python's parser reads the block
-line by line: it takes what is merely uneven (a list here, a text there) and names the line of what is wrong.
+Arrow parses blocks of lines and skips the fields that are not needed. Where it refuses a block, Python's parser reads
+the block line by line. It accepts uneven fields, a list in one line and a text in another, and names the wrong line.
 """
 
 import json
@@ -19,7 +19,7 @@ from laser.data.ingest.tables import Kinds, TableFile, as_text
 from laser.errors import UserError
 
 SAMPLE_LINES = 2000
-"""Lines that show which fields there are, and of which type."""
+"""Lines that are read to find the fields and their types."""
 MAX = 1 << 63
 NULL_LINE = re.compile(rb"\n[ \t\r]*null")
 """Arrow 25 crashes the process (SIGSEGV) where a piece of its input begins with a null."""
@@ -27,7 +27,7 @@ BLANK = b" \t\r\n"
 
 
 class JsonLinesFile(TableFile):
-    """An object a line. Fields that a line lacks are null; lists are joined with ", " where text is wanted."""
+    """A file with one JSON object on each line. Missing fields are null; lists become text joined with ", "."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -71,7 +71,7 @@ class JsonLinesFile(TableFile):
             if block.lstrip(BLANK).startswith(b"null") or NULL_LINE.search(block):
                 raise pa.ArrowInvalid("a line that is null")
             if not block.isascii():
-                block.decode("utf-8")  # Arrow does not look
+                block.decode("utf-8")  # Arrow does not check
             table = arrow_json.read_json(
                 pa.BufferReader(block),
                 parse_options=arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
@@ -90,11 +90,11 @@ class JsonLinesFile(TableFile):
             raise UserError(f"{self.where(row)}: {byte} is not UTF-8; save the file as UTF-8") from error
         except json.JSONDecodeError as error:
             text = line.decode("utf-8")[:40]
-            raise UserError(f"{self.where(row)}: {text!r} is not JSON ({error.msg}); mend or remove it") from error
+            raise UserError(f"{self.where(row)}: {text!r} is not JSON ({error.msg}); fix or remove it") from error
         except RecursionError as error:
-            raise UserError(f"{self.where(row)}: nested too deeply; mend or remove it") from error
+            raise UserError(f"{self.where(row)}: nested too deeply; fix or remove it") from error
         except ValueError as error:  # an integer of thousands of digits
-            raise UserError(f"{self.where(row)}: {str(error).partition(';')[0]}; mend or remove it") from error
+            raise UserError(f"{self.where(row)}: {str(error).partition(';')[0]}; fix or remove it") from error
         if not isinstance(value, dict):
             raise UserError(f"{self.where(row)}: holds a {type(value).__name__}; wanted a JSON object")
         return value
@@ -108,7 +108,7 @@ class JsonLinesFile(TableFile):
             except UnicodeEncodeError as error:
                 where = self.where(first_row + texts.index(error.object))
                 what = f"{field.name} {error.object!r} holds half a character (a lone surrogate)"
-                raise UserError(f"{where}: {what}; mend it") from error
+                raise UserError(f"{where}: {what}; fix it") from error
         wanted = int if pa.types.is_integer(field.type) else (int, float)
         for row, value in enumerate(values):
             if value is not None and (

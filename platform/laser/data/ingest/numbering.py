@@ -1,4 +1,4 @@
-"""Users and items of a source's rows, numbered in the order of their first appearance."""
+"""Numbers the users and items of a source's rows in the order of their first appearance."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,20 +12,20 @@ from laser.data.ingest.interactions import Workspace
 from laser.errors import UserError
 
 PIECE_ROWS = 1 << 20
-"""Rows of a piece that a source appends; 16 MiB with times."""
+"""Most rows of a piece that a source appends; 16 MiB with times."""
 
 
-class Numbers:
-    """Texts numbered in order of their first appearance, behind those that are known from the start."""
+class Vocabulary:
+    """Texts and their numbers. New texts are numbered behind the known ones, in the order of first appearance."""
 
     def __init__(self, known: pa.Array) -> None:
         self.texts = known
         """The text of each number."""
 
-    def of(self, columns: Iterable[pa.ChunkedArray]) -> NDArray[np.int32]:
-        """The number of each text; new ones get the next numbers."""
+    def numbers(self, columns: Iterable[pa.ChunkedArray]) -> NDArray[np.int32]:
+        """Return the number of each text. New texts get the next numbers."""
         texts = [chunk for column in columns for chunk in column.chunks]
-        # One hash table for the known texts and all new ones: the known come first, so that they keep their numbers.
+        # One hash table takes the known texts and all new ones. The known come first, so that they keep their numbers.
         encoded = pa.chunked_array([self.texts, *texts]).dictionary_encode()
         num_known = len(self.texts)
         self.texts = encoded.chunk(0).dictionary
@@ -33,16 +33,16 @@ class Numbers:
 
 
 class Collector:
-    """Numbers the users and items of a source's rows and gathers them as interactions.
+    """Numbers the users and items of a source's rows and gathers the rows as interactions.
 
-    Rows wait until there is enough text, because the hash tables are built anew each time; then they are numbered in
-    another thread, while the source goes on.
+    Rows wait until there is enough text, because the hash tables are built anew each time. Another thread numbers them
+    while the source reads the next rows.
 
     Args:
         workspace: of the preparation.
-        thread: one thread; to be shut down by the caller.
+        thread: a pool of one thread; the caller shuts it down.
         item_ids: raw ids of the items; an interaction's item is a position in it.
-        unknown_item: makes an error of the row and raw id of an item that is not among them; None leaves such
+        unknown_item: makes an error from the row and raw id of an item that is not in `item_ids`. None leaves such
             interactions out and counts them.
     """
 
@@ -55,13 +55,13 @@ class Collector:
     ) -> None:
         self.interactions = workspace.interactions()
         self.num_unknown = 0
-        """Interactions left out because their item is unknown."""
+        """Interactions that were left out because their item is unknown."""
         self._workspace = workspace
         self._thread = thread
         self._num_items = len(item_ids)
         self._unknown_item = unknown_item
-        self._users = Numbers(pa.array([], pa.string()))
-        self._items = Numbers(item_ids)
+        self._users = Vocabulary(pa.array([], pa.string()))
+        self._items = Vocabulary(item_ids)
         self._num_rows = 0
         self._waiting: list[_Rows] = []
         self._waiting_bytes = 0
@@ -74,14 +74,14 @@ class Collector:
         times: NDArray[np.int64],
         keep: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Take rows: raw ids, times, and which of them count (all where it is None)."""
+        """Take rows: raw ids, times, and which of the rows to keep. None keeps all."""
         self._waiting.append(_Rows(users, items, times, np.ones(len(times), dtype=bool) if keep is None else keep))
         self._waiting_bytes += users.nbytes + items.nbytes
         if self._waiting_bytes >= self._workspace.text_bytes:
             self._start()
 
     def users(self) -> pa.Array:
-        """End the collection: raw ids of the users, by number."""
+        """End the collection and return the raw ids of the users, by number."""
         if self._waiting:
             self._start()
         self._finish()
@@ -100,8 +100,8 @@ class Collector:
     def _number(self, waiting: "list[_Rows]") -> None:
         user_texts, item_texts, times, keep = zip(*waiting, strict=True)
         with ThreadPoolExecutor(1) as thread:  # hashing frees the interpreter's lock
-            users = thread.submit(self._users.of, user_texts)
-            items = self._items.of(item_texts)
+            users = thread.submit(self._users.numbers, user_texts)
+            items = self._items.numbers(item_texts)
             columns = [users.result(), items, np.concatenate(times)]
         kept = self._known(items) & np.concatenate(keep)
         if not kept.all():

@@ -1,7 +1,7 @@
-"""Interactions user after user in time order, in blocks of whole users, and the k-core over such blocks.
+"""Sorts interactions by user and time in blocks of whole users, and computes the k-core over such blocks.
 
-Nothing here needs all interactions in memory: they are dealt out to blocks of about `BLOCK_ROWS`, each block is sorted
-by itself, and the k-core keeps a count per user and per item. Where the blocks lie depends on the data alone.
+Nothing here needs all interactions in memory. They are dealt out to blocks of about `BLOCK_ROWS`, and each block is
+sorted by itself. The k-core keeps a count per user and per item. The blocks' bounds depend on the data alone.
 """
 
 from collections import defaultdict
@@ -12,27 +12,27 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from laser.data.ingest.interactions import Interactions, Workspace
-from laser.data.ingest.streams import ahead
+from laser.data.ingest.streams import prefetch
 
 BLOCK_ROWS = 1 << 19
-"""Rows of a block, give or take a user; about 30 MiB while it is sorted."""
+"""Rows of a block, up to the rows of one user; a block takes about 30 MiB while it is sorted."""
 
 
 def by_user_and_time(
     interactions: Interactions, num_users: int, workspace: Workspace, drop_repeats: bool
 ) -> tuple[Interactions, int]:
-    """Blocks in the order of users, each sorted by user and time; equal times keep the order of the file.
+    """Sort interactions by user and time, in blocks of whole users; equal times keep the order of the file.
 
-    A split that the source fixes goes before time.
+    Where the source fixes the split, rows are sorted by split before time.
 
     Args:
-        interactions: in file order; they are used up.
-        num_users: users are numbered below it.
-        workspace: where the blocks go.
-        drop_repeats: keep the first of interactions with the same user, item and time.
+        interactions: in file order; this function uses them up.
+        num_users: user numbers are below it.
+        workspace: holds the blocks.
+        drop_repeats: of interactions with the same user, item and time, keep the first alone.
 
     Returns:
-        the blocks, and how many repeats were dropped.
+        the blocks in the order of users, and the number of repeats that were dropped.
     """
     dealt, pieces_of_block = _deal(interactions, num_users, workspace)
     blocks = workspace.interactions()
@@ -44,7 +44,7 @@ def by_user_and_time(
     def order(block: pa.RecordBatch) -> pa.RecordBatch:
         return _without_repeats(_sort(block)) if drop_repeats else _sort(block)
 
-    for block in ahead(order, (load(pieces_of_block[number]) for number in sorted(pieces_of_block))):
+    for block in prefetch(order, (load(pieces_of_block[number]) for number in sorted(pieces_of_block))):
         num_repeats -= block.num_rows
         blocks.append(block)
     return blocks, num_repeats + interactions.num_rows
@@ -53,7 +53,11 @@ def by_user_and_time(
 def _deal(
     interactions: Interactions, num_users: int, workspace: Workspace
 ) -> tuple[Interactions, dict[int, list[int]]]:
-    """Deal interactions out to blocks of users: the pieces, in file order, and which of them make a block."""
+    """Deal interactions out to blocks of users.
+
+    Returns:
+        pieces in file order, and the numbers of the pieces that make each block.
+    """
     counts = np.zeros(num_users, dtype=np.int64)
     for number in range(len(interactions)):
         counts += np.bincount(interactions[number].column("user").to_numpy(), minlength=num_users)
@@ -65,7 +69,7 @@ def _deal(
         block = block_of_user[piece.column("user").to_numpy()]
         return piece.take(pa.array(np.argsort(block, kind="stable"))), np.bincount(block)
 
-    for piece, sizes in ahead(split, (interactions.pop(number) for number in range(len(interactions)))):
+    for piece, sizes in prefetch(split, (interactions.pop(number) for number in range(len(interactions)))):
         for block, end in zip(np.flatnonzero(sizes), np.cumsum(sizes)[sizes > 0], strict=True):
             pieces_of_block[int(block)].append(len(dealt))
             dealt.append(piece.slice(end - sizes[block], sizes[block]))
@@ -79,7 +83,7 @@ def _sort(block: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _without_repeats(block: pa.RecordBatch) -> pa.RecordBatch:
-    """A sorted block without the interactions that equal an earlier one in user, item and time."""
+    """Drop from a sorted block the interactions that equal an earlier one in user, item and time."""
     user, time = (block.column(name).to_numpy() for name in ("user", "time"))
     together = np.flatnonzero((user[1:] == user[:-1]) & (time[1:] == time[:-1]))
     if not len(together):
@@ -99,7 +103,7 @@ def _take(block: pa.RecordBatch, rows: NDArray[np.int64]) -> pa.RecordBatch:
 
 
 def _stable_order(block: pa.RecordBatch, names: list[str]) -> NDArray[np.int64]:
-    """Sort by columns, the least important first; like `np.lexsort`, and several times faster."""
+    """Return the order by several columns, the least important first: `np.lexsort`, several times faster."""
     order = np.arange(block.num_rows)
     for name in names:
         values = block.column(name).to_numpy()[order]
@@ -108,7 +112,7 @@ def _stable_order(block: pa.RecordBatch, names: list[str]) -> NDArray[np.int64]:
 
 
 def _stable_argsort(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Like `np.argsort(kind="stable")`; value and position in one word, where they fit, sort with SIMD."""
+    """Return `np.argsort(kind="stable")`. Where value and position fit into one word, they are sorted with SIMD."""
     low, bits = int(values.min()), len(values).bit_length()
     if (int(values.max()) - low).bit_length() + bits > 63:
         return np.argsort(values, kind="stable")
@@ -119,7 +123,7 @@ def _stable_argsort(values: NDArray[np.int64]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Core:
-    """What a filter keeps: interactions of kept users with kept items."""
+    """What the k-core keeps: interactions of kept users with kept items."""
 
     users: NDArray[np.bool_]
     items: NDArray[np.bool_]
@@ -127,18 +131,18 @@ class Core:
     """Kept interactions of each item."""
 
     def rows(self, block: pa.RecordBatch) -> NDArray[np.int64]:
-        """The rows of a block that stay."""
+        """Return the rows of a block that are kept."""
         return np.flatnonzero(self.users[block.column("user").to_numpy()] & self.items[block.column("item").to_numpy()])
 
 
 def k_core(blocks: Interactions, num_users: int, items: NDArray[np.bool_], k: int) -> tuple[Core, int]:
-    """The largest subset of the interactions with `items` in which each user and item has at least k.
+    """Find the largest subset of the interactions with `items` in which each user and item has at least k.
 
-    Each pass looks for the interactions of users and items that fell below k in the pass before and takes them off the
-    counts, so that only the first one counts all.
+    Only the first pass counts all interactions. Each later pass subtracts those of the users and items that fell below
+    k in the pass before it.
 
     Returns:
-        the subset, and how many interactions there were before any was dropped for k.
+        the subset, and the number of interactions before any was dropped for k.
     """
     user_counts, item_counts = np.zeros(num_users, dtype=np.int64), np.zeros(len(items), dtype=np.int64)
     core = Core(np.ones(num_users, dtype=bool), items.copy(), item_counts)

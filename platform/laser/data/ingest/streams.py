@@ -1,4 +1,4 @@
-"""Text files as streams of whole lines, gzipped or plain, and work done ahead in other threads."""
+"""Text files as streams of whole lines, gzipped or plain, and work that threads do in advance."""
 
 import gzip
 import os
@@ -18,22 +18,22 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 BLOCK_BYTES = 16 << 20
-"""Text read at once. Arrow cuts it into pieces of 1 MiB for its threads."""
+"""Text that is read at once. Arrow cuts it into pieces of 1 MiB for its threads."""
 THREADS = min(4, len(os.sched_getaffinity(0)))
-"""Threads of our own. Each has a piece of work in memory, so they are few."""
+"""Threads of our own. They are few, because each has a piece of work in memory."""
 
 
 def open_text(path: Path) -> BinaryIO:
-    """A file's bytes, decompressed where its name ends in .gz."""
+    """Open a file as bytes. They are decompressed where its name ends in .gz."""
     file: BinaryIO = pa.CompressedInputStream(pa.OSFile(str(path)), "gzip") if path.suffix == ".gz" else path.open("rb")
     return file
 
 
 def line_blocks(file: BinaryIO, path: Path) -> Iterator[bytes]:
-    """Whole lines, about `BLOCK_BYTES` at a time; the next block is read, and decompressed, while one is used.
+    """Yield whole lines, about `BLOCK_BYTES` at a time. The next block is read while one is used.
 
     Raises:
-        UserError: a line is longer than a block, so that the file is no text of rows.
+        UserError: a line is longer than a block, so that the file cannot be a table.
     """
     with ThreadPoolExecutor(1) as thread:
         blocks = _line_blocks(file, path)
@@ -58,7 +58,7 @@ def _line_blocks(file: BinaryIO, path: Path) -> Iterator[bytes]:
 
 
 def broken_gzip(path: Path, error: OSError) -> UserError:
-    """What to say of a file that cannot be decompressed; names the line that is not whole."""
+    """Make the error for a file that cannot be decompressed. It names the line at which the file breaks."""
     reason: Exception = error
     number = 0
     try:
@@ -71,17 +71,17 @@ def broken_gzip(path: Path, error: OSError) -> UserError:
 
 
 def line_of_row(path: Path, row: int, blank: bytes = b"\r\n") -> int:
-    """The line, counted from 1, that holds a row, counted from 0. For messages.
+    """Return the line, counted from 1, that holds a row, counted from 0. Messages name it.
 
-    Lines of nothing but `blank` bytes are no rows.
+    Lines that hold only `blank` bytes are no rows.
     """
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         numbers = (number for number, line in enumerate(file, start=1) if line.strip(blank))
         return next(islice(numbers, row, None))
 
 
-def ahead(work: Callable[[S], T], inputs: Iterable[S], threads: int = THREADS) -> Iterator[T]:
-    """`map` in order, with at most `threads` results made ahead of the one in use."""
+def prefetch(work: Callable[[S], T], inputs: Iterable[S], threads: int = THREADS) -> Iterator[T]:
+    """Map `work` over `inputs` in order. Threads make at most `threads` results in advance."""
     with ThreadPoolExecutor(threads) as pool:
         coming: deque[Future[T]] = deque()
         for given in inputs:

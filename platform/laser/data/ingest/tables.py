@@ -1,4 +1,4 @@
-"""Table files read as streams: CSV, tab-separated text and Parquet (JSON lines are in `json_lines`)."""
+"""Table files, read as streams: CSV, tab-separated text and Parquet. JSON lines are in `json_lines`."""
 
 import csv as text_csv
 import re
@@ -17,17 +17,17 @@ from laser.data.ingest.streams import line_blocks, line_of_row
 from laser.errors import UserError
 
 Kind = Literal["text", "time", "number"]
-"""What a column is wanted as: text; int64 where all of a batch allows it, else text; float64 likewise."""
+"""The wanted type of a column: text; int64 for times and float64 for numbers, and text where a batch does not fit."""
 Kinds = Mapping[str, Kind]
 
 MAX_LINE_BYTES = 1 << 20
-"""Of a header or row; Arrow's default block."""
+"""Longest header or row; Arrow's default block."""
 PARQUET_ROWS = 1 << 18
-"""Rows of Parquet that are read at once."""
+"""Rows of a Parquet file that are read at once."""
 
 
 def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Any column as text: lists joined with ", ", nulls empty."""
+    """Convert any column to text. Lists are joined with ", "; nulls become empty."""
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
         column = pc.binary_join(column.cast(pa.list_(pa.string())), ", ")
     column = column.cast(pa.string())
@@ -43,21 +43,25 @@ class TableFile(ABC):
 
     @abstractmethod
     def batches(self, kinds: Kinds) -> Iterator[pa.Table]:
-        """These columns, a few megabytes of rows at a time.
+        """Read these columns, a few megabytes of rows at a time.
 
         Raises:
-            UserError: the file is malformed or has no row; names the line.
+            UserError: the file is malformed or has no row; the message names the line.
         """
 
     @abstractmethod
     def where(self, row: int) -> str:
-        """`file:line` of a row, for messages."""
+        """Return `file:line` of a row, for messages."""
 
     def require(self, name: str, key: str) -> str:
-        """The column's name, if there is such a column; `key` is the setting of `data` that names another.
+        """Return the column's name after checking that there is one such column.
+
+        Args:
+            name: the column.
+            key: the setting of `data` that names another column.
 
         Raises:
-            UserError: there is none, or there are two.
+            UserError: there is no such column, or there are two.
         """
         if self.column_names.count(name) == 1:
             return name
@@ -65,10 +69,10 @@ class TableFile(ABC):
         raise UserError(f"{self.path}:1: {what} {name!r} (it has: {has}); add or rename one, or set data.{key}")
 
     def text(self, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
-        """A column of this file as text, see `as_text`.
+        """Convert a column of this file to text, as `as_text` does.
 
         Raises:
-            UserError: it holds what has no text, such as structs or bytes.
+            UserError: the column holds structs, bytes or others that have no text.
         """
         try:
             return as_text(column)
@@ -77,12 +81,12 @@ class TableFile(ABC):
             raise UserError(f"{self.path}:1: {what}; wanted text, numbers or lists of them") from error
 
     def read(self, names: list[str]) -> pa.Table:
-        """Columns as a whole, for files that are small."""
+        """Read whole columns as text; for small files."""
         return pa.concat_tables(self.batches(dict.fromkeys(names, "text")))
 
 
 class DelimitedFile(TableFile):
-    """Text with a header. Columns are text unless asked for otherwise, so that nothing is guessed."""
+    """A text file with a header. No type is guessed: columns are text unless the caller names another kind."""
 
     _TYPES: Mapping[Kind, pa.DataType] = {"text": pa.string(), "time": pa.int64(), "number": pa.float64()}
 
@@ -99,7 +103,7 @@ class DelimitedFile(TableFile):
         except UnicodeDecodeError as error:
             raise self._not_utf8(path) from error
         except text_csv.Error as error:
-            raise UserError(f"{path}:1: {str(error).partition(' - ')[0]}; mend the header") from error
+            raise UserError(f"{path}:1: {str(error).partition(' - ')[0]}; fix the header") from error
         super().__init__(path, [name.partition(":")[0] for name in names] if typed_header else names)
         self._format = csv.ParseOptions(delimiter=delimiter, quote_char=False if delimiter == "\t" else '"')
         self._all_text = False
@@ -127,7 +131,7 @@ class DelimitedFile(TableFile):
             return self._read(block, dict.fromkeys(kinds, pa.string()), threads=True)
         except pa.ArrowInvalid:
             try:
-                return self._read(block, dict.fromkeys(kinds, pa.string()), threads=False)  # names the row
+                return self._read(block, dict.fromkeys(kinds, pa.string()), threads=False)  # Arrow names the row
             except pa.ArrowInvalid as error:
                 raise self._unreadable(error, first_row) from error
 
@@ -143,14 +147,14 @@ class DelimitedFile(TableFile):
 
     def _unreadable(self, error: Exception, first_row: int) -> UserError:
         message = str(error).splitlines()[0]
-        if "straddling" in message:  # Arrow's word for a row longer than its blocks
+        if "straddling" in message:  # Arrow says so of a row that is longer than its blocks
             with self.path.open("rb") as file:
                 long = next((number for number, line in enumerate(file, 1) if len(line) > MAX_LINE_BYTES), 1)
             return UserError(f"{self.path}:{long}: a row of more than {MAX_LINE_BYTES} bytes; shorten it")
         row = re.search(r"Row #(\d+): ", message)
         if row is None or "UTF8" in message:
             return self._not_utf8(self.path, message)
-        return UserError(f"{self.where(first_row + int(row[1]) - 1)}: {message.replace(row[0], '')}; mend the row")
+        return UserError(f"{self.where(first_row + int(row[1]) - 1)}: {message.replace(row[0], '')}; fix the row")
 
     @staticmethod
     def _not_utf8(path: Path, otherwise: str = "not a table") -> UserError:
@@ -161,14 +165,14 @@ class DelimitedFile(TableFile):
                 except UnicodeDecodeError as bad:
                     byte = f"byte {line[bad.start]:#04x}"
                     return UserError(f"{path}:{number}: {byte} is not UTF-8; save the file as UTF-8")
-        return UserError(f"{path}:1: {otherwise}; mend it")
+        return UserError(f"{path}:1: {otherwise}; fix it")
 
     def where(self, row: int) -> str:
         return f"{self.path}:{line_of_row(self.path, row + 1)}"
 
 
 class ParquetFile(TableFile):
-    """A Parquet file; a row's line is its number, from 1."""
+    """A Parquet file. Messages name a row by its number, from 1, in place of a line."""
 
     def __init__(self, path: Path) -> None:
         with self._reading(path):

@@ -1,4 +1,4 @@
-"""Times of interactions, in whatever form they are written, as integers whose order is the order in time."""
+"""Reads the times of interactions, in any known form, as integers in the order of time."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ Form = Callable[[pa.ChunkedArray], pa.ChunkedArray]
 
 
 class UnreadableTime(ValueError):
-    """A row's time is missing or has no known form, or not the one of the rows before it."""
+    """A row's time is missing, has no known form, or has another form than the rows before it."""
 
     def __init__(self, row: int, value: str) -> None:
         super().__init__(f"row {row}: {value!r}")
@@ -20,16 +20,16 @@ class UnreadableTime(ValueError):
 
 
 class FractionOfSecond(Exception):
-    """Whole seconds so far, and now a fraction: all have to be read again, by `Clock(fractions)`."""
+    """A fraction of a second came after whole seconds. The file must be read again by `Clock(fractions)`."""
 
 
 def whole(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Integers stay as they are."""
+    """Keep integers as they are."""
     return column.cast(pa.int64())
 
 
 def fractions(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Fractions of seconds become microseconds."""
+    """Convert fractional seconds to microseconds."""
     return pc.round(pc.multiply(column.cast(pa.float64()), 1e6)).cast(pa.int64())
 
 
@@ -42,20 +42,20 @@ def _zoned_dates(text: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 class Clock:
-    """Reads times batch by batch, all in the form of the first; a mixture is a mistake.
+    """Reads times batch by batch, all in the form of the first; a mixture of forms is an error.
 
-    Integers are kept; fractions of seconds and ISO 8601 text become microseconds. Only their order is used.
+    Integers are kept. Fractional seconds and ISO 8601 text become microseconds. Only the order of times is used.
     """
 
     def __init__(self, form: Form | None = None) -> None:
         self._form = form
 
     def read(self, column: pa.ChunkedArray) -> NDArray[np.int64]:
-        """Times of a batch.
+        """Read the times of a batch.
 
         Raises:
-            UnreadableTime: names the first row that is wrong.
-            FractionOfSecond: read all of the file again.
+            UnreadableTime: a time is wrong; names the first such row.
+            FractionOfSecond: the whole file must be read again.
         """
         if column.null_count:
             raise UnreadableTime(pc.index(pc.is_null(column), pa.scalar(True)).as_py(), "")

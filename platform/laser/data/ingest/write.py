@@ -1,4 +1,4 @@
-"""Tables of a prepared dataset, written and hashed piece by piece."""
+"""Writes the tables of a prepared dataset piece by piece, and hashes them."""
 
 import hashlib
 from pathlib import Path
@@ -12,18 +12,16 @@ from numpy.typing import NDArray
 
 from laser.data.ingest.interactions import Interactions
 from laser.data.ingest.order import Core
-from laser.data.ingest.streams import ahead
-
-NUM_HELD_OUT = 2
-"""Items of a user that are held out: validation and test."""
+from laser.data.ingest.streams import prefetch
+from laser.data.splits import Sequences, SplitMethod, split_ends
 
 
 class TableWriter:
-    """A Parquet file, written a row group at a time, and the hash of what it holds.
+    """A Parquet file that is written a row group at a time, and the hash of its content.
 
     Args:
         path: the file.
-        repetitive: columns repeat their values, so that dictionaries of them pay.
+        repetitive: whether columns repeat their values, so that dictionaries of them save room.
     """
 
     def __init__(self, path: Path, repetitive: bool) -> None:
@@ -52,7 +50,7 @@ class TableWriter:
 
 
 class _HashSink:
-    """A file that only hashes what is written to it."""
+    """A file object that hashes what is written to it and keeps nothing."""
 
     closed = False
 
@@ -76,24 +74,24 @@ def write_users(
     """Write `sequences.parquet` and `splits.parquet`, a row group per block.
 
     Args:
-        target: folder to write to.
-        raw_ids: of the users, by number.
+        target: the folder to write to.
+        raw_ids: raw id of each user, by number.
         blocks: users' interactions in time order.
-        core: which of them stay.
+        core: says which interactions stay.
         id_of_item: the new id of each item.
 
     Returns:
-        how many users are left, and the hashes of both tables.
+        the number of users that are left, and the hashes of both tables.
     """
 
     def make(block: pa.RecordBatch) -> tuple[dict[str, Any], dict[str, Any]]:
         return _tables(block, core.rows(block), raw_ids, id_of_item)
 
     num_users = 0
-    # Dictionaries of ids and times take as much room, twice the time to write and three times the time to read.
+    # With dictionaries, ids and times take as much room, twice the time to write and three times the time to read.
     sequences, splits = (TableWriter(target / f"{name}.parquet", repetitive=False) for name in ("sequences", "splits"))
     with sequences, splits:
-        for columns, ends in ahead(make, (blocks[number] for number in range(len(blocks)))):
+        for columns, ends in prefetch(make, (blocks[number] for number in range(len(blocks)))):
             size = len(ends["test_end"])
             if size:
                 user_ids = {"user_id": pa.array(np.arange(num_users, num_users + size, dtype=np.int32))}
@@ -106,7 +104,7 @@ def write_users(
 def _tables(
     block: pa.RecordBatch, rows: NDArray[np.int64], raw_ids: pa.Array, id_of_item: NDArray[np.int32]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Columns of the block's users: sequences, and where their splits end."""
+    """Return the columns of the block's users: of sequences, and of the ends of their splits."""
     column = {name: block.column(name).to_numpy()[rows] for name in block.schema.names}
     starts = np.flatnonzero(np.diff(column["user"], prepend=-1))
     counts = np.diff(starts, append=len(rows))
@@ -118,21 +116,6 @@ def _tables(
         if "time" in column
         else pa.nulls(len(starts), pa.list_(pa.int64())),
     }
-    return sequences, _split_ends(column.get("split"), starts, counts)
-
-
-def _split_ends(
-    split: NDArray[np.int8] | None, starts: NDArray[np.int64], counts: NDArray[np.int64]
-) -> dict[str, pa.Array]:
-    """Positions in each user's sequence at which training, validation and test end."""
-    if split is None:  # leave one out; who has fewer than three interactions only trains
-        held_out = np.where(counts > NUM_HELD_OUT, NUM_HELD_OUT, 0)
-        train = counts - held_out
-        val = train + held_out // NUM_HELD_OUT
-    elif len(starts):
-        train = np.add.reduceat(split == 0, starts)
-        val = train + np.add.reduceat(split == 1, starts)
-    else:
-        train = val = counts
-    ends = {"train_end": train, "val_end": val, "test_end": counts}
-    return {name: pa.array(values.astype(np.int32)) for name, values in ends.items()}
+    method: SplitMethod = "given" if "split" in column else "leave_one_out"
+    ends = split_ends(method, Sequences(starts, counts, column.get("split")))
+    return sequences, {name: pa.array(values) for name, values in ends.items()}

@@ -1,1 +1,1 @@
-"""Raw layouts, one file each, read into one form."""
+"""Raw layouts, one file each, all read into the same form."""

@@ -1,11 +1,14 @@
 """Dumps of Amazon reviews: one file of reviews and one of metadata, JSON lines, gzipped or plain.
 
-The metadata's name begins with `meta`. Columns of 2018 (reviewerID, asin, unixReviewTime, overall; title, brand,
-category) and of 2023 (user_id, parent_asin, timestamp, rating; title, store, main_category, categories) are
-found by themselves. Where `data.attributes` is null, the ones above are kept, and not descriptions, prices and links.
+The metadata's name begins with `meta`. The columns of two releases are found without settings: 2018 (reviewerID, asin,
+unixReviewTime, overall; title, brand, category) and 2023 (user_id, parent_asin, timestamp, rating; title, store,
+main_category, categories). Where `data.attributes` is null, brand or store and the categories are kept; descriptions,
+prices and links are not.
 
-The dumps are known for three defects, which are counted and not refused: reviews that occur twice (same user, item and
-time: the first stays), metadata that occur twice (the first stays), and reviews of items without metadata.
+The dumps are known for three defects. They are counted and not refused:
+- a review occurs twice, with the same user, item and time; the first one stays;
+- an item's metadata occur twice; the first ones stay;
+- a review is of an item without metadata; it is left out.
 """
 
 from pathlib import Path
@@ -16,12 +19,18 @@ from laser.data.ingest.json_lines import JsonLinesFile
 from laser.data.sources.base import RawData, only_one
 from laser.data.sources.tabular import Columns, read_interactions, read_items, title_column
 
+FILES = "meta_*.json.gz"
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 ATTRIBUTES = ("brand", "store", "main_category", "category", "categories")
 
 
-def read_amazon(directory: Path, config: DataConfig, workspace: Workspace) -> RawData:
-    """Read reviews and metadata as streams; only the columns that are needed."""
+def recognises(names: set[str]) -> bool:
+    """Whether a folder with files of these names has this layout. `meta_data.json` is a file of RecFormer's."""
+    return any(name.startswith("meta_") and ".json" in name for name in names - {"meta_data.json"})
+
+
+def read(directory: Path, config: DataConfig, workspace: Workspace) -> RawData:
+    """Read the needed columns of reviews and metadata as streams."""
     files = [path for path in sorted(directory.iterdir()) if path.name.endswith(SUFFIXES)]
     meta = [path for path in files if path.name.startswith("meta")]
     wanted = " or ".join(f"*{suffix}" for suffix in SUFFIXES)
@@ -44,5 +53,5 @@ def read_amazon(directory: Path, config: DataConfig, workspace: Workspace) -> Ra
 
 
 def _first(file: JsonLinesFile, chosen: str | None, *names: str) -> str:
-    """The chosen column, else the first of these that the file has, else the last."""
+    """Return the chosen column, else the first of `names` that the file has, else the last of them."""
     return chosen or next((name for name in names if name in file.column_names), names[-1])

@@ -1,18 +1,18 @@
-"""Raw interactions and items, in whatever layout they come, as one table of each.
+"""What every reader of a raw layout returns, and the checks that readers share.
 
-Four families of layouts have a reader each: RecFormer's JSON folders (`sources_recformer`), RecBole's atomic files and
-CSV or Parquet pairs (both in `sources_tables`), and dumps of Amazon reviews (`sources_amazon`). A reader checks its
-input and names the file and line of what is wrong. All but RecFormer's read interactions as a stream.
+Each layout has a module in this folder that satisfies `LayoutModule`. A reader checks its input and names the file and
+line of a mistake. All readers but RecFormer's read interactions as a stream.
 """
 
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import pyarrow as pa
 
 from laser.config.schema import DataConfig
-from laser.data.ingest.interactions import Interactions
+from laser.data.ingest.interactions import Interactions, Workspace
 from laser.errors import UserError
 
 
@@ -26,22 +26,41 @@ class RawData:
     users: pa.Array
     """Raw user ids, each once."""
     interactions: Interactions
-    """`user` and `item` are positions in `users` and `items`. Without `time` the order of the file is the order in
-    time; without `split` the split leaves one out."""
+    """`user` and `item` are positions in `users` and `items`. Without `time`, the file's order is the order in time.
+    Without `split`, the last two items of each user are held out (`laser.data.splits`)."""
     drop_repeats: bool = False
-    """Whether interactions with equal user, item and time are one."""
+    """Whether interactions with equal user, item and time count as one."""
     rejected: dict[str, int] = field(default_factory=dict)
-    """What the reader left out, and how many."""
+    """How many interactions or items the reader left out, by reason."""
+
+
+class LayoutModule(Protocol):
+    """The module `laser.data.sources.<name>` of a layout of that name."""
+
+    FILES: str
+    """The files that a folder of this layout holds, as an error message names them."""
+
+    @staticmethod
+    def recognises(names: set[str]) -> bool:
+        """Whether a folder with files of these names has this layout. The first one that does reads it."""
+
+    @staticmethod
+    def read(directory: Path, config: DataConfig, workspace: Workspace) -> RawData:
+        """Read a folder of this layout.
+
+        Raises:
+            UserError: files are missing or malformed; the message names file and line, the value and the remedy.
+        """
 
 
 MAX_ATTRIBUTES = 1000
-"""More cannot be meant: a prompt shows them all."""
+"""A prompt shows all attributes of an item, so that a user who gives more of them made a mistake."""
 RESERVED = ("item_id", "raw_id", "title")
 """Columns of a prepared dataset's items that are no attributes."""
 
 
 def only_one(directory: Path, found: list[Path], wanted: str) -> Path:
-    """The one file that was found.
+    """Return the one file that was found.
 
     Raises:
         UserError: there is none, or more than one, or it is no readable file.
@@ -52,10 +71,10 @@ def only_one(directory: Path, found: list[Path], wanted: str) -> Path:
 
 
 def readable(path: Path) -> Path:
-    """The path, if a file can be read there. A pipe is none: nobody might ever write to it.
+    """Return the path if it is a file that can be read. A pipe is refused, because reading it might wait forever.
 
     Raises:
-        UserError: it is a folder, a pipe, a link to nothing or to itself, or nobody lets us read it.
+        UserError: it is a folder, a pipe, a link to nothing or to itself, or this account may not read it.
     """
     if not path.is_file() or not os.access(path, os.R_OK):
         raise UserError(f"{path}: no readable file; put the data file itself there, and let this account read it")
@@ -63,11 +82,11 @@ def readable(path: Path) -> Path:
 
 
 def chosen_attributes(config: DataConfig, known: list[str], where: Path) -> list[str]:
-    """The attribute columns to keep, in prompt order.
+    """Return the attribute columns to keep, in prompt order.
 
     Raises:
-        UserError: `data.attributes` names one that the items lack, there are too many, or one has a name that the
-            prepared table gives to something else.
+        UserError: `data.attributes` names a column that the items lack, there are too many attributes, or one has the
+            name of another column of the prepared table.
     """
     for name in config.attributes or ():
         if name not in known:

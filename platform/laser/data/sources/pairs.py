@@ -1,5 +1,8 @@
-"""Pairs of CSV or Parquet files: `interactions` (user, item, timestamp, and rating where one filters by it) and `items`
-(item, title, any attributes)."""
+"""Pairs of CSV or Parquet files, one of interactions and one of items.
+
+`interactions` has columns for user, item and timestamp, and for the rating where `data.min_rating` is set. `items` has
+columns for item and title; all others are attributes.
+"""
 
 from pathlib import Path
 
@@ -7,15 +10,22 @@ from laser.config.schema import DataConfig
 from laser.data.ingest.interactions import Workspace
 from laser.data.ingest.tables import DelimitedFile, ParquetFile, TableFile
 from laser.data.sources.base import RawData
-from laser.data.sources.tabular import _only, _read
+from laser.data.sources.tabular import matching_file, read_tables
+
+FILES = "interactions.csv or .parquet"
 
 
-def read_pairs(directory: Path, config: DataConfig, workspace: Workspace) -> RawData:
+def recognises(names: set[str]) -> bool:
+    """Whether a folder with files of these names has this layout."""
+    return any(name.startswith("interactions.") for name in names)
+
+
+def read(directory: Path, config: DataConfig, workspace: Workspace) -> RawData:
     """Read `interactions.{csv,parquet}` and `items.{csv,parquet}`."""
     interactions, items = _csv_or_parquet(directory, "interactions"), _csv_or_parquet(directory, "items")
-    return _read(directory, config, workspace, interactions, items, "user", "item")
+    return read_tables(directory, config, workspace, interactions, items, "user", "item")
 
 
 def _csv_or_parquet(directory: Path, name: str) -> TableFile:
-    path = _only(directory, f"{name}.csv", f"{name}.parquet")
+    path = matching_file(directory, f"{name}.csv", f"{name}.parquet")
     return DelimitedFile(path, ",", typed_header=False) if path.suffix == ".csv" else ParquetFile(path)

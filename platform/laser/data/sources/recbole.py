@@ -6,11 +6,18 @@ from laser.config.schema import DataConfig
 from laser.data.ingest.interactions import Workspace
 from laser.data.ingest.tables import DelimitedFile
 from laser.data.sources.base import RawData
-from laser.data.sources.tabular import _only, _read
+from laser.data.sources.tabular import matching_file, read_tables
+
+FILES = ".inter file"
 
 
-def read_recbole(directory: Path, config: DataConfig, workspace: Workspace) -> RawData:
+def recognises(names: set[str]) -> bool:
+    """Whether a folder with files of these names has this layout."""
+    return any(name.endswith(".inter") for name in names)
+
+
+def read(directory: Path, config: DataConfig, workspace: Workspace) -> RawData:
     """Read the `.inter` and `.item` files of a folder."""
-    interactions = DelimitedFile(_only(directory, "*.inter"), "\t", typed_header=True)
-    items = DelimitedFile(_only(directory, "*.item"), "\t", typed_header=True)
-    return _read(directory, config, workspace, interactions, items, "user_id", "item_id")
+    interactions = DelimitedFile(matching_file(directory, "*.inter"), "\t", typed_header=True)
+    items = DelimitedFile(matching_file(directory, "*.item"), "\t", typed_header=True)
+    return read_tables(directory, config, workspace, interactions, items, "user_id", "item_id")

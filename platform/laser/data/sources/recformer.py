@@ -1,4 +1,4 @@
-"""RecFormer's JSON folders: users' item lists already split, and a dictionary of item attributes.
+"""RecFormer's JSON folders: the item lists of users, split already, and a dictionary of item attributes.
 
 train.json            user → [item, ...] in time order      val.json, test.json   user → [item]
 meta_data.json        raw item id → {title, brand, ...}
@@ -16,11 +16,17 @@ from laser.data.ingest.interactions import Workspace
 from laser.data.sources.base import RawData, chosen_attributes, readable
 from laser.errors import UserError
 
+FILES = "train.json and meta_data.json"
 SPLITS = ("train", "val", "test")
 
 
-def read_recformer(directory: Path, config: DataConfig, workspace: Workspace) -> RawData:
-    """Read a RecFormer folder; the split that it fixes is kept."""
+def recognises(names: set[str]) -> bool:
+    """Whether a folder with files of these names has this layout. One file is enough; `read` asks for the others."""
+    return "meta_data.json" in names or "train.json" in names
+
+
+def read(directory: Path, config: DataConfig, workspace: Workspace) -> RawData:
+    """Read a RecFormer folder and keep its split."""
     texts = {name: _read(directory / f"{name}.json") for name in (*SPLITS, "meta_data", "smap", "umap")}
     files = {name: _parse(directory / f"{name}.json", text) for name, text in texts.items()}
     items, row_of_item = _items(directory, files["meta_data"], files["smap"], config)
@@ -52,7 +58,7 @@ def read_recformer(directory: Path, config: DataConfig, workspace: Workspace) ->
 
 
 def _raw_users(path: Path, umap: dict[str, Any]) -> dict[str, str]:
-    """The raw id of each user number, which is text, as the keys of train.json are."""
+    """Return the raw id of each user number. Numbers are text here, because the keys of train.json are."""
     raw_users: dict[str, str] = {}
     for raw, user in umap.items():
         if type(user) is not int:
@@ -66,7 +72,7 @@ def _raw_users(path: Path, umap: dict[str, Any]) -> dict[str, str]:
 def _items(
     directory: Path, meta_data: dict[str, Any], smap: dict[str, Any], config: DataConfig
 ) -> tuple[pa.Table, dict[int, int]]:
-    """The item table, and the row of each item number."""
+    """Return the table of items, and the row of each item number."""
     path = directory / "smap.json"
     title = config.title_column or "title"
     names = list(dict.fromkeys(key for fields in meta_data.values() if isinstance(fields, dict) for key in fields))
@@ -124,19 +130,19 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
     try:
         content = json.loads(text, object_pairs_hook=refuse_duplicates)
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg}); mend or fetch it again") from error
+        raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg}); fix it, or fetch it again") from error
     except RecursionError as error:
         raise UserError(f"{path}: nested too deeply; wanted an object of lists or texts") from error
     except UserError:
         raise
     except ValueError as error:  # an integer of thousands of digits
-        raise UserError(f"{path}: {str(error).partition(';')[0]}; mend it") from error
+        raise UserError(f"{path}: {str(error).partition(';')[0]}; fix it") from error
     try:
         if "\\u" in text:
             json.dumps(content, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         around = error.object[max(0, error.start - 20) : error.start + 20]
-        raise UserError(f"{path}: {around!r} holds half a character (a lone surrogate); mend it") from error
+        raise UserError(f"{path}: {around!r} holds half a character (a lone surrogate); fix it") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}:1: holds a {type(content).__name__}; wanted a JSON object")
     return content
@@ -147,5 +153,5 @@ def _bad(path: Path, text: str, user: str, what: str) -> UserError:
 
 
 def _line_of(text: str, key: str) -> int:
-    """The line of a top-level key, for messages."""
+    """Return the line of a top-level key, for messages."""
     return text.count("\n", 0, max(0, text.find(json.dumps(key)))) + 1

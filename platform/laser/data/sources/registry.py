@@ -1,20 +1,28 @@
-"""Which raw layouts there are, and which one a folder has."""
+"""Finds the raw layout of a folder and the module that reads it."""
 
+import importlib
 import os
-from collections.abc import Callable
 from pathlib import Path
+from typing import cast, get_args
 
+from laser.config import schema
 from laser.config.schema import DataConfig
 from laser.data.ingest.interactions import Workspace
-from laser.data.sources.base import RawData
+from laser.data.sources.base import LayoutModule, RawData
 from laser.errors import UserError
 from laser.storage.wheels import fetch_wheel
 
-Reader = Callable[[Path, DataConfig, Workspace], RawData]
+LAYOUTS: tuple[str, ...] = get_args(schema.Layout)
+"""Names of the layouts, in the order in which they are tried."""
+
+
+def layout_module(name: str) -> LayoutModule:
+    """Import the module that reads a layout."""
+    return cast(LayoutModule, importlib.import_module(f"laser.data.sources.{name}"))
 
 
 def source_directory(config: DataConfig, cache_dir: Path) -> Path:
-    """The local folder that `data.path` names; a wheel is fetched.
+    """Return the local folder that `data.path` names. A wheel is fetched.
 
     Raises:
         UserError: there is no such folder.
@@ -35,39 +43,25 @@ def source_directory(config: DataConfig, cache_dir: Path) -> Path:
 
 
 def detect_format(directory: Path, config: DataConfig) -> str:
-    """The layout of a folder, from the files in it."""
+    """Return the layout that `data.format` names, or, where it is `auto`, the first that recognises the folder.
+
+    Raises:
+        UserError: no layout recognises the folder.
+    """
     if config.format != "auto":
         return config.format
     names = {path.name for path in directory.iterdir()}
-    if "meta_data.json" in names or "train.json" in names:
-        return "recformer"
-    if any(name.endswith(".inter") for name in names):
-        return "recbole"
-    if any(name.startswith("interactions.") for name in names):
-        return "pairs"
-    if any(name.startswith("meta_") and ".json" in name for name in names):
-        return "amazon"
-    raise UserError(
-        f"data.path: {config.path} holds no train.json and meta_data.json (recformer), no .inter file (recbole), no "
-        "interactions.csv or .parquet (pairs) and no meta_*.json.gz (amazon); name another folder"
-    )
+    for name in LAYOUTS:
+        if layout_module(name).recognises(names):
+            return name
+    *others, last = (f"no {layout_module(name).FILES} ({name})" for name in LAYOUTS)
+    raise UserError(f"data.path: {config.path} holds {', '.join(others)} and {last}; name another folder")
 
 
 def read_source(directory: Path, config: DataConfig, workspace: Workspace) -> RawData:
     """Read a folder of any known layout.
 
     Raises:
-        UserError: missing or malformed files; names file and line, the value and the remedy.
+        UserError: files are missing or malformed; the message names file and line, the value and the remedy.
     """
-    from laser.data.sources.amazon import read_amazon
-    from laser.data.sources.pairs import read_pairs
-    from laser.data.sources.recbole import read_recbole
-    from laser.data.sources.recformer import read_recformer
-
-    readers: dict[str, Reader] = {
-        "recformer": read_recformer,
-        "recbole": read_recbole,
-        "pairs": read_pairs,
-        "amazon": read_amazon,
-    }
-    return readers[detect_format(directory, config)](directory, config, workspace)
+    return layout_module(detect_format(directory, config)).read(directory, config, workspace)

@@ -1,8 +1,4 @@
-"""Tabular sources: RecBole's atomic files, and pairs of CSV or Parquet files; and how any table becomes interactions.
-
-RecBole: `<name>.inter` and `<name>.item`, tab-separated, with typed headers such as `user_id:token`. Pairs:
-`interactions` (user, item, timestamp, and rating where one filters by it) and `items` (item, title, any attributes).
-"""
+"""Table files of interactions and items, read into `RawData`: what the readers of tabular layouts share."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,12 +19,17 @@ from laser.data.sources.base import RawData, chosen_attributes, only_one
 from laser.errors import UserError
 
 
-def _only(directory: Path, *patterns: str) -> Path:
+def matching_file(directory: Path, *patterns: str) -> Path:
+    """Return the one file of a folder whose name matches one of the patterns.
+
+    Raises:
+        UserError: there is none, or more than one, or it is no readable file.
+    """
     found = [path for pattern in patterns for path in directory.glob(pattern)]
     return only_one(directory, found, " or ".join(patterns))
 
 
-def _read(
+def read_tables(
     directory: Path,
     config: DataConfig,
     workspace: Workspace,
@@ -37,6 +38,20 @@ def _read(
     user_column: str,
     item_column: str,
 ) -> RawData:
+    """Read a layout that has one file of interactions and one of items, and refuses unknown items.
+
+    Args:
+        directory: names the dataset.
+        config: may name the columns.
+        workspace: of the preparation.
+        interactions: the file of interactions.
+        items: the file of items.
+        user_column: holds the user, unless `config` names another column.
+        item_column: holds the item in both files, unless `config` names another column.
+
+    Raises:
+        UserError: a file is malformed; the message names file and line, the value and the remedy.
+    """
     user_column, item_column = config.user_column or user_column, config.item_column or item_column
     table, _ = read_items(items, config, item_column, title_column(items, config), "refuse")
     columns = Columns(user_column, item_column, config.timestamp_column, config.rating_column)
@@ -50,25 +65,25 @@ def _read(
 
 
 def title_column(items: TableFile, config: DataConfig) -> str:
-    """The column of titles: as set, else the first whose name is or ends with `title`."""
+    """Return the column of titles: `data.title_column`, else the first whose name is or ends with `title`."""
     return config.title_column or next((name for name in items.column_names if name.endswith("title")), "title")
 
 
 def read_items(
     file: TableFile, config: DataConfig, item_column: str, title: str, duplicates: str, known: list[str] | None = None
 ) -> tuple[pa.Table, int]:
-    """The table of items: raw_id, title, attributes.
+    """Read the table of items: raw_id, title, attributes.
 
     Args:
-        file: the items.
+        file: the file of items.
         config: may choose attributes.
-        item_column: holds the raw id.
-        title: holds the title.
-        duplicates: "refuse" them, or keep the "first".
+        item_column: the column of the raw id.
+        title: the column of the title.
+        duplicates: "refuse" two rows of an item, or keep the "first".
         known: attributes to choose from; None takes all other columns.
 
     Returns:
-        the table, and how many duplicates were dropped.
+        the table, and the number of duplicates that were dropped.
     """
     known = [name for name in file.column_names if name not in (item_column, title)] if known is None else known
     file.require(item_column, "item_column")
@@ -92,7 +107,7 @@ def read_items(
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns that make an interaction."""
+    """Names of the columns of an interaction."""
 
     user: str
     item: str
@@ -108,18 +123,18 @@ def read_interactions(
     workspace: Workspace,
     unknown_item: Callable[[int, str], UserError] | None,
 ) -> tuple[Collector, dict[str, int]]:
-    """Stream a file into a collector.
+    """Stream a file of interactions into a collector.
 
     Args:
-        file: the interactions.
-        columns: their names.
-        items: the items that may be named.
-        config: the lowest rating.
+        file: the file of interactions.
+        columns: the names of its columns.
+        items: the items that interactions may name.
+        config: gives the lowest rating to keep.
         workspace: of the preparation.
-        unknown_item: see `Collector`.
+        unknown_item: as in `Collector`.
 
     Returns:
-        the collector, and what was left out.
+        the collector, and how many interactions were left out, by reason.
     """
     kinds: dict[str, Kind] = {
         file.require(columns.user, "user_column"): "text",
@@ -151,7 +166,7 @@ def read_interactions(
 
 
 def _refuse(file: TableFile, first_row: int, bad: pa.ChunkedArray, what: str) -> None:
-    """Name the first bad row, if there is one."""
+    """Raise a UserError that names the first bad row, if there is one."""
     row = pc.index(bad, pa.scalar(True)).as_py()
     if row >= 0:
         raise UserError(f"{file.where(first_row + row)}: {what}")
@@ -168,7 +183,7 @@ def _times(file: TableFile, first_row: int, batch: pa.Table, name: str, clock: C
 def _well_rated(
     file: TableFile, first_row: int, batch: pa.Table, name: str, min_rating: float | None
 ) -> NDArray[np.bool_] | None:
-    """Which interactions reach `data.min_rating`; None where all do."""
+    """Return which interactions reach `data.min_rating`; None where it is not set."""
     if min_rating is None:
         return None
     column = batch.column(name)
@@ -178,12 +193,10 @@ def _well_rated(
         raise UserError(f"{file.path}:1: column {name!r} holds {column.type}; wanted numbers") from error
     except pa.ArrowInvalid:
         row = next(row for row in range(len(column)) if not _is_number(column[row].as_py()))
-        what = f"{name} {column[row].as_py()!r} is no number; mend it, or drop data.min_rating"
+        what = f"{name} {column[row].as_py()!r} is no number; fix it, or drop data.min_rating"
         raise UserError(f"{file.where(first_row + row)}: {what}") from None
     _refuse(file, first_row, pc.is_null(ratings), f"no {name}; fill it, or drop data.min_rating")
-    _refuse(
-        file, first_row, pc.invert(pc.is_finite(ratings)), f"{name} is not finite; mend it, or drop data.min_rating"
-    )
+    _refuse(file, first_row, pc.invert(pc.is_finite(ratings)), f"{name} is not finite; fix it, or drop data.min_rating")
     return ratings.to_numpy() >= min_rating
 
 

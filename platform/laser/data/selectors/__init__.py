@@ -1,0 +1,1 @@
+"""Which training users to train on: one file for each type of `selection`."""

@@ -1,0 +1,10 @@
+"""Selects a random sample of the training users."""
+
+from laser.config.schema import RandomUsers
+from laser.data.dataset import Dataset
+from laser.data.examples import Examples
+
+
+def select(dataset: Dataset, examples: Examples, config: RandomUsers, seed: int) -> Examples:
+    """Return the examples of a sample without replacement: the same users as of `training.train_users`."""
+    return examples.sample_users(config.num_users, seed)
