@@ -1,11 +1,11 @@
 """The one exception that means "the user can fix this"."""
 
 LONGEST = 800
-"""Characters of a message. Its start says where, its end the remedy; a longer value is cut in the middle."""
+"""Most characters of a message. A longer one is cut in the middle: its start says where, its end says the remedy."""
 
 
 class UserError(ValueError):
-    """Bad input: one line that names the field or file:line, the value and the remedy.
+    """Bad input, told in one line: the field or file:line, the value and the remedy.
 
     Jobs print it as ``error: <message>`` on standard error and exit with status 2, without a traceback. Whatever bytes
     the value has, the message is one printable line: line ends and control characters are escaped.

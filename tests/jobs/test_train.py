@@ -49,7 +49,7 @@ def resumed(workplace):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors[-8000:]
-    assert errors.splitlines()[-1] == "interrupted; go on with resume=true"
+    assert errors.splitlines()[-1] == "interrupted; resume with resume=true"
     interrupted = run_id(workplace, "resumed")
     assert client(workplace).get_run(interrupted).info.status == "KILLED"
     return workplace.run("train.py", *settings, "resume=true")

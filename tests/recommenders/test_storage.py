@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from laser.config.compose import sections
+from laser.config.fields import sections
 from laser.config.recommenders import Bert4RecConfig, ItemKNNConfig, SASRecConfig, StackConfig
 from laser.config.schema import Experiment
 from laser.errors import UserError

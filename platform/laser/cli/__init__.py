@@ -1,1 +1,1 @@
-"""What jobs share: arguments, --help, exit status, the summary line, progress."""
+"""The jobs' command line: arguments, --help, exit status, the summary line, progress."""

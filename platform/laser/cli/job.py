@@ -1,6 +1,7 @@
-"""What all jobs share: arguments, `--help`, exit status, and one JSON object as the last line of standard output.
+"""The frame of every job: arguments, `--help`, exit status, and one JSON object as the last line of standard output.
 
-Exit status: 0 done; 1 our failure, with traceback; 2 the user's mistake, one line `error: …`; 130 interrupted.
+The exit status is 0 when the job is done, 1 after a failure of ours (with a traceback), 2 after a mistake of the user's
+(with one line `error: …`), and 130 after an interruption.
 """
 
 import builtins
@@ -18,8 +19,9 @@ from typing import Any, NoReturn, TextIO, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel
 
-from laser.config.compose import load_config, sections
+from laser.config.compose import load_config
 from laser.config.credentials import masked
+from laser.config.fields import sections
 from laser.errors import UserError
 
 C = TypeVar("C", bound=BaseModel)
@@ -32,15 +34,15 @@ def run_job(
     arguments: Sequence[str] | None = None,
     resume_with: str | None = None,
 ) -> NoReturn:
-    """Run a job's `main` and leave the process.
+    """Run a job's `main` and end the process.
 
     Args:
-        main: takes the configuration, returns the summary. It imports what is heavy itself, so that `--help` stays
-            fast.
+        main: takes the configuration and returns the summary. It imports heavy packages itself, so that `--help`
+            stays fast.
         config_class: the schema of the job's configuration.
-        default: the YAML file that applies without `config=`.
+        default: the YAML file that is read without `config=`.
         arguments: command-line words; those of this process by default.
-        resume_with: the setting that resumes an interrupted run of this job, named to who interrupts it.
+        resume_with: the setting that resumes an interrupted run of this job; the message on an interruption names it.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if any(argument in ("--help", "-h") for argument in arguments):
@@ -49,9 +51,8 @@ def run_job(
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for chatty in ("httpx", "alembic", "mlflow", "ray.tune", "huggingface_hub", "filelock"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # `kill` and `ray job stop` leave as much in order as Ctrl-C
+    # `kill` and `ray job stop` then end a job in the same way as Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     stdout = _stdout_apart()
     try:
         summary = main(load_config(config_class, arguments, default))
@@ -59,7 +60,7 @@ def run_job(
         print(f"error: {masked(str(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        advice = f"; go on with {resume_with}=true" if resume_with else ""
+        advice = f"; resume with {resume_with}=true" if resume_with else ""
         print(f"interrupted{advice}", file=sys.stderr)
         sys.exit(130)
     print(json.dumps(summary), file=stdout, flush=True)
@@ -67,7 +68,7 @@ def run_job(
 
 
 def _stdout_apart() -> TextIO:
-    """Send what libraries and child processes print to standard error, to the end; return the real standard output."""
+    """Send all that libraries and child processes print to standard error; return the real standard output."""
     sys.stdout.flush()
     real = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -75,7 +76,7 @@ def _stdout_apart() -> TextIO:
 
 
 def help_text(job: str, config_class: type[BaseModel], default: Path | None) -> str:
-    """The job's own words, how to call it, and every setting with its default, what it takes, and its meaning."""
+    """Return the job's docstring, its usage, and every setting with its default, its kind and its meaning."""
     usage = f"usage: python jobs/{Path(sys.argv[0]).name} [config=<file.yaml>] [section.key=value ...]"
     file = f"Without config= it reads {default}." if default else "It reads no file unless config= names one."
     notes = (
@@ -100,7 +101,7 @@ def _help_lines(section: type[BaseModel], prefix: str) -> Iterator[str]:
 
 
 def _kind(annotation: Any, bounds: Iterable[Any] = ()) -> str:
-    """What a setting takes, in words: `whole number > 0 or null`."""
+    """Describe the values that a setting takes: `whole number > 0 or null`."""
     parts = get_args(annotation)
     match get_origin(annotation):
         case typing.Annotated:

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar in a terminal, plain lines in a log. Always on standard error."""
+"""Progress of long work on standard error: a bar in a terminal, plain lines in a log."""
 
 import sys
 import time
@@ -14,7 +14,7 @@ LOG_INTERVAL_SECONDS = 10.0
 
 
 class progress(Generic[T]):  # noqa: N801, used like a function
-    """Iterate over `items` and show how far it is.
+    """Iterate over `items` and show the progress.
 
         with progress(batches, "stage 1 epoch 1", "step") as steps:
             for batch in steps:
@@ -23,9 +23,9 @@ class progress(Generic[T]):  # noqa: N801, used like a function
 
     Args:
         items: a sized collection.
-        label: what the work is.
-        unit: what one item is.
-        enabled: False shows nothing, as on all workers but the first.
+        label: names the work.
+        unit: names one item.
+        enabled: false shows nothing; only the first of several workers shows progress.
     """
 
     def __init__(self, items: Collection[T], label: str, unit: str, enabled: bool = True) -> None:
@@ -59,7 +59,7 @@ class progress(Generic[T]):  # noqa: N801, used like a function
             self._print()
 
     def note(self, **values: float) -> None:
-        """Figures to show beside the progress."""
+        """Show figures beside the progress from now on."""
         self.notes.update(values)
 
     def _print(self) -> None:

@@ -1,1 +1,1 @@
-"""Settings: schema, composition, search spaces. Imports no torch, so that --help is instant."""
+"""Settings: schema, marks, composition, search spaces. The room imports no torch, so that --help is instant."""

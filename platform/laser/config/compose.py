@@ -1,37 +1,33 @@
 """From YAML files and `section.key=value` to a validated configuration.
 
-One path for all: files, the command line, samples of a search and tests become one plain mapping, which is validated
-strictly. Later sources win; a changed `type` replaces its section instead of merging with it.
+Files, the command line, samples of a search and tests take one path: they become one plain mapping, which is validated
+strictly. Later sources win. A changed `type` replaces its section instead of merging with it.
 """
 
-import difflib
-import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
 
+from laser.config.explain import explained
+from laser.config.fields import sections
 from laser.config.section import Section
+from laser.config.yaml_text import UNREADABLE, parse_yaml
 from laser.errors import UserError
 
 S = TypeVar("S", bound=BaseModel)
 Mapped = dict[str, Any]
 
 MAX_CHARACTERS = 1 << 20
-"""Of a configuration file or argument; a file that is longer is no configuration."""
-MAX_NODES = 10_000
-"""Keys, values and lists of a configuration, aliases written out: a few lines of aliases can stand for billions."""
+"""Longest configuration file that is read; a longer one is no configuration."""
 MAX_INTEGER = 1 << 63
-"""First integer that no tensor, table or database of ours can hold."""
+"""The first integer that none of our tensors, tables and databases can hold."""
 OPEN_SECTIONS = ("space",)
-"""Sections whose own keys are dotted: the rest of the path is one key (`space.mformer.num_experts`)."""
+"""Sections whose own keys are dotted: in `space.mformer.num_experts`, all that follows `space.` is one key."""
 
 
 def load_config(cls: type[S], arguments: Sequence[str], default: Path | None) -> S:
@@ -43,7 +39,7 @@ def load_config(cls: type[S], arguments: Sequence[str], default: Path | None) ->
         default: the file to start from where no `config=` is given.
 
     Raises:
-        UserError: an argument, file or value is wrong; names it, its value and the remedy.
+        UserError: an argument, file or value is wrong; the message names it, its value and the remedy.
     """
     file, overrides = default, []
     for argument in arguments:
@@ -81,14 +77,14 @@ def read_yaml(path: Path, _open: tuple[Path, ...] = ()) -> Mapped:
     if len(text) > MAX_CHARACTERS:
         raise UserError(f"{path}: longer than {MAX_CHARACTERS} characters; name a configuration file")
     try:
-        content = _plain(text, str(path))
+        content = parse_yaml(text, str(path))
     except UserError:
         raise
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{path}:{line}: {error.problem or 'not YAML'}; mend the syntax") from error
+        raise UserError(f"{path}:{line}: {error.problem or 'not YAML'}; fix the syntax") from error
     except UNREADABLE as error:
-        raise UserError(f"{path}: {_first_line(error)}; mend it") from error
+        raise UserError(f"{path}: {_first_line(error)}; fix it") from error
     if not isinstance(content, dict):
         raise UserError(
             f"{path}:1: holds {type(content).__name__}, wanted sections with keys; see configs/ for examples"
@@ -107,24 +103,25 @@ def validate(cls: type[S], mapping: Mapping[str, Any]) -> S:
     """Check a plain mapping against the schema, strictly.
 
     Raises:
-        UserError: names the first wrong field, its value, what is wanted and, for unknown names, the likely one.
+        UserError: a value is wrong; the message names the field, the value and what is wanted. For an unknown name it
+            suggests the likely one.
     """
     _refuse_unwieldy(mapping)
     text = json.dumps(_with_families(cls, _without_removed(mapping)))
     try:
         return cls.model_validate_json(text)
     except ValidationError as error:
-        raise UserError(_explain(cls, error)) from error
+        raise UserError(explained(cls, error)) from error
 
 
 def with_overrides(config: S, overrides: Mapping[str, Any]) -> S:
-    """The same configuration with dotted keys set to native values, validated like all others."""
+    """Return the configuration with dotted keys set to native values, validated like all others."""
     cls = type(config)
     return validate(cls, _with_settings(cls, config.model_dump(mode="json"), list(overrides.items())))
 
 
 def flatten(config: BaseModel) -> dict[str, str | int | float | bool | None]:
-    """Dotted key → value; lists and free mappings as JSON text."""
+    """Return dotted key → value, with lists and free mappings as JSON text."""
     flat: dict[str, str | int | float | bool | None] = {}
 
     def visit(prefix: str, section: BaseModel) -> None:
@@ -141,56 +138,10 @@ def flatten(config: BaseModel) -> dict[str, str | int | float | bool | None]:
     return flat
 
 
-def settings(cls: type[BaseModel]) -> dict[str, list[FieldInfo]]:
-    """Every setting by its dotted key; several fields where the members of a family share a key."""
-    found: dict[str, list[FieldInfo]] = {}
-    for name, field in cls.model_fields.items():
-        members = sections(cls, name)
-        if not members:
-            found[name] = [field]
-        for member in members:
-            for key, fields in settings(member).items():
-                found.setdefault(f"{name}.{key}", []).extend(fields)
-    return found
-
-
-def no_such_setting(cls: type[BaseModel], key: str, siblings: Iterable[str] = ()) -> str:
-    """What to tell the user about an unknown dotted key, with the likely one: first of `siblings`, then of all."""
-    every = list(settings(cls))
-    section, _, name = key.rpartition(".")
-    if key in every:
-        return f"{key}: not a setting of the chosen {section}.type; leave it out, or choose another type"
-    siblings = siblings or [other[len(section) + 1 :] for other in every if other.startswith(f"{section}.")]
-    elsewhere = {other.rpartition(".")[2]: other for other in every}
-    close = difflib.get_close_matches(name, list(siblings), n=1)
-    close = close or [elsewhere[other] for other in difflib.get_close_matches(name, list(elsewhere), n=1, cutoff=0.8)]
-    return f"{key}: no such setting; " + (f"did you mean {close[0]}?" if close else "see --help for the settings")
-
-
-def complaint(error: ValidationError) -> str:
-    """Value and what is wanted, for the first thing that pydantic complains about."""
-    first = error.errors()[0]
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{json.dumps(first['input'])}; {message[0].lower()}{message[1:]}"
-
-
-def sections(cls: type[BaseModel], name: str) -> list[type[BaseModel]]:
-    """The section classes that a field may hold: one, or the members of a family."""
-    found: list[type[BaseModel]] = []
-    queue: list[Any] = [cls.model_fields[name].annotation]
-    while queue:
-        annotation = queue.pop()
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            found.append(annotation)
-        else:
-            queue.extend(getattr(annotation, "__args__", ()))
-    return found
-
-
 def _parse_value(key: str, text: str) -> Any:
-    """The native value of command-line text, by the rules of a YAML file."""
+    """Return the native value of command-line text, by the rules of a YAML file."""
     try:
-        container = _plain(f"value: {text}", key)
+        container = parse_yaml(f"value: {text}", key)
     except UserError:
         raise
     except UNREADABLE as error:
@@ -200,37 +151,8 @@ def _parse_value(key: str, text: str) -> Any:
     return container["value"]
 
 
-UNREADABLE = (yaml.YAMLError, OmegaConfBaseException, TypeError, ValueError, RecursionError)
-"""What the parsers raise at text that is no configuration; ValueError: an integer of thousands of digits."""
-
-
-def _plain(text: str, where: str) -> Any:
-    """YAML as mappings, lists and scalars.
-
-    Nothing is resolved: `${oc.env:...}` would copy secrets of the environment into what MLflow records.
-
-    Args:
-        text: YAML.
-        where: file or key, for messages.
-
-    Raises:
-        UserError: a key twice, an interpolation, or too much.
-        UNREADABLE: the parsers' words.
-    """
-    tree = yaml.compose(text, Loader=yaml.SafeLoader)
-    if tree is None:
-        return {}
-    try:
-        _check_node(where, tree, itertools.count(1))
-    except RecursionError:
-        raise UserError(f"{where}: nested too deeply, or within itself; write it flat") from None
-    if isinstance(tree, yaml.ScalarNode):
-        return {} if tree.tag.endswith(":null") else tree.value
-    return OmegaConf.to_container(OmegaConf.create(text), resolve=False)
-
-
 def _with_settings(cls: type[BaseModel], mapping: Mapped, overrides: Sequence[tuple[str, Any]]) -> Mapped:
-    """Set dotted keys, later ones over earlier ones; a `type` first, because it replaces the section of the others."""
+    """Set dotted keys in their order, but a `type` first, because it replaces its section."""
     mapping = _with_families(cls, mapping)
     overrides = [(_main_setting(cls, key, value), value) for key, value in overrides]
     for key, value in sorted(overrides, key=lambda override: not override[0].endswith(".type")):
@@ -239,7 +161,7 @@ def _with_settings(cls: type[BaseModel], mapping: Mapped, overrides: Sequence[tu
 
 
 def _main_setting(cls: type[BaseModel], key: str, value: Any) -> str:
-    """A section given as text stands for its main setting: `data` for `data.path`."""
+    """Return the main setting of a section that is given as text, such as `data.path` for `data`."""
     members = sections(cls, key) if isinstance(value, str) and key in cls.model_fields else []
     main = next((member.main for member in members if issubclass(member, Section) and member.main), None)
     return f"{key}.{main}" if main else key
@@ -284,28 +206,8 @@ def _without_removed(mapping: Mapping[str, Any]) -> Mapped:
     return plain
 
 
-def _check_node(where: str, node: yaml.Node, number: Iterator[int]) -> None:
-    """Refuse keys given twice, interpolations, and more nodes than a configuration has."""
-    line = node.start_mark.line + 1
-    if next(number) > MAX_NODES:
-        raise UserError(f"{where}:{line}: more than {MAX_NODES} values, aliases written out; shorten it")
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            name = str(key.value)
-            if name in seen:
-                raise UserError(f"{where}:{key.start_mark.line + 1}: {name!r} is given twice; keep one of them")
-            seen.add(name)
-            _check_node(where, value, number)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            _check_node(where, value, number)
-    elif "${" in node.value:
-        raise UserError(f"{where}:{line}: {node.value!r}; interpolations are not read, write the value out")
-
-
 def _refuse_unwieldy(value: Any, key: str = "") -> None:
-    """Refuse what no setting can be, whatever its type: values that are not JSON, and numbers beyond 64 bits."""
+    """Refuse values that are not JSON and numbers beyond 64 bits, which no setting takes."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
             _refuse_unwieldy(str(name), f"{key}{name}")
@@ -321,38 +223,6 @@ def _refuse_unwieldy(value: Any, key: str = "") -> None:
             raise UserError(f"{key.rstrip('.')}: {value} is beyond 64 bits; give a smaller number")
     elif value is not None and not isinstance(value, float):
         raise UserError(f"{key.rstrip('.')}: {value!r}; wanted text, a number, true, false or null")
-
-
-def _explain(cls: type[BaseModel], error: ValidationError) -> str:
-    """One line for the first complaint: field, value, remedy."""
-    first = error.errors()[0]
-    if not first["loc"] and first["type"] == "value_error":  # sections that do not agree: the message names the field
-        return first["msg"].removeprefix("Value error, ")
-    names: list[str] = []
-    parents, here = [cls], [cls]
-    for part in map(str, first["loc"]):
-        chosen = [section for section in here if names and _family(section) == part]
-        if chosen:  # pydantic names the chosen member of a family; the user did not write it
-            here = chosen
-            continue
-        names.append(part)
-        parents, here = (
-            here,
-            [member for parent in here if part in parent.model_fields for member in sections(parent, part)],
-        )
-    field = ".".join(names)
-    match first["type"]:
-        case "extra_forbidden":
-            return no_such_setting(cls, field, [name for parent in parents for name in parent.model_fields])
-        case "missing":
-            return f"{field}: missing; give {field}=<value>"
-        case "union_tag_invalid":
-            return f"{field}.type: {json.dumps(first['input']['type'])}; wanted one of {first['ctx']['expected_tags']}"
-    return f"{field}: {complaint(error)}" if field else complaint(error)
-
-
-def _family(section: type[BaseModel]) -> str | None:
-    return section.model_fields["type"].default if "type" in section.model_fields else None
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Passwords in addresses, masked before an address is shown or recorded.
+"""Masks passwords in addresses before an address is shown or recorded.
 
 `postgresql://me:secret@host/db` works as a tracking URI. A better place for credentials is the environment
 (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD, MLFLOW_TRACKING_TOKEN, PGPASSWORD), which is never recorded.
@@ -12,5 +12,5 @@ _USER_AND_PASSWORD = re.compile(
 
 
 def masked(text: str) -> str:
-    """The text with `***` in place of the password of each URI in it."""
+    """Return the text with `***` in place of the password of each URI in it."""
     return _USER_AND_PASSWORD.sub(r"\g<scheme>\g<user>:***@", text)

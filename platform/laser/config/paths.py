@@ -1,22 +1,26 @@
-"""Local paths of an experiment, for processes that start in another directory."""
+"""Absolute paths for processes that start in another directory."""
 
 from pathlib import Path
 
-from laser.config.compose import with_overrides
+from laser.config.compose import flatten, with_overrides
+from laser.config.fields import marked
+from laser.config.marks import PLACE, THIS_SESSION
 from laser.config.schema import Experiment
 
 
 def with_absolute_paths(config: Experiment) -> Experiment:
-    """The same experiment with its local paths absolute, for processes that start in another directory."""
-    overrides: dict[str, str] = {
-        "cache_dir": str(Path(config.cache_dir).expanduser().absolute()),
-        "output_dir": str(Path(config.output_dir).expanduser().absolute()),
-    }
-    named = {"data.path": config.data.path, "llm.source": config.llm.source}
-    if config.training.start_from is not None:
-        named["training.start_from"] = config.training.start_from
-    for key, value in named.items():
-        local = Path(value).expanduser()
-        if not value.startswith("pypi:") and local.exists():
+    """Return the experiment with its local paths absolute.
+
+    The session's own folders are made where they are missing. Any other place stays as it is unless it exists here: it
+    may be a wheel or a hub id.
+    """
+    settings, own = flatten(config), marked(Experiment, THIS_SESSION)
+    overrides: dict[str, str] = {}
+    for key in marked(Experiment, PLACE):
+        value = settings[key]
+        if value is None:
+            continue
+        local = Path(str(value)).expanduser()
+        if key in own or (not str(value).startswith("pypi:") and local.exists()):
             overrides[key] = str(local.absolute())
     return with_overrides(config, overrides)

@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from laser.config.marks import SEED
 from laser.config.section import Fraction, NonNegativeFloat, Section, Seed
 
 
@@ -33,7 +34,7 @@ class RecommenderSection(Section):
     """Stop after so many validations without a better NDCG@10."""
     validate_every: PositiveInt = 1
     """Epochs between validations."""
-    seed: Seed = 0
+    seed: Annotated[Seed, SEED] = 0
     """Seed of initialisation, order and masking."""
 
     @model_validator(mode="after")

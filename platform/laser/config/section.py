@@ -1,4 +1,4 @@
-"""What every section of the settings is: immutable, strict, and with a docstring under each field for its help."""
+"""The base of every section of the settings: immutable and strict, with a docstring under each field for its help."""
 
 from typing import Annotated, ClassVar
 
@@ -7,11 +7,11 @@ from pydantic import BaseModel, ConfigDict, Field
 PositiveFraction = Annotated[float, Field(gt=0.0, le=1.0)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
-Seed = Annotated[int, Field(ge=0, lt=1 << 32)]  # what all random generators take
+Seed = Annotated[int, Field(ge=0, lt=1 << 32)]  # the range that all random generators take
 
 
 class Section(BaseModel):
-    """Base of all sections: immutable, strict, no unknown keys; the docstring under a field is its help text."""
+    """Base of all sections: immutable, strict, without unknown keys. The docstring under a field is its help text."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True

@@ -1,4 +1,6 @@
-"""Search spaces: which settings a search varies, and over which values. Free of Ray, so that mistakes show at once.
+"""Search spaces: which settings a search varies, and over which values.
+
+The module is free of Ray, so that mistakes show at once. An example:
 
 space:
   mformer.num_experts: {choice: [2, 4, 8]}
@@ -14,13 +16,14 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from laser.config.compose import complaint, no_such_setting, settings
+from laser.config.explain import complaint, no_such_setting
+from laser.config.fields import settings
 from laser.errors import UserError
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One of `values`, each as likely; a grid takes all."""
+    """One of `values`, all equally likely; a grid takes each of them."""
 
     values: tuple[Any, ...]
 
@@ -43,7 +46,7 @@ class LogUniform:
 
 @dataclass(frozen=True)
 class RandInt:
-    """A whole number from `low` up to, and without, `high`."""
+    """A whole number from `low` up to `high`, which is excluded."""
 
     low: int
     high: int
@@ -62,7 +65,7 @@ _KINDS = "{choice: [..]}, {uniform: [low, high]}, {loguniform: [low, high]} or {
 def parse_space(space: Mapping[str, Any], config_class: type[BaseModel]) -> dict[str, Domain]:
     """Check a space against the schema of what it varies.
 
-    Each value is checked by itself, with the type and bounds of its setting; whether the values of a trial go together
+    Each value is checked by itself, with the type and bounds of its setting. Whether the values of a trial go together
     shows when they are put into a configuration.
 
     Args:
@@ -81,7 +84,7 @@ def parse_space(space: Mapping[str, Any], config_class: type[BaseModel]) -> dict
 
 
 def grid(space: Mapping[str, Domain]) -> list[dict[str, Any]]:
-    """Every combination of the choices, the last setting varying fastest.
+    """Return every combination of the choices; the last setting varies fastest.
 
     Raises:
         UserError: a setting is not a choice.
@@ -141,18 +144,18 @@ def _range(key: str, kind: str, values: list[Any] | tuple[Any, ...]) -> Domain:
 
 
 def _samples(domain: Domain) -> tuple[Any, ...]:
-    """Values of the domain that a setting must take: all choices, or the ends of a range and what lies between."""
+    """Return values that the setting must take: all choices, or the ends of a range and a number between them."""
     match domain:
         case Choice():
             return domain.values
         case RandInt():
             return (domain.low, domain.high - 1)
-    # A fraction between the ends, so that a setting of whole numbers refuses a range of fractions.
+    # The third value is a fraction, so that a setting of whole numbers refuses a range of fractions.
     return (domain.low, domain.high, domain.low + (domain.high - domain.low) / math.pi)
 
 
 def _check(key: str, value: Any, types: list[TypeAdapter[Any]]) -> None:
-    """Accept a value that some member of the setting's family takes."""
+    """Refuse a value that no member of the setting's family takes."""
     errors = []
     for adapter in types:
         try:

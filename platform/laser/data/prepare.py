@@ -18,7 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from laser.config.fields import without
 from laser.config.identity import stage_key
+from laser.config.marks import FINGERPRINTED, HOW_IT_RUNS
 from laser.config.schema import DataConfig
 from laser.data.dataset import SCHEMA_VERSION, Dataset, open_dataset
 from laser.data.ingest.interactions import Workspace
@@ -52,8 +54,8 @@ def prepare_dataset(config: DataConfig, cache_dir: Path) -> Dataset:
 
 
 def _settings(config: DataConfig) -> dict[str, Any]:
-    """Return the settings that change the dataset. The content of the source counts besides."""
-    return config.model_dump(mode="json", exclude={"path", "memory_mib"})
+    """Return the settings that the dataset depends on, beside the content of the source."""
+    return without(config, HOW_IT_RUNS, FINGERPRINTED)
 
 
 def _prepare(directory: Path, config: DataConfig, target: Path) -> None:

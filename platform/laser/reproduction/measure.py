@@ -6,8 +6,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from laser.config.identity import HOW_IT_RUNS, as_experiment, changed_settings
+from laser.config.fields import marked
+from laser.config.identity import as_experiment, changed_settings
 from laser.config.jobs import ReproduceJob
+from laser.config.marks import HOW_IT_RUNS, LABEL, PAPER_SEQUENCE, REPORTED_APART
 from laser.config.schema import Experiment
 from laser.data.dataset import Dataset
 from laser.evaluation.significance import compare
@@ -18,8 +20,6 @@ from laser.reproduction.report.tables import Surroundings
 from laser.reproduction.rows import Measured
 from laser.reproduction.run import Reproduction, metrics_prefix
 from laser.tracking.interface import StoredRun
-
-PAPER_SEQUENCE = ("training.stage1_epochs", "training.stage2_epochs", "training.batch_size")
 
 
 def measured_rows(reproduction: Reproduction) -> list[Measured]:
@@ -131,17 +131,15 @@ def warnings(job: ReproduceJob, table: Table, dataset: Dataset, commits: list[st
     for what, number in (("trains", training.train_users), ("validates", training.validation_users)):
         if number is not None and number < dataset.num_users:
             found.append(f"it {what} on a sample of {number} users; the paper on all.")
-    settings = differing_settings(base)
-    fewer = [f"{key.rpartition('.')[2]} {settings[key]}" for key in PAPER_SEQUENCE if key in settings]
+    settings, sequence = differing_settings(base), marked(Experiment, PAPER_SEQUENCE)
+    fewer = [f"{key.rpartition('.')[2]} {settings[key]}" for key in sequence if key in settings]
     if fewer:
         found.append(
             f"the schedule differs: {', '.join(fewer)}; the paper: 15 epochs of stage 1, 5 of stage 2, batch 4."
         )
     if "recommender.type" in settings:
         found.append(f"the recommender under the M-Former is {base.recommender.type}; the paper's is bert4rec.")
-    others = [
-        key for key in settings if key not in PAPER_SEQUENCE and not key.startswith(("data.", "llm.", "recommender."))
-    ]
+    others = [key for key in settings if key not in sequence and not key.startswith(("data.", "llm.", "recommender."))]
     if others:
         found.append(f"{len(others)} more settings differ; they are listed below.")
     if len(job.seeds) < 3:
@@ -156,12 +154,8 @@ def warnings(job: ReproduceJob, table: Table, dataset: Dataset, commits: list[st
 def differing_settings(base: Experiment) -> dict[str, Any]:
     """The settings that differ from the schema's defaults, which are the paper's, without how and where it runs."""
     changed = changed_settings(as_experiment(base))
-    known = {"recommender.type": "bert4rec"}
-    return {
-        key: value
-        for key, value in changed.items()
-        if key not in (*HOW_IT_RUNS, "name", "data.path", "data.format", "llm.source") and known.get(key) != value
-    }
+    known, left_out = {"recommender.type": "bert4rec"}, marked(Experiment, HOW_IT_RUNS, LABEL, REPORTED_APART)
+    return {key: value for key, value in changed.items() if key not in left_out and known.get(key) != value}
 
 
 def _llm(config: Experiment) -> str:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from laser.config.compose import flatten, read_yaml, validate
+from laser.config.fields import marked, without
 from laser.config.jobs import ReproduceJob
+from laser.config.marks import FINGERPRINTED, LABEL, RECORDING, SEED, THIS_SESSION
 from laser.config.schema import Experiment
 from laser.errors import UserError
 from laser.reproduction.report.results_page import results_page
@@ -21,11 +23,8 @@ from laser.tracking.interface import StoredRun
 RANKS = "ranks/test.parquet"
 
 
-SEEDS = ("training.seed", "recommender.seed", "recommender.trained.seed")
-
-
-NOT_SETTINGS = (*SEEDS, "name", "cache_dir", "output_dir", "resume", "data.path")
-"""In what the runs of one result may differ."""
+_MAY_DIFFER = marked(Experiment, SEED, LABEL, THIS_SESSION, FINGERPRINTED)
+"""Settings in which the runs of one result may differ."""
 
 
 def update_results(job: ReproduceJob, find: Callable[[str], StoredRun]) -> dict[str, Any]:
@@ -82,7 +81,7 @@ def add_result(folder: Path, name: str, runs: list[StoredRun], references: tuple
             settings = flatten(config)
             first = first or settings
             for key in sorted({*first, *settings}):
-                if key not in NOT_SETTINGS and first.get(key) != settings.get(key):
+                if key not in _MAY_DIFFER and first.get(key) != settings.get(key):
                     raise UserError(
                         f"runs: {run.run_id} has {key}={settings.get(key)!r}, the first {first.get(key)!r}; "
                         "one result is one setting under several seeds"
@@ -101,7 +100,7 @@ def add_result(folder: Path, name: str, runs: list[StoredRun], references: tuple
                 shutil.copyfile(run.fetch("ranks", Path(temporary)) / "test.parquet", folder / ranks)
             if not seeds:
                 environment = json.loads(run.fetch("environment.json", Path(temporary)).read_text())
-                resolved = config.model_dump(mode="json", exclude={"tracking", "cache_dir", "output_dir", "resume"})
+                resolved = without(config, THIS_SESSION, RECORDING)
                 resolved["data"]["path"] = _from_here(config.data.path)
             seeds[seed] = SeedResult(run_id=run.run_id, val=val, test=test, ranks=ranks)
     tags = runs[0].tags()

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from laser.config.compose import complaint
+from laser.config.explain import complaint
 from laser.config.section import Section
 from laser.errors import UserError
 

@@ -1,5 +1,6 @@
 """Runs the cells that are not there yet: as trials across a Ray cluster, or one after the other in this process."""
 
+import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -7,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from laser.config.compose import flatten
+from laser.config.fields import marked
 from laser.config.identity import recommender_tags
 from laser.config.jobs import ReproduceJob
-from laser.config.schema import SearchConfig, TuneExperiment
+from laser.config.marks import ARTIFACT
+from laser.config.schema import Experiment, SearchConfig, TuneExperiment
 from laser.data.dataset import Dataset
 from laser.data.prepare import prepare_dataset
 from laser.recommenders.training import pretrained_recommender, pretraining_results
@@ -100,8 +104,8 @@ def run_missing(reproduction: Reproduction, store: Store) -> Reproduction:
     while reproduction.missing:
         missing = reproduction.missing
         logger.info("%s: %d cells to run", reproduction.table.name, len(missing))
-        by_stages = {cell.config.model_dump_json(exclude={"training", "mformer"}): cell.config for cell in missing}
-        for config in by_stages.values():
+        by_artifacts = {_artifact_settings(cell.config): cell.config for cell in missing}
+        for config in by_artifacts.values():
             make_stages(config)  # here, so that a mistake of the user's shows as one
         for cell in missing:
             if cell.kind == "recommender":
@@ -114,6 +118,12 @@ def run_missing(reproduction: Reproduction, store: Store) -> Reproduction:
             return again  # what failed would fail again
         reproduction = again
     return reproduction
+
+
+def _artifact_settings(config: Experiment) -> str:
+    """Return what the artifacts of an experiment depend on: equal where they are the same."""
+    artifact = marked(Experiment, ARTIFACT)
+    return json.dumps({key: value for key, value in flatten(config).items() if key in artifact})
 
 
 def _find(cells: Sequence[Cell], table: Table, store: Store) -> dict[str, StoredRun]:

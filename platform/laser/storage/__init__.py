@@ -1,1 +1,1 @@
-"""Where bytes live: files that are there whole or not at all, locks, what is made once, wheels."""
+"""Where bytes live: files that are there whole or not at all, locks, the cache, wheels."""

@@ -1,4 +1,4 @@
-"""What is made once: written aside under a lock, and renamed into a place whose name says what went into it."""
+"""The cache: each entry is made once, written aside under a lock, and renamed into a place that its key names."""
 
 import os
 import shutil
@@ -9,25 +9,25 @@ from laser.storage.locks import exclusive
 
 
 def make_once(place: Path, make: Callable[[Path], object]) -> bool:
-    """Have a file or folder made, unless it is there.
+    """Make a file or folder unless it is there.
 
-    Safe when several processes ask at once: one makes it, the others wait and find it. What is at `place` is whole: an
-    interrupted or failed attempt leaves nothing there, and the next one starts over.
+    Several processes may ask at once: one makes it, and the others wait and find it. Whatever is at `place` is whole.
+    An interrupted or failed attempt leaves nothing there, and the next one starts over.
 
     Args:
-        place: the file or folder. Its name holds the key of all that its content depends on.
-        make: writes the file, or makes the folder and fills it, at the path that it is given, in the same folder.
+        place: the file or folder. Its name holds a key of everything that its content depends on.
+        make: writes the file, or makes and fills the folder, at the path that it is given. That path is beside `place`.
 
     Returns:
-        Whether it was made by this call.
+        Whether this call made it.
     """
-    if place.exists():  # without the lock, which a cache that may only be read does not give
+    if place.exists():  # no lock is taken, because a read-only cache does not give one
         return False
     with exclusive(place.with_name(f"{place.name}.lock")):
         if place.exists():
             return False
         aside = place.with_name(f".{place.name}.writing")
-        _remove(aside)  # of a killed process: the lock says that nobody writes there now
+        _remove(aside)  # left by a killed process; under the lock nobody else writes there
         try:
             make(aside)
             os.replace(aside, place)

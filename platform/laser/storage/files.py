@@ -1,4 +1,4 @@
-"""Text files that are there whole or not at all, whenever a process is killed."""
+"""Text files that are there whole or not at all, even when a process is killed."""
 
 import json
 import os
@@ -8,12 +8,12 @@ from typing import Any
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write UTF-8 text beside its place and rename it into it; an earlier file is replaced."""
+    """Write UTF-8 text to a file beside `path` and rename it to `path`; an earlier file is replaced."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.writing")
     aside.write_text(text, encoding="utf-8")
     os.replace(aside, path)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """The same for a JSON object."""
+    """Write a JSON object as `write_whole` writes text."""
     write_whole(path, json.dumps(content, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""One process at a time for work that several may want at once."""
+"""Locks: one process at a time does work that several want to do at once."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +13,14 @@ class Held(Exception):
 
 @contextmanager
 def exclusive(lock: Path, wait: bool = True) -> Iterator[None]:
-    """Hold a lock on a file, which is created with its folder. The system frees it when the process ends, however.
+    """Hold a lock on a file, which is created with its folder. The system frees it however the process ends.
 
     Args:
         lock: the file; nothing is written into it.
         wait: wait until the lock is free.
 
     Raises:
-        Held: it is not free, and `wait` is false.
+        Held: the lock is not free, and `wait` is false.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:

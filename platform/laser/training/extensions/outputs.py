@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from laser.cli.progress import progress
+from laser.config.fields import without
 from laser.config.identity import stage_key
+from laser.config.marks import HOW_IT_RUNS, PERMISSION
 from laser.config.schema import Experiment
 from laser.data.batches import inference_batches
 from laser.engine.base import Engine
@@ -53,7 +55,7 @@ def cached_outputs(engine: Engine, inputs: Inputs, config: Experiment) -> Output
     virtual = hashlib.sha256(torch.cat([prefix_LH.flatten(), suffix_H]).numpy().tobytes()).hexdigest()
     key = stage_key(
         "outputs",
-        config.llm.model_dump(mode="json", include={"source", "num_layers", "dtype"}),
+        without(config.llm, HOW_IT_RUNS, PERMISSION),
         config.prompt,
         inputs.dataset.fingerprint,
         virtual,

@@ -27,7 +27,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from laser.config.compose import flatten
-from laser.config.identity import HOW_IT_RUNS
+from laser.config.fields import marked
+from laser.config.identity import first_difference
+from laser.config.marks import FINGERPRINTED, HOW_IT_RUNS, LABEL, MAY_DIFFER_ON_RESUME, NUM_EPOCHS
 from laser.config.schema import Experiment
 from laser.errors import UserError
 
@@ -173,21 +175,12 @@ def discard_checkpoints(directory: Path, keep: set[str]) -> None:
             shutil.rmtree(path)
 
 
-_WEIGHTS_DO_NOT_DEPEND_ON = (
-    *HOW_IT_RUNS,
-    "name",
-    "data.path",  # the dataset's fingerprint stands for it
-    "llm.source",  # may be named in several ways; its tensors' shapes are checked on loading
-    "training.test",
-)
-_EPOCHS = ("training.stage0_epochs", "training.stage1_epochs", "training.stage2_epochs")
-
-
 def dependent_settings(config: Experiment, fingerprint: str) -> dict[str, Any]:
-    """The flattened settings that the trained weights depend on, and the dataset's fingerprint."""
-    independent = {*_WEIGHTS_DO_NOT_DEPEND_ON}
+    """Return the flattened settings that the trained weights depend on, and the dataset's fingerprint."""
+    marks = [HOW_IT_RUNS, LABEL, FINGERPRINTED, MAY_DIFFER_ON_RESUME]
     if config.training.schedule == "constant":  # else the learning rate depends on how many steps there will be
-        independent |= {*_EPOCHS}
+        marks.append(NUM_EPOCHS)
+    independent = marked(Experiment, *marks)
     settings = {key: value for key, value in flatten(config).items() if key not in independent}
     return {**settings, "data fingerprint": fingerprint}
 
@@ -198,13 +191,12 @@ def check_same_settings(state: TrainingState, settings: Mapping[str, Any]) -> No
     Raises:
         UserError: names the first setting that differs, both values and the remedy.
     """
-    for key in sorted({*state.settings, *settings}):
-        before, now = state.settings.get(key), settings.get(key)
-        if before != now:
-            raise UserError(
-                f"{key}: {now!r} differs from {before!r} of the run to resume; set it back, or start a run of "
-                "another name"
-            )
+    key = first_difference(state.settings, settings, Experiment)
+    if key is not None:
+        raise UserError(
+            f"{key}: {settings.get(key)!r} differs from {state.settings.get(key)!r} of the run to resume; set it back, "
+            "or start a run of another name"
+        )
 
 
 def _sha256(path: Path) -> str:
