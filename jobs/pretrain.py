@@ -12,7 +12,7 @@ def main(config: Experiment) -> Mapping[str, Any]:
     """Train `recommender` on `data`, and record it as an MLflow run."""
     from laser.config.identity import recommender_tags
     from laser.data.prepare import prepare_dataset
-    from laser.recommenders.training import pretrained_recommender, pretraining_results
+    from laser.recommenders.pretraining import pretrained_recommender, pretraining_device
     from laser.tracking.runs import open_tracking
 
     tracking = open_tracking(config.tracking)
@@ -20,9 +20,10 @@ def main(config: Experiment) -> Mapping[str, Any]:
     dataset = prepare_dataset(config.data, cache)
     tags = recommender_tags(config.recommender, dataset.name, dataset.fingerprint)
     with tracking.run(config, "pretrain", config.recommender.type, tags) as run:
-        _, result = pretrained_recommender(config.recommender, dataset, cache, run.report)
-        run.record(pretraining_results(result))
-    return {"run_id": run.run_id, **{name: value for name, value in result.items() if name != "history"}}
+        device = pretraining_device(config.training.use_gpu)
+        pretrained = pretrained_recommender(config.recommender, dataset, cache, run.report, device=device)
+        run.record(pretrained.run_results())
+    return {"run_id": run.run_id, **pretrained.summary()}
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""Make the references that a Laser is measured against: popularity, item-kNN, EASE, their hybrid with text, SASRec,
-BERT4Rec, SASRec over text. The settings of each are chosen on validation; the test set is read for the chosen ones.
+"""Make the baselines that Laser is measured against, from popularity to recommenders that read text. The settings of
+each are chosen on validation; the test set is read only for the chosen ones.
 
     python jobs/references.py data=<folder>
 
@@ -23,30 +23,31 @@ def main(job: ReferencesJob) -> Mapping[str, Any]:
     from laser.config.identity import recommender_tags
     from laser.data.prepare import prepare_dataset
     from laser.evaluation.user_ranks import TEST_RANKS
-    from laser.recommenders.baselines import best_reference, table
+    from laser.recommenders.baselines import best_baseline, table
     from laser.tracking.environment import environment
     from laser.tracking.runs import open_tracking
     from laser.training.run.directory import remember_run, remembered_run
 
     tracking = open_tracking(job.tracking)
-    dataset = prepare_dataset(job.experiment("popularity", {}).data, Path(job.cache_dir).expanduser())
+    dataset = prepare_dataset(job.data_config(), Path(job.cache_dir).expanduser())
     directory = Path(job.output_dir) / f"references-{dataset.name}"
-    references, summary = [], {}
+    baselines, summary = [], {}
     for family in job.families:
-        reference, place = best_reference(job, family, dataset), directory / family
-        tags = recommender_tags(reference.experiment.recommender, dataset.name, dataset.fingerprint)
-        with tracking.run(reference.experiment, "reference", family, tags, remembered_run(place)) as run:
+        baseline, place = best_baseline(job, family, dataset), directory / family
+        tags = recommender_tags(baseline.experiment.recommender, dataset.name, dataset.fingerprint)
+        with tracking.run(baseline.experiment, "reference", family, tags, remembered_run(place)) as run:
             remember_run(place, run.run_id)
-            reference.write(place, environment())
-            run.summarise(reference.figures())
-            run.log_json(reference.tries, "tries.json")
+            baseline.write(place, environment())
+            run.summarise(baseline.figures())
+            run.log_json(baseline.tries, "tries.json")
             if (place / TEST_RANKS).is_file():
                 run.log_directory((place / TEST_RANKS).parent, "ranks")
-        references.append(reference)
-        config = reference.experiment.recommender.model_dump(mode="json")
+        baselines.append(baseline)
+        config = baseline.experiment.recommender.model_dump(mode="json")
+        figures = baseline.pretrained.summary()
         summary[family] = {"run_id": run.run_id, "config": config}
-        summary[family] |= {name: reference.result[name] for name in ("val", "test", "seconds")}
-    logger.info("test metrics on %s:\n\n%s\n", dataset.name, table(references))
+        summary[family] |= {name: figures[name] for name in ("val", "test", "seconds")}
+    logger.info("test metrics on %s:\n\n%s\n", dataset.name, table(baselines))
     return {"dataset": dataset.name, "directory": str(directory), "references": summary}
 
 

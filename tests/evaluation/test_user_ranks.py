@@ -22,7 +22,7 @@ class HighestIdFirst(SequentialRecommender):
     def encode(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
         raise AssertionError("ranks are those of scores")
 
-    def item_vectors(self) -> np.ndarray:
+    def item_embeddings(self) -> np.ndarray:
         raise AssertionError("ranks are those of scores")
 
     def scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:

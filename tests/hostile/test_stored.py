@@ -16,7 +16,8 @@ from laser.data.dataset import open_dataset
 from laser.data.prepare import prepare_dataset
 from laser.errors import UserError
 from laser.models.llm import llm_weights
-from laser.recommenders.storage import build_recommender, load_recommender, save_recommender
+from laser.recommenders.registry import build_recommender
+from laser.recommenders.storage import load_recommender, save_recommender
 from laser.storage.wheels import fetch_wheel
 from laser.training.run.checkpoint import FILES, TrainingState, latest_checkpoint, read_checkpoint, write_checkpoint
 
@@ -77,7 +78,15 @@ def test_a_damaged_recommender_is_refused(name, damage, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"num_items": 10**15}, {"num_items": -1}, {"num_items": 6}, {"config": {"type": "sasrec", "x": 1}}]
+    "change",
+    [
+        {"num_items": 10**15},
+        {"num_items": -1},
+        {"num_items": 6},
+        {"config": {"type": "sasrec", "x": 1}},
+        {"config": {"type": "none"}},
+        {"config": {"type": "..baselines"}},
+    ],
 )
 def test_a_recommender_whose_description_was_altered_is_refused(change, tmp_path):
     config = SASRecConfig(hidden_size=8, num_layers=1)

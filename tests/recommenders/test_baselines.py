@@ -1,4 +1,4 @@
-"""References: text features, families made through the same door, the choice by validation, files, a second call."""
+"""Baselines: text features, families made by the same function, the choice on validation, files, a second call."""
 
 import json
 from pathlib import Path
@@ -8,18 +8,28 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
+from laser.config.compose import load_config
 from laser.config.jobs import ReferencesJob
-from laser.config.recommenders import HybridConfig, ItemKNNConfig, SASRecConfig, StackConfig, TextSASRecConfig
+from laser.config.recommenders import (
+    FAMILIES,
+    EASEConfig,
+    HybridConfig,
+    ItemKNNConfig,
+    SASRecConfig,
+    StackConfig,
+    TextSASRecConfig,
+)
 from laser.data.dataset import Dataset
 from laser.data.prepare import prepare_dataset
 from laser.data.prompts import item_texts
+from laser.errors import UserError
 from laser.evaluation.user_ranks import read_ranks
-from laser.recommenders import baselines as references
-from laser.recommenders.baselines import best_reference, table
+from laser.recommenders.baselines import _grid, best_baseline, table
+from laser.recommenders.pretraining import pretrained_recommender
 from laser.recommenders.text_features import item_features
-from laser.recommenders.training import pretrained_recommender
 
 NUM_ITEMS = 24
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +55,13 @@ def job(raw: Path, tmp_path: Path) -> ReferencesJob:
 
 @pytest.fixture
 def dataset(job: ReferencesJob) -> Dataset:
-    return prepare_dataset(job.experiment("popularity", {}).data, Path(job.cache_dir))
+    return prepare_dataset(job.data_config(), Path(job.cache_dir))
 
 
 def test_item_features_are_mean_states_of_each_text_by_itself(dataset, tiny_llm, tmp_path):
-    features_IH = item_features(str(tiny_llm), None, dataset, tmp_path)
+    features_IH = item_features(str(tiny_llm), None, dataset, tmp_path, CPU)
     assert features_IH.shape == (NUM_ITEMS, 32) and features_IH.dtype == np.float32
-    assert np.array_equal(item_features(str(tiny_llm), None, dataset, tmp_path), features_IH)
+    assert np.array_equal(item_features(str(tiny_llm), None, dataset, tmp_path, CPU), features_IH)
     assert len(list((tmp_path / "features").glob("*.safetensors"))) == 1
     llm, tokenizer = AutoModel.from_pretrained(tiny_llm).eval(), AutoTokenizer.from_pretrained(tiny_llm)
     for item in (0, 7, NUM_ITEMS - 1):
@@ -75,47 +85,64 @@ def test_item_features_are_mean_states_of_each_text_by_itself(dataset, tiny_llm,
     ],
     ids=lambda config: config.type,
 )
-def test_every_kind_is_made_once_through_one_door(config, dataset, tiny_llm, tmp_path):
+def test_every_kind_is_made_once_by_one_function(config, dataset, tiny_llm, tmp_path):
     if "text_source" in type(config).model_fields:
         config = config.model_copy(update={"text_source": str(tiny_llm), "text_num_layers": None})
-    model, result = pretrained_recommender(config, dataset, tmp_path)
-    assert not model.training and result["val"]["ndcg@10_masked"] > 0.25  # chance is some 0.17
-    assert read_ranks(Path(result["path"]) / "ranks" / "test.parquet").metrics() == result["test"]
-    assert (result["statistics"] > 0) == (config.type != "text_sasrec")
-    _, again = pretrained_recommender(config, dataset, tmp_path)
-    assert again == {**result, "reused": True}
+    made = pretrained_recommender(config, dataset, tmp_path)
+    assert not made.model.training and made.result.val["ndcg@10_masked"] > 0.25  # chance is some 0.17
+    assert read_ranks(made.directory / "ranks" / "test.parquet").metrics() == made.test
+    assert (made.result.statistics > 0) == (config.type != "text_sasrec")
+    assert (made.result.trainable_parameters > 0) == (config.type in ("text_sasrec", "stack"))
+    again = pretrained_recommender(config, dataset, tmp_path)
+    assert again.summary() == {**made.summary(), "reused": True} and again.result == made.result
 
 
 def test_the_best_on_validation_is_taken_and_a_second_call_makes_nothing(job, dataset, tmp_path, monkeypatch):
     # A decay of .01 looks at the last item alone; one of 1 at the whole history alike.
-    monkeypatch.setitem(references.SEARCHES, "item_knn", {"history_decay": [1.0, 0.01], "degree_exponent": [0.0, 0.5]})
-    reference = best_reference(job, "item_knn", dataset)
-    scores = [one["val"]["ndcg@10"] for one in reference.tries]
+    monkeypatch.setattr(ItemKNNConfig, "search", {"history_decay": [1.0, 0.01], "degree_exponent": [0.0, 0.5]})
+    baseline = best_baseline(job, "item_knn", dataset)
+    scores = [one["val"]["ndcg@10"] for one in baseline.tries]
     assert len(scores) == 4 and scores == sorted(scores, reverse=True)
-    assert reference.result["val"] == reference.tries[0]["val"]
-    chosen = reference.tries[0]["settings"]
-    assert {name: getattr(reference.experiment.recommender, name) for name in chosen} == chosen
+    assert baseline.pretrained.result.val == baseline.tries[0]["val"]
+    chosen = baseline.tries[0]["settings"]
+    assert {name: getattr(baseline.experiment.recommender, name) for name in chosen} == chosen
 
-    reference.write(tmp_path / "item_knn", {"commit": "abc"})
+    baseline.write(tmp_path / "item_knn", {"commit": "abc"})
     content = json.loads((tmp_path / "item_knn" / "result.json").read_text())
     assert content["environment"] == {"commit": "abc"} and content["config"]["type"] == "item_knn"
     ranks = read_ranks(tmp_path / "item_knn" / "ranks" / "test.parquet")
-    assert ranks.metrics() == content["test"] == reference.result["test"]
+    assert ranks.metrics() == content["test"] == baseline.pretrained.test
 
     points = [json.loads(path.read_text()) for path in (tmp_path / "cache" / "recommenders").glob("*/result.json")]
-    assert len(points) == 4 and [point["val"] for point in points if "test" in point] == [reference.result["val"]]
+    assert len(points) == 4 and [point["val"] for point in points if "test" in point] == [
+        baseline.pretrained.result.val
+    ]
 
     made = sorted((tmp_path / "cache" / "recommenders").iterdir())
-    again = best_reference(job, "item_knn", dataset)
-    assert again.tries == reference.tries and sorted((tmp_path / "cache" / "recommenders").iterdir()) == made
-    popularity = best_reference(job, "popularity", dataset)
-    lines = table([popularity, reference]).splitlines()
-    assert [line.split("|")[1].strip() for line in lines] == ["reference", "---", "item_knn", "popularity"]
-    assert f"{reference.result['test']['ndcg@10_masked']:.4f}" in lines[2]
+    again = best_baseline(job, "item_knn", dataset)
+    assert again.tries == baseline.tries and sorted((tmp_path / "cache" / "recommenders").iterdir()) == made
+    popularity = best_baseline(job, "popularity", dataset)
+    lines = table([popularity, baseline]).splitlines()
+    assert [line.split("|")[1].strip() for line in lines] == ["baseline", "---", "item_knn", "popularity"]
+    assert f"{baseline.pretrained.test['ndcg@10_masked']:.4f}" in lines[2]
 
 
 def test_every_point_of_the_searches_is_a_valid_setting(job):
-    for family, search in references.SEARCHES.items():
-        for settings in references._grid(search):
+    assert job.families == ("popularity", "item_knn", "ease", "hybrid", "sasrec", "bert4rec", "text_sasrec", "stack")
+    for family in job.families:
+        for settings in _grid(FAMILIES[family].search):
             assert job.experiment(family, settings).recommender.type == family
-    assert set(references.SEARCHES) == set(job.families)
+
+
+def test_the_jobs_settings_of_training_reach_what_is_trained_by_gradient_and_nothing_else(job):
+    job = job.model_copy(update={"max_epochs": 7, "seed": 3, "use_gpu": True})
+    trained = {"max_epochs": 7, "seed": 3}
+    assert trained.items() <= job.experiment("bert4rec", {"dropout": 0.4}).recommender.model_dump().items()
+    stack = job.experiment("stack", {"trained": {"type": "sasrec", "dropout": 0.4}}).recommender
+    assert stack.trained == SASRecConfig(dropout=0.4, **trained) and stack.fitted == HybridConfig()
+    assert job.experiment("ease", {}).recommender == EASEConfig() and job.experiment("ease", {}).training.use_gpu
+
+
+def test_a_family_that_is_no_baseline_is_refused(raw):
+    with pytest.raises(UserError, match=r"families\.0: \"none\"; should be 'popularity', 'item_knn'"):
+        load_config(ReferencesJob, [f"data={raw}", "families=[none]"], None)

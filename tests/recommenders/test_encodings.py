@@ -13,7 +13,7 @@ from laser.config.recommenders import Bert4RecConfig
 from laser.data.examples import Examples
 from laser.recommenders.base import SequentialRecommender
 from laser.recommenders.encodings import HISTORIES_PER_RECORD_BATCH, user_encodings
-from laser.recommenders.storage import build_recommender
+from laser.recommenders.registry import build_recommender
 
 NUM_ITEMS, WIDTH, MAX_HISTORY = 20, 8, 5
 

@@ -10,9 +10,9 @@ from laser.errors import UserError
 from laser.recommenders.base import FittedRecommender, last_state
 from laser.recommenders.encodings import user_encodings
 from laser.recommenders.families import ease
-from laser.recommenders.families.item_item import ItemItemRecommender
 from laser.recommenders.families.item_knn import ItemKNN
-from laser.recommenders.storage import build_recommender, load_recommender, save_recommender
+from laser.recommenders.item_item import ItemItemRecommender
+from laser.recommenders.registry import build_recommender
 from laser.recommenders.text import ReadsText, whitened
 
 NUM_ITEMS, TEXT_WIDTH = 12, 6
@@ -179,17 +179,6 @@ def test_training_examples_are_encoded_without_their_own_user(config, tmp_path):
         np.testing.assert_allclose(own.history(0), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=named)
-def test_a_fitted_recommender_comes_back_with_the_same_bits(config, tmp_path):
-    model = fitted(config, sequences())
-    save_recommender(model, config, NUM_ITEMS, tmp_path)
-    loaded = load_recommender(tmp_path)
-    assert type(loaded) is type(model) and not loaded.training
-    inputs = batch([[3, 1, 10], [7]])
-    assert torch.equal(loaded.scores(*inputs), model.scores(*inputs))
-    assert torch.equal(loaded.encode(*inputs), model.encode(*inputs))
-
-
 def test_a_truncated_decomposition_takes_the_leading_part_of_the_whole():
     random = np.random.default_rng(0)
     data = [random.integers(0, 40, 6).astype(np.int32) for _ in range(60)]
@@ -215,11 +204,11 @@ def test_ease_refuses_a_catalogue_that_it_cannot_invert(monkeypatch):
 
 
 @pytest.mark.parametrize("config", [c for c in ITEM_ITEM if c.hidden_size == NUM_ITEMS], ids=named)
-def test_states_times_item_vectors_are_the_scores_at_full_rank(config):
+def test_states_times_item_embeddings_are_the_scores_at_full_rank(config):
     model = fitted(config, sequences())
     item_ids_BN, mask_BN = batch([[2, 0, 7], [10]])
     states_BC = last_state(model.encode(item_ids_BN, mask_BN), mask_BN)
-    approximate_BI = states_BC @ torch.from_numpy(model.item_vectors()).T
+    approximate_BI = states_BC @ torch.from_numpy(model.item_embeddings()).T
     expected_BI = model.scores(item_ids_BN, mask_BN)
     unit = (approximate_BI * expected_BI).sum() / expected_BI.square().sum()  # both factors are of order 1
     torch.testing.assert_close(approximate_BI / unit, expected_BI, rtol=0, atol=1e-4 * float(expected_BI.abs().max()))

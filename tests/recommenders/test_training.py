@@ -1,5 +1,6 @@
 """Pre-training learns what can be learnt, keeps its best weights, and is made once."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from laser.data.dataset import Dataset
 from laser.data.prepare import prepare_dataset
 from laser.errors import UserError
 from laser.evaluation.user_ranks import read_ranks
+from laser.recommenders.pretraining import pretrained_recommender, pretraining_device
 from laser.recommenders.ranks import recommender_ranks
-from laser.recommenders.training import pretrained_recommender, train_recommender, training_sequences
+from laser.recommenders.training import train_recommender, training_sequences
 
 NUM_ITEMS = 30
 SMALL = {"hidden_size": 16, "num_layers": 1, "max_history": 6, "batch_size": 16, "dropout": 0.0, "learning_rate": 1e-2}
@@ -52,21 +54,22 @@ WALKERS = [
 
 @pytest.mark.parametrize("config", WALKERS, ids=lambda config: config.type)
 def test_pretraining_learns_a_walk_and_returns_its_best_weights(config, walks, tmp_path: Path):
-    model, result = pretrained_recommender(config, walks, tmp_path)
+    made = pretrained_recommender(config, walks, tmp_path)
+    model, result = made.model, made.result
     # Lowest of 4 seeds: 0.97 and 0.95; chance is 0.33.
-    assert result["val"]["recall@10"] > 0.9 and result["test"]["recall@10"] > 0.9
-    assert result["val"]["ndcg@10"] == max(metrics["val/ndcg@10"] for metrics in result["history"])
-    assert recommender_ranks(model, walks.examples("val")).metrics() == pytest.approx(result["val"], abs=1e-12)
-    assert recommender_ranks(model, walks.examples("test")).metrics() == pytest.approx(result["test"], abs=1e-12)
-    ranks = read_ranks(Path(result["path"]) / "ranks" / "test.parquet")
-    assert ranks.metrics() == result["test"] and ranks.users.tolist() == walks.examples("test").users.tolist()
-    assert [metrics["epoch"] % config.validate_every for metrics in result["history"]] == [0] * len(result["history"])
+    assert result.val["recall@10"] > 0.9 and made.test["recall@10"] > 0.9
+    assert result.val["ndcg@10"] == max(metrics["val/ndcg@10"] for metrics in result.history)
+    assert recommender_ranks(model, walks.examples("val")).metrics() == pytest.approx(result.val, abs=1e-12)
+    assert recommender_ranks(model, walks.examples("test")).metrics() == pytest.approx(made.test, abs=1e-12)
+    ranks = read_ranks(made.directory / "ranks" / "test.parquet")
+    assert ranks.metrics() == made.test and ranks.users.tolist() == walks.examples("test").users.tolist()
+    assert [metrics["epoch"] % config.validate_every for metrics in result.history] == [0] * len(result.history)
 
 
 def test_training_stops_when_validation_no_longer_improves(walks):
     config = SASRecConfig(**{**SMALL, "learning_rate": 1e-9}, max_epochs=50, patience=3)
     _, result = train_recommender(config, walks)
-    assert result["epochs"] == result["best_epoch"] + 3 < 50
+    assert result.epochs == result.best_epoch + 3 < 50
 
 
 def test_the_seed_decides_and_the_callers_random_state_is_untouched(walks):
@@ -85,19 +88,50 @@ def test_a_second_request_loads_what_the_first_trained(walks, tmp_path: Path):
     reports: list[list] = [[], []]
     results = []
     for seen in reports:
-        model, result = pretrained_recommender(
-            config, walks, tmp_path, lambda m, step, seen=seen: seen.append((step, m))
-        )
-        assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
-        results.append((model, result))
-    (first, trained), (second, loaded) = results
-    assert trained == {**loaded, "reused": False} and loaded["reused"]
+        made = pretrained_recommender(config, walks, tmp_path, lambda m, step, seen=seen: seen.append((step, m)))
+        assert not made.model.training and not any(parameter.requires_grad for parameter in made.model.parameters())
+        results.append(made)
+    trained, loaded = results
+    assert trained.summary() == {**loaded.summary(), "reused": False} and loaded.reused
+    assert trained.result == loaded.result and trained.run_results() == loaded.run_results()
     assert reports[0] == reports[1] and [step for step, _ in reports[0]] == [1, 2]
     metrics = [f"val/{name}{suffix}" for name in ("recall@10", "ndcg@10", "mrr") for suffix in ("", "_masked")]
     assert reports[0][0][1].keys() == {"epoch", "loss", *metrics}
-    assert all(torch.equal(first.state_dict()[name], weight) for name, weight in second.state_dict().items())
-    _, other = pretrained_recommender(SASRecConfig(**SMALL, max_epochs=1), walks, tmp_path)
-    assert other["path"] != trained["path"] and not other["reused"]
+    weights = loaded.model.state_dict()
+    assert all(torch.equal(trained.model.state_dict()[name], weight) for name, weight in weights.items())
+    other = pretrained_recommender(SASRecConfig(**SMALL, max_epochs=1), walks, tmp_path)
+    assert other.directory != trained.directory and not other.reused
+
+
+def test_result_json_keeps_its_layout_and_the_test_set_is_read_once_it_is_asked_for(walks, tmp_path: Path):
+    config = SASRecConfig(**SMALL, max_epochs=1)
+    made = pretrained_recommender(config, walks, tmp_path, test=False)
+    content = json.loads((made.directory / "result.json").read_text())
+    fields = {"val", "epochs", "best_epoch", "statistics", "history", "trainable_parameters", "seconds"}
+    assert content.keys() == fields | {"tokens_per_second"} and made.test is None
+    assert not (made.directory / "ranks").exists()
+    tested = pretrained_recommender(config, walks, tmp_path)
+    assert json.loads((made.directory / "result.json").read_text()) == {**content, "test": tested.test}
+    assert pretrained_recommender(config, walks, tmp_path, test=False).test == tested.test
+
+
+def test_a_gpu_is_used_only_where_it_is_asked_for_and_there(walks, monkeypatch):
+    for available in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
+        assert pretraining_device(use_gpu=False) == torch.device("cpu")
+        assert pretraining_device(use_gpu=True) == torch.device("cuda" if available else "cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    model, _ = train_recommender(SASRecConfig(**SMALL, max_epochs=1), walks)
+    assert model.device == torch.device("cpu")
+
+
+@pytest.mark.gpu
+def test_training_on_a_gpu_gives_a_model_on_the_cpu(walks, tmp_path: Path):
+    config = SASRecConfig(**SMALL, max_epochs=10)
+    on_gpu = pretrained_recommender(config, walks, tmp_path, device=pretraining_device(use_gpu=True))
+    assert on_gpu.model.device == torch.device("cpu") and on_gpu.result.val["recall@10"] > 0.9
+    model, _ = train_recommender(config, walks, device=torch.device("cuda"))
+    assert model.device.type == "cuda"
 
 
 def test_an_interrupted_training_leaves_nothing_that_counts(walks, tmp_path: Path):
@@ -109,7 +143,7 @@ def test_an_interrupted_training_leaves_nothing_that_counts(walks, tmp_path: Pat
         pretrained_recommender(config, walks, tmp_path, interrupt)
     assert [path.suffix for path in (tmp_path / "recommenders").iterdir()] == [".lock"]
     (tmp_path / "recommenders" / f".{next((tmp_path / 'recommenders').iterdir()).stem}.writing").mkdir()  # of a kill
-    assert not pretrained_recommender(config, walks, tmp_path)[1]["reused"]
+    assert not pretrained_recommender(config, walks, tmp_path).reused
     assert not list((tmp_path / "recommenders").glob(".*"))
 
 
@@ -117,7 +151,7 @@ def test_two_requests_at_once_train_once(walks, tmp_path: Path):
     config = SASRecConfig(**SMALL, max_epochs=1)
     with ThreadPoolExecutor(2) as pool:  # the lock holds between threads as between processes
         futures = [pool.submit(pretrained_recommender, config, walks, tmp_path) for _ in range(2)]
-        assert sorted(future.result()[1]["reused"] for future in futures) == [False, True]
+        assert sorted(future.result().reused for future in futures) == [False, True]
 
 
 @pytest.mark.parametrize("max_items", [2, 3, 7, 100])
@@ -144,5 +178,4 @@ def test_divergence_is_named(walks):
 @pytest.mark.slow
 def test_sasrec_learns_real_data(shared_data: Path, tmp_path: Path):
     dataset = prepare_dataset(DataConfig(path=str(shared_data / "Scientific_mini")), tmp_path)
-    _, result = pretrained_recommender(SASRecConfig(), dataset, tmp_path)
-    assert result["val"]["ndcg@10"] > 0.065
+    assert pretrained_recommender(SASRecConfig(), dataset, tmp_path).result.val["ndcg@10"] > 0.065

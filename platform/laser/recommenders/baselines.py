@@ -1,8 +1,8 @@
-"""The recommenders that a Laser is measured against, each with settings chosen on validation by a small search.
+"""The baselines that Laser is measured against. A small search on validation chooses the settings of each.
 
-The search is a grid, written below for all to see: few points, around the defaults and what the literature takes. The
-choice is by validation NDCG@10 with the history among the candidates, as everywhere. Each point is made once and cached
-(`laser.recommenders.training`), so that a search which was interrupted goes on.
+The search is a grid of few points, which stands in the family's section (`search` in `laser.config.recommenders`). The
+best point has the highest validation NDCG@10 with the history among the candidates, as everywhere. Each point is made
+once and cached (`laser.recommenders.pretraining`), so that an interrupted search resumes.
 """
 
 import logging
@@ -14,61 +14,46 @@ from pathlib import Path
 from typing import Any
 
 from laser.config.jobs import ReferencesJob
+from laser.config.recommenders import FAMILIES
 from laser.config.schema import Experiment
 from laser.data.dataset import Dataset
 from laser.evaluation.metrics import SELECTION_METRIC
 from laser.evaluation.user_ranks import TEST_RANKS
-from laser.recommenders.training import pretrained_recommender
+from laser.recommenders.pretraining import Pretrained, pretrained_recommender, pretraining_device
 from laser.storage.files import write_json
 
 logger = logging.getLogger(__name__)
-
-SEARCHES: dict[str, dict[str, list[Any]]] = {
-    "popularity": {},
-    "item_knn": {"history_decay": [0.5, 0.6, 0.7, 0.8], "degree_exponent": [0.0, 0.1, 0.25]},
-    "ease": {"history_decay": [0.7, 0.85], "l2": [100.0, 400.0]},
-    "hybrid": {"history_decay": [0.7, 0.85], "text_weight": [3.0, 6.0, 9.0]},
-    "sasrec": {"dropout": [0.4, 0.6], "batch_size": [64, 256]},
-    "bert4rec": {"dropout": [0.2, 0.4], "mask_probability": [0.2, 0.4], "validate_every": [5], "patience": [3]},
-    "text_sasrec": {"dropout": [0.2, 0.4]},
-    "stack": {
-        "fitted": [{"type": "hybrid", "history_decay": 0.7}],
-        "trained": [{"type": "text_sasrec", "dropout": 0.4}],
-        "trained_weight": [0.25, 0.5, 1.0],
-    },
-}
-"""Family → setting of its section → values; what is not named keeps its default."""
 
 COLUMNS = ("recall@10", "ndcg@10", "mrr", "recall@10_masked", "ndcg@10_masked", "mrr_masked")
 
 
 @dataclass(frozen=True)
-class Reference:
+class Baseline:
     """A family at its best settings."""
 
     family: str
     experiment: Experiment
     """The experiment with the chosen recommender."""
-    result: dict[str, Any]
-    """What `pretrained_recommender` says of it."""
+    pretrained: Pretrained
     tries: list[dict[str, Any]]
     """All points of the search, best first: settings, `val` metrics, seconds."""
 
     def figures(self) -> dict[str, float]:
-        """What is recorded of it: `best/<metric>` on validation, `test/<metric>`, and the costs."""
-        metrics = {"best": self.result["val"], "test": self.result["test"] or {}}
+        """Return what a run records of it: `best/<metric>` on validation, `test/<metric>`, and the costs."""
+        metrics = {"best": self.pretrained.result.val, "test": self.pretrained.test or {}}
         figures = {f"{split}/{name}": value for split, row in metrics.items() for name, value in row.items()}
         costs = ("epochs", "trainable_parameters", "statistics", "seconds")
-        return figures | {name: float(self.result[name]) for name in costs}
+        return figures | {name: float(getattr(self.pretrained.result, name)) for name in costs}
 
     def write(self, directory: Path, environment: Mapping[str, Any]) -> None:
-        """Write `result.json` (settings, metrics, tries, surroundings) and the test users' ranks into a directory."""
+        """Write `result.json` (settings, metrics, tries, environment) and the test users' ranks into a directory."""
         directory.mkdir(parents=True, exist_ok=True)
-        ranks = Path(self.result["path"]) / TEST_RANKS
+        ranks = self.pretrained.directory / TEST_RANKS
         if ranks.is_file():
             (directory / TEST_RANKS).parent.mkdir(exist_ok=True)
             shutil.copyfile(ranks, directory / TEST_RANKS)
-        figures = {name: value for name, value in self.result.items() if name not in ("path", "reused", "history")}
+        summary = self.pretrained.summary()
+        figures = {name: value for name, value in summary.items() if name not in ("path", "reused")}
         content = {
             "family": self.family,
             "config": self.experiment.recommender.model_dump(mode="json"),
@@ -80,40 +65,42 @@ class Reference:
         write_json(directory / "result.json", content)
 
 
-def best_reference(job: ReferencesJob, family: str, dataset: Dataset) -> Reference:
+def best_baseline(job: ReferencesJob, family: str, dataset: Dataset) -> Baseline:
     """Make every point of a family's search that is not cached, and take the one that is best on validation.
 
-    The test set is read for that one alone.
+    The test set is read only for that one.
 
     Raises:
         UserError: the dataset leaves nothing to train on or to validate with.
     """
-    cache = Path(job.cache_dir).expanduser()
+    search = FAMILIES[family].search
+    assert search is not None, f"{family} is no baseline"
+    cache, device = Path(job.cache_dir).expanduser(), pretraining_device(job.use_gpu)
     tried = []
-    for settings in _grid(SEARCHES[family]):
+    for settings in _grid(search):
         experiment = job.experiment(family, settings)
-        _, result = pretrained_recommender(experiment.recommender, dataset, cache, test=False)
-        tried.append((result["val"][SELECTION_METRIC], settings, experiment, result))
-        logger.info("%s %s: validation NDCG@10 %.4f, %.0f s", family, settings, tried[-1][0], result["seconds"])
+        result = pretrained_recommender(experiment.recommender, dataset, cache, test=False, device=device).result
+        tried.append((result.val[SELECTION_METRIC], settings, experiment, result))
+        logger.info("%s %s: validation NDCG@10 %.4f, %.0f s", family, settings, tried[-1][0], result.seconds)
     tried.sort(key=lambda point: -point[0])  # of equals the first
     _, _, experiment, _ = tried[0]
-    _, result = pretrained_recommender(experiment.recommender, dataset, cache)
+    pretrained = pretrained_recommender(experiment.recommender, dataset, cache, device=device)
     tries = [
-        {"settings": settings, "val": result["val"], "epochs": result["epochs"], "seconds": result["seconds"]}
+        {"settings": settings, "val": result.val, "epochs": result.epochs, "seconds": result.seconds}
         for _, settings, _, result in tried
     ]
-    return Reference(family, experiment, result, tries)
+    return Baseline(family, experiment, pretrained, tries)
 
 
-def table(references: list[Reference]) -> str:
-    """Test metrics in the order of NDCG@10, as Markdown."""
-    header = ["reference", *COLUMNS, "parameters", "seconds"]
+def table(baselines: list[Baseline]) -> str:
+    """Return the test metrics as a Markdown table, the highest NDCG@10 first."""
+    header = ["baseline", *COLUMNS, "parameters", "seconds"]
     rows = [header, ["---"] * len(header)]
-    for reference in sorted(references, key=lambda one: -one.figures().get("test/ndcg@10", 0.0)):
-        result = reference.result
-        metrics = [f"{(result['test'] or {}).get(name, float('nan')):.4f}" for name in COLUMNS]
-        parameters = result["trainable_parameters"] + result["statistics"]
-        rows.append([reference.family, *metrics, f"{parameters:,}", f"{result['seconds']:.0f}"])
+    for baseline in sorted(baselines, key=lambda one: -one.figures().get("test/ndcg@10", 0.0)):
+        result, test = baseline.pretrained.result, baseline.pretrained.test or {}
+        metrics = [f"{test.get(name, float('nan')):.4f}" for name in COLUMNS]
+        parameters = result.trainable_parameters + result.statistics
+        rows.append([baseline.family, *metrics, f"{parameters:,}", f"{result.seconds:.0f}"])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 

@@ -1,7 +1,7 @@
-"""The frozen recommender's hidden states C_u of many histories, computed once and memory-mapped ever after.
+"""The frozen recommender's hidden states C_u of many histories, computed once and then read from a mapped file.
 
-One Arrow IPC file: each row is a history, `encoding: large_list<fixed_size_list<float32, C>>`. The file is not
-compressed, so a batch is read straight from the mapped pages, and processes of one machine share them.
+They lie in one Arrow IPC file. Each row is a history, `encoding: large_list<fixed_size_list<float32, C>>`. The file is
+not compressed, so a batch is read straight from the mapped pages, which the processes of a machine share.
 
 Shape suffixes: B batch, N history items, C recommender width, R rows of all histories of a record batch.
 """
@@ -21,14 +21,14 @@ from laser.recommenders.base import FittedRecommender, Items, SequentialRecommen
 from laser.storage.cache import make_once
 
 HISTORIES_PER_RECORD_BATCH = 4096
-"""All but the last record batch hold so many, so a history's place is a division. 50 MB at 50 items of width 64."""
+"""Every record batch but the last holds this many, so a division finds a history. 50 MB at 50 items of width 64."""
 MAX_ITEMS_PER_FORWARD = 16_384
 
 OwnSequence: TypeAlias = Callable[[int], Items] | None
 
 
 class Encodings:
-    """Histories' encodings in a memory-mapped file, by index.
+    """The encodings of histories in a memory-mapped file, by index.
 
     Args:
         path: a file that `user_encodings` wrote.
@@ -47,13 +47,13 @@ class Encodings:
         return self._num_histories
 
     def history(self, index: int) -> NDArray[np.float32]:
-        """Encoding [N, C] of one history: a read-only view of the file."""
+        """Return the encoding [N, C] of one history, a read-only view of the file."""
         number, row = divmod(index, HISTORIES_PER_RECORD_BATCH)
         start, end = self._offsets[number][row : row + 2]
         return self._values_RC[number][start:end]
 
     def batch(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Right-padded copies: float32 encoding_BNC, zero at the padding, and bool mask_BN, true at items."""
+        """Return right-padded copies: float32 encoding_BNC, zero at the padding, and bool mask_BN, true at items."""
         histories = [self.history(int(index)) for index in indices]
         lengths = np.array([len(history) for history in histories])
         mask_BN = np.arange(lengths.max()) < lengths[:, None]
@@ -65,18 +65,18 @@ class Encodings:
 def user_encodings(
     recommender: SequentialRecommender, examples: Examples, directory: Path, key: str, own_sequence: OwnSequence = None
 ) -> Encodings:
-    """Encodings of the examples' histories, each of its last ``max_history`` items, from the cache or made now.
+    """Return the encodings of the examples' histories, from the cache or computed now.
 
-    Safe when several processes ask at once: one computes, the others wait and read. An interrupted computation leaves
-    nothing that a later one would take for whole.
+    Of each history, the last ``max_history`` items are encoded. Several processes may ask at once: one computes, and
+    the others wait and read. An interrupted computation leaves nothing that a later one could take for whole.
 
     Args:
         recommender: frozen and in eval mode.
-        examples: histories; their targets are not looked at.
-        directory: cache directory; the file is ``<key>.arrow`` in it.
+        examples: the histories; their targets are not read.
+        directory: the folder of the file ``<key>.arrow``.
         key: names the recommender and the examples.
-        own_sequence: for training examples, gives the training sequence of a user: a fitted recommender leaves it out
-            when it encodes that user (`FittedRecommender`).
+        own_sequence: for training examples, returns the training sequence of a user. A fitted recommender leaves it
+            out when it encodes that user (`FittedRecommender`).
     """
     assert not recommender.training, "encodings are those of a frozen recommender"
     path = directory / f"{key}.arrow"

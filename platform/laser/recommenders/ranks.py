@@ -1,4 +1,4 @@
-"""How well an ID-based recommender ranks by itself: the baseline that Laser builds on."""
+"""The ranks that an ID-based recommender gives by itself: the baseline that Laser builds on."""
 
 import numpy as np
 import torch
@@ -13,10 +13,10 @@ MAX_ITEMS_PER_FORWARD = 4_096
 
 
 def recommender_ranks(recommender: SequentialRecommender, examples: Examples) -> UserRanks:
-    """Rank of each example's target among all items, given the last ``max_history`` items before it.
+    """Rank each example's target among all items, given the last ``max_history`` items before it.
 
-    The ranks without history leave out all of it. Dropout is off during the call; the recommender's mode is restored
-    after it.
+    The masked ranks leave the whole history out of the candidates. Dropout is off during the call, and the
+    recommender's mode is restored after it.
     """
     examples = examples.last(recommender.max_history)
     ranks_E, masked_E = np.empty((2, len(examples)), dtype=np.int64)

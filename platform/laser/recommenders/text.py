@@ -1,6 +1,6 @@
-"""Items as their texts say: features of a frozen LLM, whitened and of length 1. Handed in as an array.
+"""Text features of items, as a frozen LLM gives them, whitened and scaled to length 1.
 
-An LLM's mean-pooled states lie in a narrow cone, where all cosines are near 1; whitened principal components spread
+An LLM's mean-pooled states lie in a narrow cone, where all cosines are near 1. Whitened principal components spread
 them (Su et al., arXiv 2103.15316; for recommendation UniSRec, KDD 2022).
 
 Shape suffixes: I catalogue items, H LLM width, W whitened width.
@@ -22,9 +22,9 @@ class ReadsText(ABC):
 
 
 def whitened(features_IH: NDArray[np.float32], width: int) -> NDArray[np.float32]:
-    """The first `width` principal components at unit variance, each item's then scaled to length 1: float32 [I, W].
+    """Return the first `width` principal components at unit variance, each item's scaled to length 1: float32 [I, W].
 
-    Components that the features do not have (beyond their rank, or fewer items than `width`) are zero.
+    Components beyond the rank of the features, or beyond the number of items, are zero.
     """
     rank = int(min(width, len(features_IH) - 1, features_IH.shape[1]))
     components = PCA(rank, svd_solver="full").fit(features_IH.astype(np.float64))

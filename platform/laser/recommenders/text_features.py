@@ -1,7 +1,7 @@
-"""What the frozen LLM makes of each item's text by itself: mean-pooled hidden states, made once and cached.
+"""Text features of items: a frozen LLM's mean-pooled hidden states of each item's text, computed once and cached.
 
-Recommenders that read text (`laser.recommenders.text`) get them as an array. No virtual token and no instruction is
-read, and nothing is trained.
+Recommenders that read text (`laser.recommenders.text`) get them as an array. The LLM reads no virtual token and no
+instruction, and nothing is trained.
 
 Shape suffixes: B batch, T tokens, I catalogue items, H LLM width.
 """
@@ -24,36 +24,43 @@ from laser.models.llm import choose_dtype, load_llm, load_tokenizer
 from laser.models.llm_source import resolve_llm
 from laser.storage.cache import make_once
 
-STAGE_VERSION = 2
+ARTIFACT_VERSION = 2
+"""Raised when the computation changes, so that older features are not reused."""
 BATCH_TOKENS = 2048
-"""Tokens that pass through the LLM at once: what fits a CPU's caches."""
+"""Tokens that pass through the LLM at once. So many fit a CPU's caches."""
 NAME = "features_IH"
 
 
-def item_features(llm_source: str, num_layers: int | None, dataset: Dataset, cache_dir: Path) -> NDArray[np.float32]:
-    """Features of all items, from the cache or computed now: float32 [I, H].
+def item_features(
+    llm_source: str, num_layers: int | None, dataset: Dataset, cache_dir: Path, device: torch.device
+) -> NDArray[np.float32]:
+    """Return the features of all items, from the cache or computed now: float32 [I, H].
 
-    The text of an item is its title and all attributes, as in a prompt (` {title} (brand: …, category: …)`), cut to the
-    default `prompt.max_item_tokens`.
+    The text of an item is its title and all attributes, as in a prompt (` {title} (brand: …, category: …)`). It is cut
+    to the default `prompt.max_item_tokens`.
 
     Args:
         llm_source: as `llm.source`.
         num_layers: as `llm.num_layers`.
-        dataset: whose items.
-        cache_dir: the cache of all stages; the file is `features/<key>.safetensors` in it.
+        dataset: holds the items.
+        cache_dir: the cache of all artifacts; the file is `features/<key>.safetensors` in it.
+        device: where the LLM computes them.
 
     Raises:
         UserError: there is no such LLM.
     """
-    key = stage_key("features", STAGE_VERSION, llm_source, num_layers, dataset.fingerprint)
+    key = stage_key("features", ARTIFACT_VERSION, llm_source, num_layers, dataset.fingerprint)
     path = cache_dir / "features" / f"{key}.safetensors"
-    make_once(path, lambda aside: save_file({NAME: _compute(llm_source, num_layers, dataset, cache_dir)}, aside))
+    make_once(
+        path, lambda aside: save_file({NAME: _compute(llm_source, num_layers, dataset, cache_dir, device)}, aside)
+    )
     return load_file(path)[NAME]
 
 
-def _compute(llm_source: str, num_layers: int | None, dataset: Dataset, cache_dir: Path) -> NDArray[np.float32]:
+def _compute(
+    llm_source: str, num_layers: int | None, dataset: Dataset, cache_dir: Path, device: torch.device
+) -> NDArray[np.float32]:
     directory = resolve_llm(llm_source, cache_dir)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     settings = LLMConfig(source=llm_source, num_layers=num_layers)
     llm = load_llm(directory, choose_dtype("auto", device), settings, device)
     width = llm.config.get_text_config().hidden_size

@@ -16,7 +16,7 @@ from laser.config.marks import ARTIFACT
 from laser.config.schema import Experiment, SearchConfig, TuneExperiment
 from laser.data.dataset import Dataset
 from laser.data.prepare import prepare_dataset
-from laser.recommenders.training import pretrained_recommender, pretraining_results
+from laser.recommenders.pretraining import pretrained_recommender, pretraining_device
 from laser.reproduction.cells import Cell, base_experiment, cells_directory, cells_of, distinct
 from laser.reproduction.paper import METRICS, Table
 from laser.tracking.interface import RunResults, Store, StoredRun
@@ -156,15 +156,15 @@ def _run_recommender(cell: Cell, store: Store) -> None:
     tags = recommender_tags(cell.config.recommender, cell.dataset.name, cell.dataset.fingerprint)
     run = store.start(cell.config, cell.name, tags, None)
     try:
-        cache = Path(cell.config.cache_dir)
-        _, result = pretrained_recommender(cell.config.recommender, cell.dataset, cache, run.report)
+        cache, device = Path(cell.config.cache_dir), pretraining_device(cell.config.training.use_gpu)
+        pretrained = pretrained_recommender(cell.config.recommender, cell.dataset, cache, run.report, device=device)
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         store.finish(
             run.run_id, "interrupted" if interrupted else "failed", NO_RESULTS, None if interrupted else str(error)
         )
         raise
-    store.finish(run.run_id, "finished", pretraining_results(result), None)
+    store.finish(run.run_id, "finished", pretrained.run_results(), None)
 
 
 def _run_trials(reproduction: Reproduction, cells: Sequence[Cell], store: Store) -> None:

@@ -27,8 +27,8 @@ from laser.models.head import ITEMS, USERS, Side
 from laser.models.llm import embedding_std, eos_embedding, eos_token_id, llm_config, load_tokenizer
 from laser.models.llm_source import resolve_llm
 from laser.recommenders.encodings import Encodings, user_encodings
+from laser.recommenders.pretraining import pretrained_recommender, pretraining_device
 from laser.recommenders.storage import load_recommender, weights_hash
-from laser.recommenders.training import pretrained_recommender
 from laser.training.artifacts import SharedStages
 
 
@@ -142,8 +142,9 @@ def prepare_inputs(config: Experiment, recommender_directory: Path | None = None
     first_token_H = eos_embedding(llm_directory, config.llm.trust_remote_code) if starts_at_eos else None
     recommender = None
     if config.uses_recommender and recommender_directory is None:
-        recommender, info = pretrained_recommender(config.recommender, dataset, cache, test=False)
-        recommender_directory = Path(info["path"])
+        device = pretraining_device(config.training.use_gpu)
+        pretrained = pretrained_recommender(config.recommender, dataset, cache, test=False, device=device)
+        recommender, recommender_directory = pretrained.model, pretrained.directory
     elif recommender_directory is not None:
         recommender = load_recommender(recommender_directory)
     weights = weights_hash(recommender_directory) if recommender_directory is not None else ""
@@ -153,7 +154,7 @@ def prepare_inputs(config: Experiment, recommender_directory: Path | None = None
         item_prompts = prompts.with_instruction(config.prompt.item_instruction, tokenizer)
     training, longest = config.training, config.prompt.max_history_items
 
-    vectors_IC = np.zeros((dataset.num_items, 0), np.float32) if recommender is None else recommender.item_vectors()
+    vectors_IC = np.zeros((dataset.num_items, 0), np.float32) if recommender is None else recommender.item_embeddings()
 
     def histories(split: str, examples: Examples) -> Histories:
         examples = examples.last(longest)

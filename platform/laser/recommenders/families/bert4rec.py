@@ -1,8 +1,7 @@
 """BERT4Rec (Sun et al., CIKM 2019, arXiv 1904.06690): a bidirectional transformer trained to fill in masked items.
 
-To predict the next item, [MASK] is appended to the history. Sequences masked at their last item alone are mixed into
-the training, as in the original, so that training meets what inference asks for. BERT4Rec needs many more epochs than
-SASRec (arXiv 2207.07483).
+To predict the next item, [MASK] is appended to the history. As in the original, some training sequences are masked only
+at their last item, because inference asks for that. BERT4Rec needs many more epochs than SASRec (arXiv 2207.07483).
 
 Shape suffixes: B batch, N history items, C recommender width, I catalogue items, M masked positions.
 """
@@ -15,11 +14,12 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 from transformers.models.bert.modeling_bert import BertPredictionHeadTransform
 
+from laser.config.recommenders import Bert4RecConfig
 from laser.recommenders.base import TrainedRecommender, last_state
 
 
 class BERT4Rec(TrainedRecommender):
-    """See the module. Item embeddings are tied to the output layer, which adds a bias for each item.
+    """BERT4Rec. Item embeddings are tied to the output layer, which adds a bias for each item.
 
     Args:
         num_items: I; the id of [MASK] is I.
@@ -29,7 +29,7 @@ class BERT4Rec(TrainedRecommender):
         max_history: longest history in items, without the appended [MASK].
         dropout: probability, on embeddings, attention and both residual branches.
         mask_probability: share of the items hidden in a training sequence; at least one is.
-        last_item_probability: share of the training sequences in which the last item alone is hidden.
+        last_item_probability: share of the training sequences in which only the last item is hidden.
     """
 
     def __init__(
@@ -70,12 +70,12 @@ class BERT4Rec(TrainedRecommender):
         return F.linear(self.transform(states_MC), items_IC, self.output_bias_I)
 
     def encode(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
-        """Hidden states of the history as it is: no [MASK] is appended. See the base class."""
+        """Return the hidden states of the history itself, without an appended [MASK]. See the base class."""
         assert item_ids_BN.shape[1] <= self.max_history, "the caller cuts histories to max_history"
         return self._states(item_ids_BN, mask_BN) * mask_BN[..., None]
 
-    def item_vectors(self) -> NDArray[np.float32]:
-        """The output layer without its bias: nearly, because a score is read at an appended [MASK]."""
+    def item_embeddings(self) -> NDArray[np.float32]:
+        """Return the output layer without its bias. It scores nearly, because a score is read at an appended [MASK]."""
         return self.encoder.embeddings.word_embeddings.weight[: self.num_items].detach().cpu().numpy()
 
     def scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
@@ -91,10 +91,24 @@ class BERT4Rec(TrainedRecommender):
         return F.cross_entropy(self._logits(states_BNC[hidden_BN]), item_ids_BN[hidden_BN])
 
     def _hidden(self, mask_BN: Tensor, generator: torch.Generator) -> Tensor:
-        """Which items to hide: bool hidden_BN, at least one in each row."""
+        """Draw which items to hide: bool hidden_BN, at least one in each row."""
         draw_BN = torch.rand(mask_BN.shape, generator=generator).masked_fill(~mask_BN, torch.inf)
         lowest_B1 = draw_BN.argmin(dim=1, keepdim=True)
         hidden_BN = (draw_BN < self.mask_probability).scatter(1, lowest_B1, True)
         last_BN = torch.zeros_like(mask_BN).scatter(1, mask_BN.sum(dim=1, keepdim=True) - 1, True)
         last_alone_B1 = torch.rand((len(mask_BN), 1), generator=generator) < self.last_item_probability
         return torch.where(last_alone_B1, last_BN, hidden_BN)
+
+
+def build(config: Bert4RecConfig, num_items: int) -> BERT4Rec:
+    """Build an untrained model from the settings of its section."""
+    return BERT4Rec(
+        num_items=num_items,
+        hidden_size=config.hidden_size,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        max_history=config.max_history,
+        dropout=config.dropout,
+        mask_probability=config.mask_probability,
+        last_item_probability=config.last_item_probability,
+    )

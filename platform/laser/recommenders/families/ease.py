@@ -1,7 +1,7 @@
 """EASE (Steck, WWW 2019, arXiv 1905.03375): the linear item-item model with a zero diagonal, in closed form.
 
 With G the items' co-occurrence counts over users and P = (G + λ I)^-1, the weights are B = I - P diag(P)^-1. The model
-knows no order; the history at prediction is weighted by recency instead, as for the other item-item matrices.
+knows no order. Instead, the history is weighted by recency at prediction, as for the other item-item matrices.
 
 Shape suffixes: C recommender width, I catalogue items, M distinct items of a sequence.
 """
@@ -14,16 +14,17 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 from torch import Tensor
 
+from laser.config.recommenders import EASEConfig
 from laser.errors import UserError
 from laser.recommenders.base import Items
-from laser.recommenders.families.item_item import ItemItemRecommender
+from laser.recommenders.item_item import ItemItemRecommender
 
 MAX_ITEMS = 30_000
-"""The inverse takes 8 I² bytes and I³ operations: 7 GiB, and an hour on two cores, for so many items."""
+"""The inverse takes 8 I² bytes and I³ operations. For this many items that is 7 GiB, and an hour on two cores."""
 
 
 class EASE(ItemItemRecommender):
-    """See the module.
+    """EASE, as the module describes it.
 
     Args:
         num_items: I.
@@ -72,7 +73,7 @@ class EASE(ItemItemRecommender):
         return weights_BI @ self.weights_II
 
     def factors_without(self, own: Items) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """By the Sherman-Morrison formula: a user adds x xᵀ to G, with x one at the user's items."""
+        """Apply the Sherman-Morrison formula: a user adds x xᵀ to G, with x one at the user's items."""
         items_M = np.unique(own).astype(np.int64)
         diagonal_I = self.inverse_diagonal_I.double().cpu().numpy()
         inverse_MI = self.weights_II[items_M].double().cpu().numpy() * -diagonal_I
@@ -83,3 +84,8 @@ class EASE(ItemItemRecommender):
         weights_MI = inverse_MI / -(diagonal_I + change_I**2)
         weights_MI[np.arange(len(items_M)), items_M] = 0.0
         return items_M, (weights_MI @ self.projection_IC.double().cpu().numpy()).astype(np.float32)
+
+
+def build(config: EASEConfig, num_items: int) -> EASE:
+    """Build an untrained model from the settings of its section."""
+    return EASE(num_items, config.hidden_size, config.max_history, config.history_decay, config.l2)

@@ -1,8 +1,8 @@
-"""Item-kNN and text, added up without training: what co-occurs with the history, and what reads like it.
+"""The hybrid: items that co-occur with the history and items whose text is like it, added up without training.
 
-A score is log(1 + b · kNN) + w · cosine, the cosine between an item's whitened text features and the history's, summed
-with recency weights. The logarithm lets a few co-occurrences count for much and many for not much more; items without
-any are ranked by their text.
+A score is log(1 + b · kNN) + w · cosine. The cosine compares an item's whitened text features with the history's, which
+are summed with recency weights. With the logarithm, a few co-occurrences count for much, and many for not much more.
+Items without any are ranked by their text.
 
 Shape suffixes: B batch, N history items, C recommender width, I catalogue items, W text width.
 """
@@ -15,16 +15,17 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from laser.config.recommenders import HybridConfig
 from laser.recommenders.base import Items, recency_weights, running_sum
 from laser.recommenders.families.item_knn import ItemKNN
 from laser.recommenders.text import ReadsText, whitened
 
 
 class Hybrid(ItemKNN, ReadsText):
-    """See the module. Its hidden state is that of the item-kNN, and beside it the history's text at length 1.
+    """The hybrid. Its hidden state is that of the item-kNN and, beside it, the history's text scaled to length 1.
 
-    Times the item vectors, the second part is the cosine, and the first the counts in few dimensions without the
-    logarithm, which no product of vectors has.
+    Multiplied with the item embeddings, the second part is the cosine. The first part is the counts in few dimensions,
+    without the logarithm, because no product of vectors has one.
 
     Args:
         num_items: I.
@@ -72,11 +73,11 @@ class Hybrid(ItemKNN, ReadsText):
     def encode_without(self, item_ids_BN: Tensor, mask_BN: Tensor, own_sequences: Sequence[Items]) -> Tensor:
         return self._beside_text(super().encode_without(item_ids_BN, mask_BN, own_sequences), item_ids_BN, mask_BN)
 
-    def item_vectors(self) -> NDArray[np.float32]:
-        return np.concatenate([super().item_vectors(), self.text_IW.cpu().numpy()], axis=1)
+    def item_embeddings(self) -> NDArray[np.float32]:
+        return np.concatenate([super().item_embeddings(), self.text_IW.cpu().numpy()], axis=1)
 
     def scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
-        """As the module says; for items of the history, whose text is the history's own, a cosine above 0 counts 0."""
+        """Score as the module describes. For items of the history, a cosine above 0 counts 0: their text is its own."""
         weights_BN = recency_weights(mask_BN, self.history_decay)
         history_BW = torch.einsum("bn,bnw->bw", weights_BN, self.text_IW[item_ids_BN])
         cosine_BI = F.normalize(history_BW, dim=-1) @ self.text_IW.T
@@ -87,3 +88,18 @@ class Hybrid(ItemKNN, ReadsText):
     def _beside_text(self, states_BNC: Tensor, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
         text_BNC = running_sum(self.text_IW[item_ids_BN], mask_BN, self.history_decay)
         return torch.cat([states_BNC, F.normalize(text_BNC, dim=-1)], dim=-1)
+
+
+def build(config: HybridConfig, num_items: int) -> Hybrid:
+    """Build an untrained model from the settings of its section."""
+    return Hybrid(
+        num_items=num_items,
+        hidden_size=config.hidden_size,
+        max_history=config.max_history,
+        history_decay=config.history_decay,
+        degree_exponent=config.degree_exponent,
+        row_exponent=config.row_exponent,
+        count_scale=config.count_scale,
+        text_weight=config.text_weight,
+        text_width=config.text_width,
+    )

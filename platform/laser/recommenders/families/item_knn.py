@@ -1,11 +1,11 @@
 """Item-kNN over sequences: how often, and how near to one another, two items were taken by the same users.
 
-Each ordered pair of positions of a training sequence adds 1/distance to its two items, in both directions; a repeated
-item adds to itself. The count may be damped by the items' total counts (`degree_exponent`), which lifts rare items, and
-by that of the history's item alone (`row_exponent`): at 1 its row is a distribution over the other items.
-Neither neighbours nor similarities are cut off, as catalogues are sparse. Sarwar et al. (WWW 2001) is the ancestor;
-weights by distance and decayed histories are those of session-based neighbourhood methods (Ludewig and Jannach,
-UMUAI 2018).
+Each ordered pair of positions of a training sequence adds 1/distance to its two items, in both directions. A repeated
+item adds to itself. The count may be damped by the total counts of both items (`degree_exponent`), which lifts rare
+items. It may also be damped by that of the history's item (`row_exponent`): at 1, its row is a distribution over the
+other items. Neither neighbours nor similarities are cut off, because catalogues are sparse. The method goes back to
+Sarwar et al. (WWW 2001). Weights by distance and decayed histories come from session-based neighbourhood methods
+(Ludewig and Jannach, UMUAI 2018).
 
 Shape suffixes: B batch, C recommender width, I catalogue items, M distinct items of a sequence, P pairs with a count.
 """
@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, diags_array
 from torch import Tensor
 
+from laser.config.recommenders import ItemKNNConfig
 from laser.recommenders.base import Items
-from laser.recommenders.families.item_item import ItemItemRecommender
+from laser.recommenders.item_item import ItemItemRecommender
 
 
 class ItemKNN(ItemItemRecommender):
-    """W = D^-(a + r) S D^-a, S the counts, D their sums by item.
+    """Item-kNN with W = D^-(a + r) S D^-a, where S are the counts and D their sums by item.
 
     Args:
         num_items: I.
@@ -96,8 +97,8 @@ class ItemKNN(ItemItemRecommender):
         degrees_M = self.degrees_I[items_M].double().cpu().numpy()
         row_M, column_M = self._damping(degrees_M)
         row_after_M, column_after_M = self._damping(degrees_M - own_MM.sum(axis=1))
-        # Counts with items outside the sequence stay. What they add up to is the full row's projection without the part
-        # of the sequence's own columns; the item's own damping multiplies it.
+        # Counts with items outside the sequence stay. Their sum is the projection of the full row without the columns
+        # of the sequence. It is multiplied by the item's own damping.
         factors_MC = self.factors_IC[items_M].double().cpu().numpy() / np.maximum(row_M, 1e-300)[:, None]
         projection_MC = self.projection_IC[items_M].double().cpu().numpy()
         factors_MC += (after_MM * column_after_M - before_MM * column_M) @ projection_MC
@@ -105,17 +106,17 @@ class ItemKNN(ItemItemRecommender):
 
     @property
     def _smallest_count(self) -> float:
-        """Of a pair that was seen at all: once, and as far apart as is counted."""
+        """The smallest count of a pair that was seen: once, and as far apart as pairs are counted."""
         return 1.0 / self.max_history
 
     def _damping(self, degrees: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Of rows D^-(a + r), of columns D^-a; both 0 for items without a count."""
+        """Return the damping of rows D^-(a + r) and of columns D^-a. Both are 0 for items without a count."""
         seen, degrees = degrees > self._smallest_count / 2, np.maximum(degrees, self._smallest_count)
         row, column = (np.where(seen, degrees**-power, 0.0) for power in (self.row_exponent, self.column_exponent))
         return row, column
 
     def _pairs(self, sequences: Sequence[NDArray[np.integer]]) -> Iterator[tuple[NDArray, NDArray, float]]:
-        """For each distance: the earlier and the later items of all pairs so far apart, and what one pair counts."""
+        """Yield, for each distance, the earlier and the later items of all pairs, and the count of one pair."""
         items = np.concatenate(sequences)
         owners = np.repeat(np.arange(len(sequences)), [len(sequence) for sequence in sequences])
         longest = max(map(len, sequences))
@@ -124,7 +125,7 @@ class ItemKNN(ItemItemRecommender):
             yield items[:-distance][together], items[distance:][together], 1.0 / distance
 
     def _counts(self, items_M: NDArray[np.integer]) -> NDArray[np.float64]:
-        """Counts of all pairs of some distinct sorted items."""
+        """Return the counts of all pairs of some distinct sorted items."""
         counts_MM = np.zeros((len(items_M), len(items_M)))
         for row, item in enumerate(items_M):
             start, end = self.row_offsets[item : item + 2].tolist()
@@ -132,3 +133,15 @@ class ItemKNN(ItemItemRecommender):
             _, mine, theirs = np.intersect1d(items_M, columns, assume_unique=True, return_indices=True)
             counts_MM[row, mine] = self.counts_P[start:end].cpu().numpy()[theirs]
         return counts_MM
+
+
+def build(config: ItemKNNConfig, num_items: int) -> ItemKNN:
+    """Build an untrained model from the settings of its section."""
+    return ItemKNN(
+        num_items=num_items,
+        hidden_size=config.hidden_size,
+        max_history=config.max_history,
+        history_decay=config.history_decay,
+        degree_exponent=config.degree_exponent,
+        row_exponent=config.row_exponent,
+    )

@@ -1,4 +1,4 @@
-"""Popularity: the same ranking for everybody, by the number of training interactions. What any recommender must beat.
+"""Popularity: everybody gets the same ranking, by the number of training interactions. Any recommender must beat it.
 
 Shape suffixes: B batch, N history items, I catalogue items.
 """
@@ -10,11 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from laser.config.recommenders import PopularityConfig
 from laser.recommenders.base import FittedRecommender, Items
 
 
 class Popularity(FittedRecommender):
-    """Scores are counts; the hidden state of an item is one number, log(1 + count)."""
+    """Popularity. Scores are counts, and the hidden state of an item is one number, log(1 + count)."""
 
     counts_I: Tensor
 
@@ -39,8 +40,13 @@ class Popularity(FittedRecommender):
             counts_BN[row] -= (item_ids_BN[row][:, None] == own_N).sum(dim=1)
         return (counts_BN.log1p() * mask_BN)[..., None]
 
-    def item_vectors(self) -> NDArray[np.float32]:
+    def item_embeddings(self) -> NDArray[np.float32]:
         return self.counts_I.log1p()[:, None].cpu().numpy()
 
     def scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
         return self.counts_I.expand(len(item_ids_BN), -1)
+
+
+def build(config: PopularityConfig, num_items: int) -> Popularity:
+    """Build an untrained model from the settings of its section."""
+    return Popularity(num_items, config.max_history)

@@ -1,7 +1,8 @@
 """SASRec (Kang and McAuley, ICDM 2018, arXiv 1808.09781): a causal transformer that predicts each next item.
 
-Deviations: GPT-2 blocks of `transformers` (pre-norm, GELU, a feed-forward of four times the width); a softmax over the
-whole catalogue in place of one sampled negative, which by itself lifts SASRec above later models (arXiv 2309.07602).
+We deviate in two points. The blocks are GPT-2's of `transformers` (pre-norm, GELU, a feed-forward of four times the
+width). The softmax runs over the whole catalogue in place of one sampled negative, which alone lifts SASRec above later
+models (arXiv 2309.07602).
 
 Shape suffixes: B batch, N history items, C recommender width, I catalogue items, M predicted positions.
 """
@@ -13,11 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import GPT2Config, GPT2Model
 
+from laser.config.recommenders import SASRecConfig
 from laser.recommenders.base import TrainedRecommender, last_state
 
 
 class SASRec(TrainedRecommender):
-    """See the module. Item embeddings are tied to the output layer.
+    """SASRec. Item embeddings are tied to the output layer.
 
     Args:
         num_items: I.
@@ -52,7 +54,7 @@ class SASRec(TrainedRecommender):
         return self._read(self.decoder.wte(item_ids_BN))
 
     def _read(self, embeddings_BNC: Tensor) -> Tensor:
-        """The decoder's states over given item embeddings."""
+        """Return the decoder's states over given item embeddings."""
         assert embeddings_BNC.shape[1] <= self.max_history, "the caller cuts histories to max_history"
         # Right padding lies in the future of every item, so the causal mask alone keeps it out.
         return self.decoder(inputs_embeds=embeddings_BNC).last_hidden_state
@@ -60,7 +62,7 @@ class SASRec(TrainedRecommender):
     def encode(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
         return self._states(item_ids_BN) * mask_BN[..., None]
 
-    def item_vectors(self) -> NDArray[np.float32]:
+    def item_embeddings(self) -> NDArray[np.float32]:
         return self.decoder.wte.weight.detach().cpu().numpy()
 
     def scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
@@ -71,3 +73,15 @@ class SASRec(TrainedRecommender):
         predicted_BN = mask_BN[:, 1:]
         states_MC = self._states(item_ids_BN[:, :-1])[predicted_BN]
         return F.cross_entropy(states_MC @ self.decoder.wte.weight.T, item_ids_BN[:, 1:][predicted_BN])
+
+
+def build(config: SASRecConfig, num_items: int) -> SASRec:
+    """Build an untrained model from the settings of its section."""
+    return SASRec(
+        num_items=num_items,
+        hidden_size=config.hidden_size,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        max_history=config.max_history,
+        dropout=config.dropout,
+    )

@@ -1,7 +1,8 @@
-"""Two recommenders side by side: statistics of pairs, and a sequence encoder that was trained.
+"""The stack: two recommenders side by side, one made of statistics of pairs and one trained sequence encoder.
 
-They err apart: counts know what goes together and are silent where nothing was counted, an encoder generalises and
-blurs. A score is that of the fitted one plus w times the log-probability of the trained one; a hidden state holds both.
+They make different errors. Counts know which items go together, and say nothing where nothing was counted. An encoder
+generalises and blurs. A score is the fitted one's score plus w times the trained one's log-probability; a hidden state
+holds those of both.
 
 Shape suffixes: B batch, N history items, C recommender width, I catalogue items.
 """
@@ -14,15 +15,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from laser.config.recommenders import StackConfig
 from laser.recommenders.base import FittedRecommender, Items, TrainedRecommender
+from laser.recommenders.registry import build_recommender
 
 
 class Stack(FittedRecommender):
     """See the module.
 
     Args:
-        fitted: the one made of statistics; training users are left out of its part of a hidden state.
-        trained: the encoder; it has seen what training users chose.
+        fitted: the one made of statistics. Its part of a hidden state leaves training users out.
+        trained: the encoder. It has seen what training users chose.
         trained_weight: w.
     """
 
@@ -40,7 +43,7 @@ class Stack(FittedRecommender):
         return self.fitted.num_statistics
 
     def fit(self, sequences: Sequence[Items]) -> None:
-        """Take the statistics; the encoder is trained by itself."""
+        """Take the statistics. The encoder is trained by itself."""
         self.fitted.fit(sequences)
 
     def encode(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
@@ -51,18 +54,25 @@ class Stack(FittedRecommender):
             self.fitted.encode_without(item_ids_BN, mask_BN, own_sequences), item_ids_BN, mask_BN
         )
 
-    def item_vectors(self) -> NDArray[np.float32]:
-        return np.concatenate([self.fitted.item_vectors(), self.trained.item_vectors()], axis=1)
+    def item_embeddings(self) -> NDArray[np.float32]:
+        return np.concatenate([self.fitted.item_embeddings(), self.trained.item_embeddings()], axis=1)
 
     def scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
         trained_BI = self.trained.scores(item_ids_BN, mask_BN).log_softmax(dim=-1)
         return self.fitted.scores(item_ids_BN, mask_BN) + self.trained_weight * trained_BI
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As torch's; the statistics take the sizes of what is loaded."""
+        """Load as torch does, but let the statistics take the sizes of the loaded ones."""
         for part in ("fitted.", "trained."):
             own = {key.removeprefix(part): value for key, value in state_dict.items() if key.startswith(part)}
             getattr(self, part.rstrip(".")).load_state_dict(own, strict, assign)
 
     def _beside_trained(self, states_BNC: Tensor, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
         return torch.cat([states_BNC, self.trained.encode(item_ids_BN, mask_BN)], dim=-1)
+
+
+def build(config: StackConfig, num_items: int) -> Stack:
+    """Build an untrained model from the settings of its section, with untrained parts."""
+    fitted, trained = build_recommender(config.fitted, num_items), build_recommender(config.trained, num_items)
+    assert isinstance(fitted, FittedRecommender) and isinstance(trained, TrainedRecommender)
+    return Stack(fitted, trained, config.trained_weight)

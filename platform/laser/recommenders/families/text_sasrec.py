@@ -1,8 +1,8 @@
 """SASRec over text and ids: an item is a projection of its whitened text features plus an embedding of its own.
 
-As UniSRec's transductive variant (KDD 2022), without its pre-training over several domains: the features of a frozen
-LLM pass through a small network, the embedding of the id is added, and the same vectors are input and output. The
-score is a cosine over a temperature.
+This is UniSRec's transductive variant (KDD 2022) without its pre-training over several domains. The features of a
+frozen LLM pass through a small network, and the embedding of the id is added. The result is both the input and the
+output embedding of an item. The score is a cosine over a temperature.
 
 Shape suffixes: B batch, N history items, C recommender width, I catalogue items, M predicted positions, W text width.
 """
@@ -13,13 +13,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from laser.config.recommenders import TextSASRecConfig
 from laser.recommenders.base import last_state
 from laser.recommenders.families.sasrec import SASRec
 from laser.recommenders.text import ReadsText, whitened
 
 
 class TextSASRec(SASRec, ReadsText):
-    """See the module.
+    """SASRec over text and ids, as the module describes it.
 
     Args:
         num_items: I.
@@ -57,15 +58,15 @@ class TextSASRec(SASRec, ReadsText):
 
     def read_text(self, features_IH: NDArray[np.float32]) -> None:
         white_IW = whitened(features_IH, self.text_IW.shape[1])
-        # Unit variance by component, what a linear layer expects.
+        # A linear layer expects unit variance in each component.
         self.text_IW.copy_(torch.from_numpy(white_IW * self.text_IW.shape[1] ** 0.5))
 
     def encode(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
-        """Hidden states of length √C (unit variance): times the item vectors, the cosine in the same unit for all."""
+        """Return hidden states of length √C, so of unit variance. Times the item embeddings they give √C · cosine."""
         states_BNC = F.normalize(self._read(self._items(item_ids_BN)), dim=-1) * self.hidden_size**0.5
         return states_BNC * mask_BN[..., None]
 
-    def item_vectors(self) -> NDArray[np.float32]:
+    def item_embeddings(self) -> NDArray[np.float32]:
         with torch.no_grad():
             return F.normalize(self._items(), dim=-1).cpu().numpy()
 
@@ -80,10 +81,24 @@ class TextSASRec(SASRec, ReadsText):
         return F.cross_entropy(self._logits(states_MC, items_IC), item_ids_BN[:, 1:][predicted_BN])
 
     def _items(self, item_ids_BN: Tensor | None = None) -> Tensor:
-        """Vectors of some items or, without ids, of all."""
+        """Return the embeddings of some items or, without ids, of all."""
         if item_ids_BN is None:
             return self.project(self.text_IW) + self.decoder.wte.weight
         return self.project(self.text_IW[item_ids_BN]) + self.decoder.wte(item_ids_BN)
 
     def _logits(self, states_MC: Tensor, items_IC: Tensor) -> Tensor:
         return F.normalize(states_MC, dim=-1) @ F.normalize(items_IC, dim=-1).T / self.temperature
+
+
+def build(config: TextSASRecConfig, num_items: int) -> TextSASRec:
+    """Build an untrained model from the settings of its section."""
+    return TextSASRec(
+        num_items=num_items,
+        hidden_size=config.hidden_size,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        max_history=config.max_history,
+        dropout=config.dropout,
+        temperature=config.temperature,
+        text_width=config.text_width,
+    )

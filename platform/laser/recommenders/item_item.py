@@ -1,15 +1,15 @@
-"""What recommenders share that score by a matrix over pairs of items, W: a history scores the sum of its items' rows.
+"""The base of item-kNN and EASE, which score by a matrix W over pairs of items.
 
-The row of an item counts the less the longer ago it was: by `history_decay` for each item after it.
+A history scores the sum of its items' rows of W. The weight of a row falls by `history_decay` with each item after it.
 
-Their hidden state is that sum in few dimensions. A truncated singular value decomposition W ≈ U Σ Vᵀ gives each item
-the factors √Σ U and, as the next item, √Σ V; state n is the decayed sum of the factors of items 1 … n, and its product
-with √Σ V approximates the scores. Signs are with V: for a symmetric W, U are its eigenvectors, Σ the absolute
+The hidden state is that sum in few dimensions. A truncated singular value decomposition W ≈ U Σ Vᵀ gives each item the
+factors √Σ U and, as the next item, √Σ V. State n is the decayed sum of the factors of items 1 … n, and its product with
+√Σ V approximates the scores. V carries the signs: for a symmetric W, U are its eigenvectors, Σ the absolute
 eigenvalues, and V is U with the signs of the eigenvalues. All factors are divided by one number, their root mean
-square, so that states are of order 1 whatever the unit of W.
+square, so that states are of order 1 in any unit of W.
 
-Factors are projected rows, √Σ U = W V / √Σ: so a row without one user's sequence is projected by the same V / √Σ, and
-its factors are exact up to the basis, in which one user of many has next to no say.
+Factors are projected rows: √Σ U = W V / √Σ. So a row without one user's sequence is projected by the same V / √Σ. Its
+factors are exact up to the basis, and one user of many hardly changes the basis.
 
 Shape suffixes: B batch, N history items, C recommender width, I catalogue items, M distinct items of a sequence.
 """
@@ -28,11 +28,11 @@ from torch import Tensor
 from laser.recommenders.base import FittedRecommender, Items, recency_weights, running_sum
 
 NEGLIGIBLE = 1e-6
-"""Singular values smaller than this share of the largest one are noise: their factors are zero."""
+"""Singular values below this fraction of the largest one are noise, and their factors are zero."""
 
 
 class ItemItemRecommender(FittedRecommender):
-    """See the module.
+    """A recommender with the matrix W of the module.
 
     Args:
         num_items: I.
@@ -54,11 +54,11 @@ class ItemItemRecommender(FittedRecommender):
 
     @abstractmethod
     def weighted_rows(self, weights_BI: Tensor) -> Tensor:
-        """The product of weights_BI and W: scores_BI."""
+        """Return the product of weights_BI and W: scores_BI."""
 
     @abstractmethod
     def factors_without(self, own: Items) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Factors of a sequence's items as if it had not been fitted: distinct items_M, sorted, and factors_MC."""
+        """Return a sequence's distinct items_M, sorted, and their factors_MC as if it had not been fitted."""
 
     def encode(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
         return self._states(self.factors_IC[item_ids_BN], mask_BN)
@@ -75,7 +75,7 @@ class ItemItemRecommender(FittedRecommender):
             factors_BNC[row, own_N] = factors_MC[places_N[own_N]]
         return self._states(factors_BNC, mask_BN)
 
-    def item_vectors(self) -> NDArray[np.float32]:
+    def item_embeddings(self) -> NDArray[np.float32]:
         return (self.projection_IC * self.strengths_C).cpu().numpy()
 
     def scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
