@@ -117,9 +117,7 @@ def test_a_setting_changes_the_keys_unless_a_mark_says_that_it_changes_no_result
     plain = with_overrides(Experiment(), {"recommender.type": family, "bituning.prefix": "none"})
     headed = with_overrides(plain, {"head.width": 8, "warm_start.epochs": 1, "training.schedule": "cosine"})
     headed = with_overrides(headed, {"selection.type": "random", "selection.num_users": 3})
-    keys = [
-        key for key in flatten(headed) if family == "none" or key.startswith("recommender.")
-    ]
+    keys = [key for key in flatten(headed) if family == "none" or key.startswith("recommender.")]
     unchecked = {key for key in keys if not _check(plain, key) and not _check(headed, key)}
     assert unchecked <= {"training.alignment_epochs", "head.collaborative"}  # these need a prefix and a recommender
     assert flatten(plain).keys() <= settings(Experiment).keys()

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from laser.evaluation import ranking
@@ -18,49 +17,18 @@ def sorted_ranks(representation_BH: Tensor, items_IH: Tensor, targets_B: Tensor)
     return scores_BI.shape[1] - torch.searchsorted(ascending_BI, wanted_B1)[:, 0]
 
 
-def random_case(num_users: int, num_items: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    representation_BH = F.normalize(torch.randn(num_users, width, generator=generator), dim=1)
-    items_IH = F.normalize(torch.randn(num_items, width, generator=generator), dim=1)
-    return representation_BH, items_IH, torch.randint(num_items, (num_users,), generator=generator)
-
-
-def nearly_equal_items(case: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """All items within a few last bits of one another: the matrix product alone orders them wrongly."""
-    representation_BH, items_IH, targets_B = case
-    return representation_BH, items_IH[:1] + 1e-7 * items_IH, targets_B
-
-
-def coarse(case: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Rounded to bf16 and beyond, so that many scores tie."""
-    representation_BH, items_IH, targets_B = case
-    return *((4 * values).round().bfloat16().float() for values in (representation_BH, items_IH)), targets_B
-
-
-CASES = {
-    "one of each": random_case(1, 1, 1),
-    "odd sizes": random_case(67, 1003, 37),
-    "wide": random_case(9, 501, 576),
-    "ties": coarse(random_case(31, 700, 24)),
-    "nearly equal": nearly_equal_items(random_case(23, 301, 64)),
-    "collapsed": (torch.ones(5, 7), torch.ones(90, 7), torch.arange(5)),
-}
-
-
-@pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize(("tile_scores", "tile_users"), [(2**20, 2048), (640, 64), (77, 7), (1, 1)])
-def test_ranks_equal_a_full_sort_whatever_the_tile(name, tile_scores, tile_users, monkeypatch):
+def test_ranks_equal_a_full_sort_whatever_the_tile(case, tile_scores, tile_users, monkeypatch):
     monkeypatch.setattr(ranking, "TILE_SCORES", tile_scores)
     monkeypatch.setattr(ranking, "TILE_USERS", tile_users)
     monkeypatch.setattr(ranking, "PAIR_ELEMENTS", 500)
-    case = CASES[name]
     assert torch.equal(catalogue_ranks(*case), sorted_ranks(*case))
 
 
 @pytest.mark.parametrize("widened_elements", [1, 300, 2**22])
-def test_bfloat16_items_rank_as_what_they_hold(widened_elements, monkeypatch):
+def test_bfloat16_items_rank_as_what_they_hold(widened_elements, monkeypatch, make_case):
     monkeypatch.setattr(ranking, "WIDENED_ELEMENTS", widened_elements)
-    representation_BH, items_IH, targets_B = random_case(31, 700, 24)
+    representation_BH, items_IH, targets_B = make_case(31, 700, 24)
     rounded_IH = items_IH.bfloat16()
     expected_B = sorted_ranks(representation_BH, rounded_IH, targets_B)
     assert torch.equal(catalogue_ranks(representation_BH, rounded_IH, targets_B), expected_B)
@@ -69,16 +37,16 @@ def test_bfloat16_items_rank_as_what_they_hold(widened_elements, monkeypatch):
         catalogue_ranks(representation_BH, rounded_IH, targets_B)
 
 
-def test_ranks_do_not_depend_on_how_users_are_shared_out():
-    representation_BH, items_IH, targets_B = nearly_equal_items(random_case(50, 2000, 96))
+def test_ranks_do_not_depend_on_how_users_are_shared_out(make_case, make_hard):
+    representation_BH, items_IH, targets_B = make_hard(make_case(50, 2000, 96))
     whole_B = catalogue_ranks(representation_BH, items_IH, targets_B)
     for size in (1, 7, 32):
         parts = zip(representation_BH.split(size), targets_B.split(size), strict=True)
         assert torch.equal(torch.cat([catalogue_ranks(part, items_IH, targets) for part, targets in parts]), whole_B)
 
 
-def test_equal_items_tie_wherever_they_stand():
-    representation_BH, items_IH, _ = random_case(40, 333, 50)
+def test_equal_items_tie_wherever_they_stand(make_case):
+    representation_BH, items_IH, _ = make_case(40, 333, 50)
     copies_IH = torch.cat([items_IH, items_IH.flip(0), items_IH])
     first_B, last_B = torch.arange(40), torch.arange(40) + 2 * 333
     expected_B = 3 * sorted_ranks(representation_BH, items_IH, first_B)
@@ -86,21 +54,20 @@ def test_equal_items_tie_wherever_they_stand():
     assert torch.equal(catalogue_ranks(representation_BH, copies_IH, last_B), expected_B)
 
 
-def test_a_user_without_direction_ranks_every_target_last():
-    _, items_IH, targets_B = random_case(6, 400, 16)
+def test_a_user_without_direction_ranks_every_target_last(make_case):
+    _, items_IH, targets_B = make_case(6, 400, 16)
     assert catalogue_ranks(torch.zeros(6, 16), items_IH, targets_B).tolist() == [400] * 6
 
 
-def test_exact_scores_rank_as_given_scores_do():
-    representation_BH, items_IH, targets_B = coarse(random_case(20, 500, 16))
+def test_exact_scores_rank_as_given_scores_do(make_case, make_coarse):
+    representation_BH, items_IH, targets_B = make_coarse(make_case(20, 500, 16))
     scores_BI = representation_BH @ items_IH.T  # small multiples of 1: exact in any order
     assert torch.equal(catalogue_ranks(representation_BH, items_IH, targets_B), ranks(scores_BI, targets_B))
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name != "one of each"])
-def test_ranks_without_histories_equal_those_of_masked_scores(name, monkeypatch):
+def test_ranks_without_histories_equal_those_of_masked_scores(large_case, monkeypatch):
     monkeypatch.setattr(ranking, "PAIR_ELEMENTS", 500)
-    representation_BH, items_IH, targets_B = CASES[name]
+    representation_BH, items_IH, targets_B = large_case
     random = np.random.default_rng(0)
     histories = [random.integers(0, len(items_IH), random.integers(1, 40)).astype(np.int32) for _ in targets_B]
     histories[0] = np.append(histories[0], targets_B[0].item())  # ranks last
@@ -114,9 +81,8 @@ def test_ranks_without_histories_equal_those_of_masked_scores(name, monkeypatch)
 
 
 @pytest.mark.parametrize("bias", [-0.5, 0.25])
-@pytest.mark.parametrize("name", [name for name in CASES if name != "one of each"])
-def test_ranks_with_a_history_bias_equal_those_of_scores_that_hold_it(name, bias):
-    representation_BH, items_IH, targets_B = CASES[name]
+def test_ranks_with_a_history_bias_equal_those_of_scores_that_hold_it(large_case, bias):
+    representation_BH, items_IH, targets_B = large_case
     random = np.random.default_rng(0)
     histories = [random.integers(0, len(items_IH), random.integers(1, 40)).astype(np.int32) for _ in targets_B]
     histories[0] = np.append(histories[0], targets_B[0].item())
@@ -130,8 +96,8 @@ def test_ranks_with_a_history_bias_equal_those_of_scores_that_hold_it(name, bias
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_what_is_not_finite_is_an_error(value):
-    representation_BH, items_IH, targets_B = random_case(4, 30, 8)
+def test_what_is_not_finite_is_an_error(value, make_case):
+    representation_BH, items_IH, targets_B = make_case(4, 30, 8)
     representation_BH[2, 3] = value
     with pytest.raises(FloatingPointError, match="1 of 4 users"):
         catalogue_ranks(representation_BH, items_IH, targets_B)
@@ -141,6 +107,6 @@ def test_what_is_not_finite_is_an_error(value):
         catalogue_ranks(representation_BH, items_IH, targets_B)
 
 
-def test_no_gradient_is_kept():
-    representation_BH, items_IH, targets_B = random_case(4, 30, 8)
+def test_no_gradient_is_kept(make_case):
+    representation_BH, items_IH, targets_B = make_case(4, 30, 8)
     assert not catalogue_ranks(representation_BH.requires_grad_(), items_IH, targets_B).requires_grad

@@ -123,7 +123,8 @@ def test_the_best_on_validation_is_taken_and_a_second_call_makes_nothing(job, da
     assert again.tries == baseline.tries and sorted((tmp_path / "cache" / "recommenders").iterdir()) == made
     popularity = best_baseline(job, "popularity", dataset)
     lines = table([popularity, baseline]).splitlines()
-    assert [line.split("|")[1].strip() for line in lines] == ["baseline", "---", "item_knn", "popularity"]
+    assert [line.split("|")[1].strip() for line in lines] == ["baseline", "-" * 10, "item_knn", "popularity"]
+    assert f"{baseline.pretrained.test['coverage@10']:.4f}" in lines[2]
     assert f"{baseline.pretrained.test['ndcg@10_masked']:.4f}" in lines[2]
 
 

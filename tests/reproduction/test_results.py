@@ -8,6 +8,7 @@ import pytest
 
 from laser.config.schema import Experiment
 from laser.errors import UserError
+from laser.evaluation.metrics import RANK_METRICS
 from laser.evaluation.user_ranks import UserRanks
 from laser.reproduction.record import update_results
 from laser.reproduction.results import read_results
@@ -78,6 +79,33 @@ def test_runs_become_files_and_files_a_page(desk, record, folder):
     (folder / "table-4" / "report.md").write_text("# Table 4\n")
     update(desk, folder)
     assert "[table-4](table-4/report.md)" in (folder / "README.md").read_text()
+
+
+def cells_of(page: str, result: str) -> dict[str, str]:
+    """The line of a result in the first table of a page: heading → cell."""
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| ")]
+    return dict(zip(lines[0], next(line for line in lines if line[0] == result), strict=True))
+
+
+def test_a_metric_that_was_added_later_leaves_an_empty_cell(desk, record, folder, monkeypatch):
+    update(desk, folder, "add=old", f"runs=[{record(0, best=2)}]")
+    monkeypatch.setitem(RANK_METRICS, "recall@1", lambda ranks: (ranks <= 1).astype(np.float64))
+    update(desk, folder, "add=new", f"runs=[{record(1, best=2)}]", "references=[old]")
+    page = (folder / "README.md").read_text()
+    assert cells_of(page, "old")["recall@1"] == "" and cells_of(page, "new")["recall@1"] == "0.5000"
+    assert cells_of(page, "old")["NDCG@10"] == cells_of(page, "new")["NDCG@10"] != ""
+
+
+def test_metrics_of_lists_have_a_column_where_a_result_has_any(desk, record, folder):
+    update(desk, folder, "add=old", f"runs=[{record(0, best=2)}]")
+    update(desk, folder, "add=new", f"runs=[{record(1, best=2)}]")
+    assert "Coverage@10" not in (folder / "README.md").read_text()
+    content = json.loads((folder / "new.json").read_text())
+    content["seeds"]["1"]["test"]["coverage@10"] = 0.25
+    (folder / "new.json").write_text(json.dumps(content))
+    update(desk, folder)
+    page = (folder / "README.md").read_text()
+    assert (cells_of(page, "old")["Coverage@10"], cells_of(page, "new")["Coverage@10"]) == ("", "0.2500")
 
 
 def test_runs_of_other_settings_are_not_one_result(desk, record, folder):

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from laser.evaluation.user_ranks import TEST_RANKS, read_ranks
 from laser.reproduction.experts import association, expert_users, explained_share
 from laser.reproduction.make import listing, write_report
 from laser.reproduction.measure import measured_rows
@@ -102,6 +103,8 @@ def test_rows_hold_what_the_runs_reached(finished):
     for row, cell in zip(rows, finished.cells, strict=True):
         outcome = read_outcome(finished.sweep.trial(cell.overrides).path)
         assert row.ours[0]["ndcg@10"] == pytest.approx(outcome.val["ndcg@10"])
+        assert outcome.test == read_ranks(finished.sweep.trial(cell.overrides).path / TEST_RANKS).metrics()
+        assert 10 / 15 <= outcome.test["coverage@10"] <= 1 and "coverage@10" not in outcome.val
         assert row.paper["ndcg@10"] == finished.table.rows[row.id].paper["Scientific"][1]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from laser.cli.progress import progress
+from laser.cli.tables import markdown_table
 
 Work = Callable[[], object]
 PEAK_SIZE = 2048
@@ -101,12 +102,8 @@ def wait(device: torch.device) -> None:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows with the same keys as aligned columns, for a terminal."""
-    if not rows:
-        return ""
-    lines = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+    """Rows with the same keys as a table; the first column is text."""
+    return markdown_table(list(rows[0]), [[_text(value) for value in row.values()] for row in rows]) if rows else ""
 
 
 def _text(value: Any) -> str:

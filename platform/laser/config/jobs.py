@@ -1,12 +1,30 @@
 """Settings of the jobs beside training and tuning; torch-free, as `laser.config.schema`."""
 
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from laser.config.recommenders import BASELINES, FAMILIES, FamilySection, TrainedSection
 from laser.config.schema import DataConfig, Experiment, Format, TrackingConfig
 from laser.config.section import Section, Seed
+
+TABLES = Path(__file__).parents[1] / "reproduction" / "tables"
+"""The files of the tables and figures that can be run: `table-<name>.yaml`, `figure-<name>.yaml`."""
+
+
+def _names(kind: str) -> tuple[int | str, ...]:
+    """Names of the tables or figures, those of the paper as numbers and before the others."""
+    names = [path.stem.removeprefix(f"{kind}-") for path in TABLES.glob(f"{kind}-*.yaml")]
+    numbers, others = [int(name) for name in names if name.isdigit()], [name for name in names if not name.isdigit()]
+    return (*sorted(numbers), *sorted(others))
+
+
+if TYPE_CHECKING:
+    TableName: TypeAlias = int | str
+    FigureName: TypeAlias = int | str
+else:  # what the files are called: `--help` and errors list it
+    TableName, FigureName = Literal[_names("table")], Literal[_names("figure")]
 
 
 class EvaluateJob(Section):
@@ -131,11 +149,13 @@ class ClusterJob(Section):
 class ReproduceJob(Experiment):
     """A table or figure of the paper. The sections of an experiment are its base, which each cell varies."""
 
-    table: Literal[2, 3, 4, 5, 6, 7, "additions"] | None = None
+    table: TableName | None = None
     """Table of the paper: 2 main comparison, 3 trainable parameters, 4 ablation, 5 representation, 6 template, 7 K and
-    L. `additions` is our own table: each addition of the released code by itself, and the warm start."""
-    figure: Literal[3, 4] | None = None
-    """Figure of the paper: 3 zero-shot and low-resource transfer, 4 recommenders under the M-Former."""
+    L. `additions` is our own table: each addition of the released code by itself, and the warm start. A table is a file
+    `table-<name>.yaml` in laser/reproduction/tables."""
+    figure: FigureName | None = None
+    """Figure of the paper: 3 zero-shot and low-resource transfer, 4 recommenders under the M-Former. A figure is a file
+    `figure-<name>.yaml` in laser/reproduction/tables."""
     seeds: tuple[NonNegativeInt, ...] = (0,)
     """Seeds of each cell: training.seed, or recommender.seed where the cell is a recommender. Spread and significance
     need three."""

@@ -1,38 +1,80 @@
-"""Metrics of a ranking with one wanted item per user."""
+"""Metrics of a ranking with one wanted item per user, and the one list of their names.
+
+A new metric of ranks is one entry in `RANK_METRICS`, and its title in `TITLES`. All tables, reports and comparisons
+read these two. A result that was recorded before has no value of the metric, and its cell is empty.
+"""
+
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
+Ranks = NDArray[np.int64]
+RankMetric = Callable[[Ranks], NDArray[np.float64]]
+"""Takes the rank of each user's wanted item, int64 [E] from 1, and returns a value for each user, float64 [E]."""
+
 SELECTION_METRIC = "ndcg@10"
+"""Chooses epochs, trials and settings on validation, and orders what is compared."""
+TITLES = {"recall@10": "Recall@10", "ndcg@10": "NDCG@10", "mrr": "MRR", "coverage@10": "Coverage@10"}
+"""Metric → how tables and plots write it; a metric that is not named here is written as it is called."""
 
 
-def ranking_metrics(ranks: np.ndarray, cutoff: int = 10) -> dict[str, float]:
-    """Means over the users of the three metrics of the paper (arXiv 2409.01605, section 4.1).
+def recall(ranks: Ranks, cutoff: int) -> NDArray[np.float64]:
+    """Whether the wanted item is in a list of this length: with one wanted item, recall is the hit rate."""
+    return (ranks <= cutoff).astype(np.float64)
+
+
+def ndcg(ranks: Ranks, cutoff: int) -> NDArray[np.float64]:
+    """Discounted gain, 1 / log2(rank + 1) within the list and 0 beyond: with one wanted item, the ideal gain is 1."""
+    return np.where(ranks <= cutoff, 1.0 / np.log2(ranks + 1.0), 0.0)
+
+
+def reciprocal_rank(ranks: Ranks) -> NDArray[np.float64]:
+    """1 / rank over the whole catalogue, without a cutoff."""
+    return 1.0 / ranks
+
+
+RANK_METRICS: dict[str, RankMetric] = {
+    "recall@10": lambda ranks: recall(ranks, 10),
+    "ndcg@10": lambda ranks: ndcg(ranks, 10),
+    "mrr": reciprocal_rank,
+}
+"""Metric → its function, in the order of the tables. The paper has three (arXiv 2409.01605, section 4.1)."""
+
+
+def ranking_metrics(ranks: Ranks) -> dict[str, float]:
+    """Means over the users of all metrics of ranks.
 
     Args:
         ranks: int64 [E], from 1.
-        cutoff: length of the recommended list.
 
     Returns:
-        ``recall@<cutoff>``, ``ndcg@<cutoff>``, and ``mrr`` over the whole catalogue (not cut), each from 0 to 1.
+        Metric → mean; those of the paper lie between 0 and 1.
 
     Raises:
         ValueError: no ranks, of which there is no mean.
     """
     if len(ranks) == 0:
         raise ValueError("no ranks to average: the split holds no users")
-    return {name: float(values.mean()) for name, values in user_metrics(ranks, cutoff).items()}
+    return {name: float(values.mean()) for name, values in user_metrics(ranks).items()}
 
 
-def user_metrics(ranks: np.ndarray, cutoff: int = 10) -> dict[str, NDArray[np.float64]]:
-    """The same metrics of each user, float64 [E].
-
-    With one relevant item, recall is the hit rate, and the ideal DCG is 1, so that NDCG is 1 / log2(rank + 1).
-    """
+def user_metrics(ranks: Ranks) -> dict[str, NDArray[np.float64]]:
+    """All metrics of ranks for each user: metric → float64 [E]."""
     assert len(ranks) == 0 or ranks.min() >= 1
-    hit = ranks <= cutoff
-    return {
-        f"recall@{cutoff}": hit.astype(np.float64),
-        f"ndcg@{cutoff}": np.where(hit, 1.0 / np.log2(ranks + 1.0), 0.0),
-        "mrr": 1.0 / ranks,
-    }
+    return {name: metric(ranks) for name, metric in RANK_METRICS.items()}
+
+
+def selection_first() -> list[str]:
+    """Names of all metrics of ranks, the one that selects before the others."""
+    return sorted(RANK_METRICS, key=lambda name: name != SELECTION_METRIC)
+
+
+def masked_name(name: str) -> str:
+    """Name of the same metric for ranks without the user's own history."""
+    return f"{name}_masked"
+
+
+def title(name: str) -> str:
+    """The metric as tables and plots write it."""
+    return TITLES.get(name, name)

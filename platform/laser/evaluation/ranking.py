@@ -1,7 +1,8 @@
-"""Ranks of the wanted item among the whole catalogue. Never sampled candidates: they reorder systems.
+"""Ranks of the wanted item among the whole catalogue. Candidates are never sampled: that reorders systems.
 
-`ranks` reads scores that are there; `catalogue_ranks` multiplies them itself, a tile at a time, and keeps none, and
-`ranks_with_history_bias` lowers the users' own items in its ranks or takes them out.
+`ranks` reads given scores. `catalogue_ranks` multiplies them itself, a tile at a time, and keeps none.
+`ranks_with_history_bias` changes the scores of the users' own items, or takes these items out. The items of the best
+scores are in `laser.evaluation.top_items`.
 
 Shape suffixes: B batch, U users of a tile, I catalogue items, T items of a tile, H width, P pairs of user and item.
 """
@@ -99,13 +100,13 @@ def _ranks_on_cpu(scores_BI: Tensor, wanted_B1: Tensor) -> tuple[Tensor, int]:
 def catalogue_ranks(
     representation_BH: Tensor, item_embeddings_IH: Tensor, targets_B: Tensor, bias_B: Tensor | None = None
 ) -> Tensor:
-    """`ranks` of the dot products of each representation with each item, in memory that neither B nor I adds to.
+    """`ranks` of the dot products of each representation with each item, in memory that grows with neither B nor I.
 
     A score is the dot product of two float32 vectors, summed in float64 and rounded to float32. The ranks of these
     scores are exact, ties included: equal items tie, and neither the tile nor the batch, the number of threads or
     workers, or the device's matrix product decides anything. That product is fast and wrong in its last bits, by at
     most γ_H = H u / (1 - H u) times both norms (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1;
-    in any order of summation, u = 2^-24). So it decides all but the few items that it puts within that bound of the
+    in any order of summation, u = 2^-24). So it decides all items but the few that it puts within that bound of the
     target, and these are scored again.
 
     Args:
@@ -121,22 +122,11 @@ def catalogue_ranks(
     Raises:
         FloatingPointError: a vector is not finite: the model has diverged.
     """
-    assert representation_BH.dtype == torch.float32
-    assert item_embeddings_IH.dtype in (torch.float32, torch.bfloat16)
-    assert torch.get_float32_matmul_precision() == "highest", "TF32 and bf16 products break the bound"
-    width = representation_BH.shape[1]
-    roundings = 1.01 * width + 8  # 1.01: the denominator of γ, the norms' own errors; 8: scores and thresholds
-    chunks = item_chunks(item_embeddings_IH, max(1, WIDENED_ELEMENTS // width), torch.float32)
-    largest_norm = torch.stack([items_TH.norm(dim=1).max() for _, items_TH in chunks]).max()
-    error_B = representation_BH.norm(dim=1) * largest_norm * (roundings * 2.0**-24)
-    if num_bad := int((~error_B.isfinite()).sum()):
-        raise FloatingPointError(
-            f"{num_bad} of {len(error_B)} users have a score that is not finite: the model has diverged"
-        )
+    error_B = error_bound(representation_BH, item_embeddings_IH)
     ranks_B = torch.empty_like(targets_B)
     for start in range(0, len(targets_B), TILE_USERS):
         users = slice(start, start + TILE_USERS)
-        wanted_U = _exact_scores(
+        wanted_U = exact_scores(
             representation_BH[users],
             item_embeddings_IH,
             torch.arange(len(targets_B[users]), device=targets_B.device),
@@ -175,18 +165,39 @@ def ranks_with_history_bias(
         int64 ranks_B, from 1 to I. With -inf, a target of the own history ranks last.
     """
     device = ranks_B.device
-    rows_P, items_P = _pairs([np.unique(history) for history in histories], device)
+    rows_P, items_P = history_pairs([np.unique(history) for history in histories], device)
     rows_B = torch.arange(len(ranks_B), device=device)
-    wanted_B = _exact_scores(representation_BH, item_embeddings_IH, rows_B, targets_B)
+    wanted_B = exact_scores(representation_BH, item_embeddings_IH, rows_B, targets_B)
     own_B = rows_P[items_P == targets_B[rows_P]]
     if len(own_B):
         wanted_B[own_B] += bias
         bias_B = torch.full_like(wanted_B[own_B], bias)
         again_B = catalogue_ranks(representation_BH[own_B], item_embeddings_IH, targets_B[own_B], bias_B)
         ranks_B = ranks_B.index_copy(0, own_B, again_B)
-    exact_P = _exact_scores(representation_BH, item_embeddings_IH, rows_P, items_P)
+    exact_P = exact_scores(representation_BH, item_embeddings_IH, rows_P, items_P)
     with_P, without_P = (exact_P + bias >= wanted_B[rows_P]), (exact_P >= wanted_B[rows_P])
     return ranks_B.index_add(0, rows_P, with_P.long() - without_P.long())
+
+
+def error_bound(representation_BH: Tensor, item_embeddings_IH: Tensor) -> Tensor:
+    """How far the device's product may be from the score of any item, as `catalogue_ranks` explains: float32 error_B.
+
+    Raises:
+        FloatingPointError: a vector is not finite: the model has diverged.
+    """
+    assert representation_BH.dtype == torch.float32
+    assert item_embeddings_IH.dtype in (torch.float32, torch.bfloat16)
+    assert torch.get_float32_matmul_precision() == "highest", "TF32 and bf16 products break the bound"
+    width = representation_BH.shape[1]
+    roundings = 1.01 * width + 8  # 1.01: the denominator of γ, the norms' own errors; 8: scores and thresholds
+    chunks = item_chunks(item_embeddings_IH, max(1, WIDENED_ELEMENTS // width), torch.float32)
+    largest_norm = torch.stack([items_TH.norm(dim=1).max() for _, items_TH in chunks]).max()
+    error_B = representation_BH.norm(dim=1) * largest_norm * (roundings * 2.0**-24)
+    if num_bad := int((~error_B.isfinite()).sum()):
+        raise FloatingPointError(
+            f"{num_bad} of {len(error_B)} users have a score that is not finite: the model has diverged"
+        )
+    return error_B
 
 
 def _tiled_ranks(representation_UH: Tensor, item_embeddings_IH: Tensor, wanted_U: Tensor, error_U: Tensor) -> Tensor:
@@ -207,7 +218,7 @@ def _tiled_ranks(representation_UH: Tensor, item_embeddings_IH: Tensor, wanted_U
         doubtful_rows = (num_possible_U != num_sure_U).nonzero()[:, 0]
         rows_P, items_P = (scores[doubtful_rows] != at_least[doubtful_rows]).nonzero(as_tuple=True)
         users_P = doubtful_rows[rows_P]
-        exact_P = _exact_scores(representation_UH, items_TH, users_P, items_P)
+        exact_P = exact_scores(representation_UH, items_TH, users_P, items_P)
         ranks_U += num_sure_U.long()
         ranks_U.index_add_(0, users_P, (exact_P >= wanted_U[users_P]).long())
     return ranks_U
@@ -236,7 +247,7 @@ def _count_at_least(scores_UT: Tensor, threshold_U1: Tensor, at_least_UT: Tensor
     torch.sum(at_least_UT, dim=1, dtype=torch.float32, out=counts_U)
 
 
-def _exact_scores(representation_UH: Tensor, items_TH: Tensor, users_P: Tensor, items_P: Tensor) -> Tensor:
+def exact_scores(representation_UH: Tensor, items_TH: Tensor, users_P: Tensor, items_P: Tensor) -> Tensor:
     """The score of each pair, as `catalogue_ranks` defines it: float32 scores_P."""
     num_pairs = max(1, PAIR_ELEMENTS // representation_UH.shape[1])
     scores = [
@@ -250,10 +261,10 @@ def _exact_scores(representation_UH: Tensor, items_TH: Tensor, users_P: Tensor, 
 def _masked(scores_BI: Tensor, mask_histories: Sequence[np.ndarray]) -> Tensor:
     """A copy of the scores with -inf at each row's masked items."""
     assert len(mask_histories) == len(scores_BI)
-    return scores_BI.index_put(_pairs(mask_histories, scores_BI.device), scores_BI.new_tensor(-torch.inf))
+    return scores_BI.index_put(history_pairs(mask_histories, scores_BI.device), scores_BI.new_tensor(-torch.inf))
 
 
-def _pairs(histories: Sequence[np.ndarray], device: torch.device) -> tuple[Tensor, Tensor]:
+def history_pairs(histories: Sequence[np.ndarray], device: torch.device) -> tuple[Tensor, Tensor]:
     """Row and item of each entry of the histories: int64 rows_P and items_P."""
     lengths = torch.tensor([len(history) for history in histories])
     rows_P = torch.arange(len(histories)).repeat_interleave(lengths)

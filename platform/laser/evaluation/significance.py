@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laser.errors import UserError
-from laser.evaluation.metrics import user_metrics
+from laser.evaluation.metrics import masked_name, user_metrics
 from laser.evaluation.user_ranks import UserRanks
 
 RESAMPLES_AT_ONCE = 64
@@ -19,7 +19,7 @@ RESAMPLES_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class Difference:
+class Comparison:
     """A metric of one system less that of another, over the same users."""
 
     ours: float
@@ -34,8 +34,8 @@ class Difference:
     """Cohen's d of paired samples: mean difference over its standard deviation across users; 0.2 is called small."""
 
 
-def compare(ours: UserRanks, theirs: UserRanks, num_resamples: int = 10_000, seed: int = 0) -> dict[str, Difference]:
-    """Differences in `recall@10`, `ndcg@10` and `mrr`, masked and not, each metric on the same resampled users.
+def compare(ours: UserRanks, theirs: UserRanks, num_resamples: int = 10_000, seed: int = 0) -> dict[str, Comparison]:
+    """Compare all metrics of ranks, masked and not, each on the same resampled users.
 
     Args:
         ours: ranks of one system.
@@ -56,14 +56,15 @@ def compare(ours: UserRanks, theirs: UserRanks, num_resamples: int = 10_000, see
             "compare runs on the same split of the same dataset"
         )
     values: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
-    for suffix, column in (("", "ranks"), ("_masked", "masked")):
-        mine, others = user_metrics(getattr(ours, column)[first]), user_metrics(getattr(theirs, column)[second])
-        values |= {f"{name}{suffix}": (mine[name], others[name]) for name in mine}
+    mine, others = user_metrics(ours.ranks[first]), user_metrics(theirs.ranks[second])
+    values |= {name: (mine[name], others[name]) for name in mine}
+    mine, others = user_metrics(ours.masked[first]), user_metrics(theirs.masked[second])
+    values |= {masked_name(name): (mine[name], others[name]) for name in mine}
     names = list(values)
     differences_EM = np.stack([mine - others for mine, others in values.values()], axis=1)
     means_SM = _resampled_means(differences_EM, num_resamples, seed)
     return {
-        name: _difference(*values[name], differences_EM[:, number], means_SM[:, number])
+        name: _comparison(*values[name], differences_EM[:, number], means_SM[:, number])
         for number, name in enumerate(names)
     }
 
@@ -81,17 +82,17 @@ def _resampled_means(differences_EM: NDArray[np.float64], num_resamples: int, se
     return means_SM
 
 
-def _difference(
+def _comparison(
     ours_E: NDArray[np.float64],
     theirs_E: NDArray[np.float64],
     differences_E: NDArray[np.float64],
     means_S: NDArray[np.float64],
-) -> Difference:
+) -> Comparison:
     seen, spread = differences_E.mean(), differences_E.std(ddof=1) if len(differences_E) > 1 else 0.0
     low, high = np.percentile(means_S, [2.5, 97.5])
-    # Means that are equal but for rounding count as far as the one seen.
+    # A mean that differs from the one seen by rounding alone counts as being as far.
     as_far = np.abs(means_S - seen) >= abs(seen) * (1 - 1e-9)
-    return Difference(
+    return Comparison(
         ours=float(ours_E.mean()),
         theirs=float(theirs_E.mean()),
         difference=float(seen),

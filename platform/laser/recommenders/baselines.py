@@ -13,18 +13,18 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from laser.cli.tables import markdown_table
 from laser.config.jobs import ReferencesJob
 from laser.config.recommenders import FAMILIES
 from laser.config.schema import Experiment
 from laser.data.dataset import Dataset
-from laser.evaluation.metrics import SELECTION_METRIC
+from laser.evaluation.lists import LIST_METRICS
+from laser.evaluation.metrics import RANK_METRICS, SELECTION_METRIC, masked_name
 from laser.evaluation.user_ranks import TEST_RANKS
 from laser.recommenders.pretraining import Pretrained, pretrained_recommender, pretraining_device
 from laser.storage.files import write_json
 
 logger = logging.getLogger(__name__)
-
-COLUMNS = ("recall@10", "ndcg@10", "mrr", "recall@10_masked", "ndcg@10_masked", "mrr_masked")
 
 
 @dataclass(frozen=True)
@@ -93,15 +93,15 @@ def best_baseline(job: ReferencesJob, family: str, dataset: Dataset) -> Baseline
 
 
 def table(baselines: list[Baseline]) -> str:
-    """Return the test metrics as a Markdown table, the highest NDCG@10 first."""
-    header = ["baseline", *COLUMNS, "parameters", "seconds"]
-    rows = [header, ["---"] * len(header)]
-    for baseline in sorted(baselines, key=lambda one: -one.figures().get("test/ndcg@10", 0.0)):
+    """Return the test metrics as a Markdown table, the best by the selecting metric first."""
+    names = [*RANK_METRICS, *map(masked_name, RANK_METRICS), *LIST_METRICS]
+    rows = []
+    for baseline in sorted(baselines, key=lambda one: -one.figures().get(f"test/{SELECTION_METRIC}", 0.0)):
         result, test = baseline.pretrained.result, baseline.pretrained.test or {}
-        metrics = [f"{test.get(name, float('nan')):.4f}" for name in COLUMNS]
+        metrics = [f"{test[name]:.4f}" if name in test else "" for name in names]
         parameters = result.trainable_parameters + result.statistics
         rows.append([baseline.family, *metrics, f"{parameters:,}", f"{result.seconds:.0f}"])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return markdown_table(["baseline", *names, "parameters", "seconds"], rows)
 
 
 def _grid(search: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:

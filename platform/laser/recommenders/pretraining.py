@@ -146,10 +146,10 @@ def _put_together(
 
 
 def _test(model: SequentialRecommender, dataset: Dataset, path: Path) -> dict[str, float] | None:
-    """Read the test set: write the users' ranks, and return their metrics."""
+    """Read the test set: write the users' ranks and lists, and return their metrics."""
     examples = dataset.examples("test")
     if not len(examples):
         return None
-    ranks = recommender_ranks(model, examples)
+    ranks = recommender_ranks(model, examples, lists=True)
     ranks.write(path)
     return ranks.metrics()

@@ -5,21 +5,24 @@ import torch
 
 from laser.data.batches import inference_batches, pad_right
 from laser.data.examples import Examples
+from laser.evaluation.lists import LIST_SIZE
 from laser.evaluation.ranking import ranks
+from laser.evaluation.top_items import top_scores
 from laser.evaluation.user_ranks import UserRanks
 from laser.recommenders.base import SequentialRecommender
 
 MAX_ITEMS_PER_FORWARD = 4_096
 
 
-def recommender_ranks(recommender: SequentialRecommender, examples: Examples) -> UserRanks:
+def recommender_ranks(recommender: SequentialRecommender, examples: Examples, lists: bool = False) -> UserRanks:
     """Rank each example's target among all items, given the last ``max_history`` items before it.
 
-    The masked ranks leave the whole history out of the candidates. Dropout is off during the call, and the
-    recommender's mode is restored after it.
+    With `lists`, the recommended list of each user is made too. The masked ranks leave the whole history out of the
+    candidates. Dropout is off during the call, and the recommender's mode is restored after it.
     """
     examples = examples.last(recommender.max_history)
     ranks_E, masked_E = np.empty((2, len(examples)), dtype=np.int64)
+    lists_EK = np.empty((len(examples), min(LIST_SIZE, recommender.num_items) if lists else 0), dtype=np.int32)
     device, was_training = recommender.device, recommender.training
     recommender.eval()
     with torch.inference_mode():
@@ -30,5 +33,9 @@ def recommender_ranks(recommender: SequentialRecommender, examples: Examples) ->
             ranks_E[rows] = ranks(scores_BI, targets_B).cpu().numpy()
             histories = [examples.whole_history(int(row)) for row in rows]
             masked_E[rows] = ranks(scores_BI, targets_B, histories).cpu().numpy()
+            if lists:
+                lists_EK[rows] = top_scores(scores_BI, LIST_SIZE).cpu().numpy()
     recommender.train(was_training)
-    return UserRanks(examples.users, examples.targets, ranks_E, masked_E)
+    if not lists:
+        return UserRanks(examples.users, examples.targets, ranks_E, masked_E)
+    return UserRanks(examples.users, examples.targets, ranks_E, masked_E, lists_EK, recommender.num_items)

@@ -13,7 +13,7 @@ from laser.config.schema import Experiment
 from laser.data.dataset import Dataset
 from laser.data.prepare import prepare_dataset
 from laser.errors import UserError
-from laser.reproduction.paper import Row, Table, read_paper
+from laser.reproduction.paper import Row, Table, read_table, table_files
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Cell:
     seed: int
     kind: Literal["laser", "recommender"]
     overrides: dict[str, Any]
-    """What it changes in the base: dotted key → value; what the base says already is left out."""
+    """The settings that differ from the base: dotted key → value, and the seed."""
     config: Experiment
     dataset: Dataset
     key: str
@@ -44,12 +44,12 @@ def wanted_table(job: ReproduceJob) -> Table:
     named = [name for name in ("table", "figure") if getattr(job, name) is not None]
     if len(named) != 1:
         raise UserError(
-            f"table: {job.table}, figure: {job.figure}; name one, such as table=4 (tables 2 to 7 and additions, "
-            "figures 3 and 4), or a folder with results="
+            f"table: {job.table}, figure: {job.figure}; name one, such as table=4, or a folder with results= "
+            f"(there are: {', '.join(path.stem.replace('-', ' ', 1) for path in table_files())})"
         )
     if not job.seeds or len(set(job.seeds)) < len(job.seeds):
         raise UserError(f"seeds: {list(job.seeds)}; give at least one, and each once, such as seeds=[0,1,2]")
-    return read_paper().tables[f"{named[0]} {getattr(job, named[0])}"]
+    return read_table(f"{named[0]} {getattr(job, named[0])}")
 
 
 def base_experiment(job: ReproduceJob) -> Experiment:
@@ -58,7 +58,7 @@ def base_experiment(job: ReproduceJob) -> Experiment:
 
 
 def row_overrides(row: Row, job: ReproduceJob, runs: Mapping[str, str]) -> dict[str, Any] | None:
-    """What a row changes, with its references to runs and settings put in; None while a run that it needs is missing.
+    """What a row changes, with runs and settings filled in; None while a run that it needs is missing.
 
     Args:
         row: of the paper.
@@ -123,12 +123,12 @@ def distinct(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def cells_directory(job: ReproduceJob, dataset: Dataset) -> Path:
-    """Where the cells over this base lie; the same for every table, so that tables share them."""
+    """The directory of the cells over this base. It is the same for every table, so that tables share cells."""
     key = stage_key(job.name, settings_key(base_experiment(job), dataset.fingerprint))
     return Path(job.output_dir).expanduser().absolute() / "reproduction" / key
 
 
 def _differing(base: Experiment, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The changes without those that change nothing; the seed stays, it names the run."""
+    """The changes that differ from the base, and the seed, which names the run."""
     known = flatten(base)
     return {key: value for key, value in changes.items() if key == "training.seed" or known.get(key) != value}

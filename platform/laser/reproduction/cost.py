@@ -1,7 +1,8 @@
 """What a cell costs: tokens that the LLM reads, and seconds by the speed of this machine.
 
 A forward pass costs 2 N operations a token, training through the frozen LLM 4 N (docs/performance.md). The speed is
-that of stored runs of the same LLM where there are any; else a reference machine's, which multiplies bf16 or does not.
+that of stored runs of the same LLM. Where there are none it is that of a machine that was measured, with or without
+native bf16.
 """
 
 from collections.abc import Iterable
@@ -25,15 +26,15 @@ REFERENCE_BLOCKS = 30
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one cell, or of several together."""
+    """The cost of one cell, or of several together."""
 
     train_tokens: int
     """Tokens passed forward and backward."""
     read_tokens: int
     """Tokens passed forward alone: catalogue, validation, test."""
     seconds: float
-    """Estimated, on an idle machine; the training of a recommender that is not cached comes on top, and so does reading
-    for a warm start, once for each prompt and prefix."""
+    """Estimated for an idle machine. The training of a recommender that is not cached comes on top, and so does the
+    reading for a warm start, once for each prompt and prefix."""
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(
@@ -49,7 +50,7 @@ def cell_cost(config: Experiment, dataset: Dataset, tokens_per_second: float | N
     Args:
         config: the cell's experiment.
         dataset: its data, prepared.
-        tokens_per_second: of training, measured by runs of this LLM; None takes a reference machine's.
+        tokens_per_second: of training, measured by runs of this LLM; None takes that of the measured machine.
     """
     cache, training = Path(config.cache_dir).expanduser(), config.training
     directory = resolve_llm(config.llm.source, cache)
@@ -76,7 +77,7 @@ def cell_cost(config: Experiment, dataset: Dataset, tokens_per_second: float | N
 
 
 def measured_speed(runs: Iterable[StoredRun]) -> float | None:
-    """Training tokens a second of stored runs, the slowest first of all because it is on the safe side."""
+    """Training tokens a second of the slowest stored run, which is on the safe side."""
     speeds = [run.figures("").get("tokens_per_second") for run in runs]
     return min((speed for speed in speeds if speed), default=None)
 

@@ -45,7 +45,7 @@ class ExpertUsers:
         return self.users.column(name).to_numpy(zero_copy_only=False)
 
     def of(self, expert: int, name: str) -> NDArray[Any]:
-        """One column for one expert's users."""
+        """A column, for the users of one expert."""
         return self.column(name)[self.experts_E == expert]
 
 
@@ -144,7 +144,7 @@ def association(values: Sequence[str | None], experts: Sequence[int] | NDArray[A
 def typical_values(experts: ExpertUsers, expert: int) -> list[tuple[str, float]]:
     """The attribute values that are most over-represented among an expert's users, and by which factor.
 
-    Of values that at least five of its users have.
+    A value counts if at least five of the expert's users have it.
     """
     every = Counter(value for value in experts.column("attribute") if value)
     own = Counter(value for value in experts.of(expert, "attribute") if value)

@@ -13,6 +13,7 @@ from laser.config.compose import read_yaml, validate, with_overrides
 from laser.config.paths import with_absolute_paths
 from laser.config.schema import Experiment
 from laser.errors import UserError
+from laser.evaluation.metrics import SELECTION_METRIC
 from laser.reproduction.cells import Cell, base_experiment
 from laser.reproduction.cost import Cost, cell_cost, duration, measured_speed
 from laser.reproduction.experts import ExpertUsers, expert_users, load_course
@@ -58,7 +59,11 @@ def write_report(reproduction: Reproduction, environment: Mapping[str, Any]) -> 
         summary = {
             "table": table.name,
             "rows": {
-                row.id: {"seeds": len(row.ours), "ndcg@10": row.mean("ndcg@10"), "verdict": verdict(row, rows)}
+                row.id: {
+                    "seeds": len(row.ours),
+                    SELECTION_METRIC: row.mean(SELECTION_METRIC),
+                    "verdict": verdict(row, rows),
+                }
                 for row in rows
                 if row.ours
             },
@@ -77,7 +82,7 @@ def write_users(experts: ExpertUsers, path: Path) -> None:
 
 
 def listing(reproduction: Reproduction) -> dict[str, Any]:
-    """What a dry run tells: each cell, what is there of it, and the cost of the others."""
+    """What a dry run says: each cell, whether it is stored, and what it costs if not."""
     total, cells = Cost(0, 0, 0.0), []
     speed = measured_speed(run for run in reproduction.stored.values() if "llm" in run.tags())
     missing = {cell.key for cell in reproduction.missing}
@@ -103,7 +108,7 @@ def listing(reproduction: Reproduction) -> dict[str, Any]:
     logger.info(
         "%d of %d cells to run: about %s on an idle machine by %s; uncached recommenders and warm starts on top",
         len(reproduction.missing), len(cells), duration(total.seconds),
-        "the speed of stored runs" if speed else "a reference machine's speed",
+        "the speed of stored runs" if speed else "the speed of a measured machine",
     )  # fmt: skip
     return {
         "table": reproduction.table.name,

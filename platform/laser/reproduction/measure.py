@@ -1,4 +1,4 @@
-"""From stored runs to the rows of a report, and to what a reader must know of them."""
+"""Turns stored runs into the rows of a report, and says what a reader must know of them."""
 
 import tempfile
 from collections.abc import Mapping
@@ -12,10 +12,11 @@ from laser.config.jobs import ReproduceJob
 from laser.config.marks import HOW_IT_RUNS, LABEL, PAPER_SEQUENCE, REPORTED_APART
 from laser.config.schema import Experiment
 from laser.data.dataset import Dataset
+from laser.evaluation.metrics import SELECTION_METRIC
 from laser.evaluation.significance import compare
 from laser.evaluation.user_ranks import UserRanks, read_ranks
 from laser.reproduction.cells import base_experiment
-from laser.reproduction.paper import MAIN_METRIC, Table, read_paper
+from laser.reproduction.paper import Table, read_paper
 from laser.reproduction.report.tables import Surroundings
 from laser.reproduction.rows import Measured
 from laser.reproduction.run import Reproduction, metrics_prefix
@@ -57,9 +58,10 @@ def measured_rows(reproduction: Reproduction) -> list[Measured]:
 
 
 def row_significance(reproduction: Reproduction) -> dict[str, float]:
-    """Row → two-sided p of its NDCG@10 against its reference row's, by a paired bootstrap over test users.
+    """Row → two-sided p of its difference from its reference row, by a paired bootstrap over test users.
 
-    Of the first seed that both have ranks of; rows without such a pair, and tables of validation, are left out.
+    The metric is the one that selects. The seed is the first of which both rows have ranks; rows without such a pair
+    are left out, and so are tables of validation.
     """
     if reproduction.table.split != "test":
         return {}
@@ -76,7 +78,7 @@ def row_significance(reproduction: Reproduction) -> dict[str, float]:
                     place = Path(temporary) / one.run_id
                     place.mkdir()
                     read[one.run_id] = read_ranks(one.fetch("ranks", place) / "test.parquet")
-            found[row] = compare(read[run.run_id], read[other.run_id])[MAIN_METRIC].p_value
+            found[row] = compare(read[run.run_id], read[other.run_id])[SELECTION_METRIC].p_value
     return found
 
 
@@ -111,7 +113,7 @@ def surroundings(
 
 
 def warnings(job: ReproduceJob, table: Table, dataset: Dataset, commits: list[str]) -> list[str]:
-    """Plain sentences, one for each thing in which ours is not the paper's experiment."""
+    """One sentence for each thing in which our experiment is not the paper's."""
     base, paper = base_experiment(job), read_paper()
     training = base.training
     found = []

@@ -1,95 +1,130 @@
-"""What the paper prints, and how each of its cells is made: `paper.yaml`, read and typed."""
+"""What the paper prints, and how each of its cells is made: `paper.yaml` and the files of `tables/`, read and typed.
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+A new table is one more file in `tables/`; `paper.yaml` says what stands in one.
+"""
+
+import json
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
+from pydantic import ValidationError
 
-METRICS = ("recall@10", "ndcg@10", "mrr")
-MAIN_METRIC = "ndcg@10"
-PAPER = Path(__file__).with_name("paper.yaml")
+from laser.config.explain import complaint
+from laser.config.jobs import TABLES
+from laser.config.section import Section
+from laser.errors import UserError
+
+S = TypeVar("S", bound=Section)
+PAPER = TABLES.with_name("paper.yaml")
 
 
-@dataclass(frozen=True)
-class Row:
+class Paper(Section):
+    """What the paper's numbers were measured with."""
+
+    model: dict[str, Any]
+    """llm, blocks, width."""
+    metrics: tuple[str, ...]
+    """The metrics that the paper prints, in its order."""
+    datasets: dict[str, dict[str, int]]
+    """Name → num_users, num_items, num_interactions."""
+
+
+class Row(Section):
     """One row of a table, or one point of a figure."""
 
     id: str
+    """Names the row in the file, in references and on disk."""
     name: str
+    """Names the row in the report."""
     kind: Literal["laser", "recommender", "quoted", "hidden"]
     """laser: a training run; recommender: the ID-based recommender alone; quoted: the paper's number alone; hidden: a
     run that other rows start from."""
-    changes: Mapping[str, Any] = field(default_factory=dict)
+    changes: dict[str, Any] = {}
     """Dotted setting → value; `{run: <row>}` stands for that row's run, `{setting: <key>}` for a setting of the job."""
     reference: str | None = None
     """The row that this one is compared with."""
-    paper: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
-    """Dataset → Recall@10, NDCG@10, MRR."""
-    paper_difference: Mapping[str, float] = field(default_factory=dict)
+    paper: dict[str, tuple[float, ...]] = {}
+    """Dataset → the paper's numbers, in the order of `Paper.metrics`."""
+    paper_difference: dict[str, float] = {}
     """Dataset → how much better than the reference in percent, where the paper gives this alone."""
     x: float | None = None
     """Its place on the figure's axis."""
 
     def paper_metrics(self, dataset: str) -> dict[str, float]:
         """The paper's numbers on one of its datasets; empty where it has none."""
-        return dict(zip(METRICS, self.paper[dataset], strict=True)) if dataset in self.paper else {}
+        return dict(zip(read_paper().metrics, self.paper[dataset], strict=True)) if dataset in self.paper else {}
 
 
-@dataclass(frozen=True)
-class Count:
-    """One row of Table 3."""
+class Count(Section):
+    """One row of a table of parameters."""
 
     name: str
+    """Names the row in the report."""
     paper: float
     """Millions of trainable parameters."""
     of: str
     """The model that the paper counts."""
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(Section):
     """One table or figure."""
 
     name: str
     """`table 4`, `figure 3`."""
     title: str
+    """What it is about."""
     claim: str
     """What the paper concludes from it."""
-    split: Literal["val", "test"]
-    rows: dict[str, Row]
-    counts: dict[str, Count]
-
-
-@dataclass(frozen=True)
-class Paper:
-    """All of them, and what they were measured on."""
-
-    model: dict[str, Any]
-    """llm, blocks, width."""
-    datasets: dict[str, dict[str, int]]
-    """Name → num_users, num_items, num_interactions."""
-    tables: dict[str, Table]
+    split: Literal["val", "test"] = "test"
+    """Which held-out items are ranked."""
+    rows: dict[str, Row] = {}
+    """Id → row."""
+    counts: dict[str, Count] = {}
+    """Way of tuning → its parameters, counted in place of runs."""
 
 
 @cache
 def read_paper() -> Paper:
-    """Read `paper.yaml`, which is ours: a mistake in it is an assertion."""
-    content = yaml.safe_load(PAPER.read_text(encoding="utf-8"))
-    tables = {name: _table(name, value) for name, value in content.items() if name.startswith(("table", "figure"))}
-    return Paper(content["model"], content["datasets"], tables)
+    """Read `paper.yaml`."""
+    return _checked(Paper, yaml.safe_load(PAPER.read_text(encoding="utf-8")), PAPER)
 
 
-def _table(name: str, content: dict[str, Any]) -> Table:
-    rows = {id: Row(id, **_plain(row)) for id, row in content.get("rows", {}).items()}
-    for row in rows.values():
-        assert row.reference is None or row.reference in rows, f"{name}: {row.id}: no row {row.reference}"
-    counts = {id: Count(**count) for id, count in content.get("counts", {}).items()}
-    return Table(name, content["title"], content["claim"], content.get("split", "test"), rows, counts)
+def table_files() -> list[Path]:
+    """The files of all tables and figures."""
+    return sorted(TABLES.glob("*.yaml"))
 
 
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    paper = {dataset: tuple(numbers) for dataset, numbers in row.get("paper", {}).items()}
-    return {**row, "paper": paper}
+@cache
+def read_table(name: str) -> Table:
+    """Read the file of a table or figure: `table 4` is `tables/table-4.yaml`.
+
+    Raises:
+        UserError: the file has other fields, or a row names another that is not there.
+    """
+    path = TABLES / f"{name.replace(' ', '-', 1)}.yaml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if isinstance(rows := content.get("rows"), dict):
+        content["rows"] = {id: {"id": id, **row} for id, row in rows.items()}
+    table = _checked(Table, {"name": name, **content}, path)
+    for row in table.rows.values():
+        runs = [value["run"] for value in row.changes.values() if isinstance(value, dict) and "run" in value]
+        for other in (row.reference, *runs):
+            if other is not None and other not in table.rows:
+                raise UserError(f"{path}: rows.{row.id}: no row {other!r}; there are: {', '.join(table.rows)}")
+        for dataset, numbers in row.paper.items():
+            if dataset not in read_paper().datasets or len(numbers) != len(read_paper().metrics):
+                raise UserError(
+                    f"{path}: rows.{row.id}.paper: {dataset}: {list(numbers)}; wanted one of "
+                    f"{', '.join(read_paper().datasets)}, with a number for each of {', '.join(read_paper().metrics)}"
+                )
+    return table
+
+
+def _checked(cls: type[S], content: Any, path: Path) -> S:
+    try:
+        return cls.model_validate_json(json.dumps(content))
+    except ValidationError as error:
+        field = ".".join(map(str, error.errors()[0]["loc"]))
+        raise UserError(f"{path}: {field}: {complaint(error)[:300]}") from error

@@ -30,7 +30,7 @@ def count_parameters(config: Experiment) -> dict[str, int]:
 
 
 def count_of(llm_of: PretrainedConfig, config: Experiment) -> dict[str, int]:
-    """The same for an LLM's configuration."""
+    """Count as `count_parameters` does, for the configuration of an LLM."""
     decoder = llm_of.get_text_config()
     with torch.device("meta"):
         llm = AutoModel.from_config(llm_of)
@@ -48,7 +48,7 @@ def count_of(llm_of: PretrainedConfig, config: Experiment) -> dict[str, int]:
 
 
 def paper_size_parameters(config: Experiment) -> dict[str, int]:
-    """Bi-Tuning and Laser, counted beside a model of the paper's width (ChatGLM2-6B: 4096)."""
+    """Parameters of Bi-Tuning and Laser beside a model of the paper's width (ChatGLM2-6B: 4096)."""
     width = read_paper().model["width"]
     llm = LlamaConfig(hidden_size=width, num_hidden_layers=1, num_attention_heads=32, intermediate_size=width)
     counts = count_of(llm, config)

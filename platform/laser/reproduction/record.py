@@ -1,4 +1,4 @@
-"""Recording: runs of MLflow become a result of a folder, and the folder's page is written anew."""
+"""Records runs of MLflow as a result in a folder, and writes the folder's page anew."""
 
 import json
 import os
@@ -15,13 +15,11 @@ from laser.config.jobs import ReproduceJob
 from laser.config.marks import FINGERPRINTED, LABEL, RECORDING, SEED, THIS_SESSION
 from laser.config.schema import Experiment
 from laser.errors import UserError
+from laser.evaluation.user_ranks import TEST_RANKS
 from laser.reproduction.report.results_page import results_page
 from laser.reproduction.results import Result, SeedResult, read_results
 from laser.storage.files import write_json, write_whole
 from laser.tracking.interface import StoredRun
-
-RANKS = "ranks/test.parquet"
-
 
 _MAY_DIFFER = marked(Experiment, SEED, LABEL, THIS_SESSION, FINGERPRINTED)
 """Settings in which the runs of one result may differ."""
@@ -55,14 +53,14 @@ def update_results(job: ReproduceJob, find: Callable[[str], StoredRun]) -> dict[
 
 
 def _anywhere(command: str) -> str:
-    """The command without what is of one machine: where it wrote, cached and recorded, and where its data lay."""
+    """The command without what belongs to one machine: where it wrote, cached and recorded, and where its data lay."""
     here = ("output_dir=", "cache_dir=", "tracking.uri=")
     words = [word.partition("=") for word in shlex.split(command) if not word.startswith(here)]
     return shlex.join(key + equals + _from_here(value) for key, equals, value in words)
 
 
 def _from_here(path: str) -> str:
-    """An absolute path as seen from the working directory, which is the project's root; all else as it is."""
+    """An absolute path relative to the working directory, which is the project's root; other text as it is."""
     return os.path.relpath(path) if os.path.isabs(path) else path
 
 
@@ -87,7 +85,7 @@ def add_result(folder: Path, name: str, runs: list[StoredRun], references: tuple
                         "one result is one setting under several seeds"
                     )
             is_recommender = not run.has("checkpoint")
-            # What is fitted in closed form has no seed of its own, and no other run's is like it.
+            # A recommender that is fitted in closed form has no seed: its one run counts as seed 0.
             seed = str(settings.get("recommender.seed", 0) if is_recommender else settings["training.seed"])
             if seed in seeds:
                 raise UserError(f"runs: {run.run_id} has seed {seed} as another has; give one run for each seed")
@@ -95,9 +93,9 @@ def add_result(folder: Path, name: str, runs: list[StoredRun], references: tuple
             if not test:
                 raise UserError(f"runs: {run.run_id} has no test metrics; run jobs/evaluate.py run_id={run.run_id}")
             ranks = None
-            if run.has("ranks") and run.has(RANKS):
+            if run.has("ranks") and run.has(TEST_RANKS.as_posix()):
                 ranks = f"{name}-seed{seed}.parquet"
-                shutil.copyfile(run.fetch("ranks", Path(temporary)) / "test.parquet", folder / ranks)
+                shutil.copyfile(run.fetch("ranks", Path(temporary)) / TEST_RANKS.name, folder / ranks)
             if not seeds:
                 environment = json.loads(run.fetch("environment.json", Path(temporary)).read_text())
                 resolved = without(config, THIS_SESSION, RECORDING)

@@ -2,7 +2,7 @@
 
 docs/results/
   <name>.json              one result: settings, command, commit, hardware, seeds, metrics, what it is compared with
-  <name>-seed<n>.parquet   user_id, target, rank, rank_masked of each test user (laser.evaluation.user_ranks)
+  <name>-seed<n>.parquet   rank of each test user, and the recommended list (laser.evaluation.user_ranks)
   README.md                the page, written from these files by `jobs/reproduce.py results=<folder>`
 """
 
@@ -17,33 +17,33 @@ from laser.errors import UserError
 
 
 class SeedResult(Section):
-    """What one run gave."""
+    """The run of one seed."""
 
     run_id: str
     """MLflow run id."""
     val: dict[str, float]
     """Validation metrics of the selected epoch; those with the history masked end in `_masked`."""
     test: dict[str, float]
-    """Test metrics, the same."""
+    """Test metrics, named likewise; metrics of lists are among them where lists were made."""
     ranks: str | None = None
-    """Parquet file of the test users' ranks, beside this file."""
+    """Parquet file of the test users' ranks, beside this file; null where there is none."""
 
 
 class Result(Section):
     """One recorded result."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    """Names the file."""
+    """Name of the result and of its file."""
     title: str
-    """What it is, for the page."""
+    """What the result is."""
     command: str
-    """That gives it again."""
+    """The command that makes the result again."""
     commit: str
-    """Of the code; with `-dirty` where it had changes."""
+    """Commit of the code; it ends in `-dirty` where the code had changes."""
     hardware: dict[str, Any]
     """processor, cores, memory_gib, gpus."""
     packages: dict[str, str | None]
-    """Versions."""
+    """Package → version."""
     dataset: str
     fingerprint: str
     """Content hash of the prepared data."""
@@ -51,14 +51,14 @@ class Result(Section):
     """The resolved configuration of the first seed."""
     seeds: dict[str, SeedResult] = Field(min_length=1)
     references: tuple[str, ...] = ()
-    """Names of the results that it is compared with, user by user."""
+    """Baselines: names of the results that this one is compared with, user by user."""
 
     def runs(self) -> list[SeedResult]:
-        """By seed."""
+        """The runs in the order of their seeds."""
         return [self.seeds[seed] for seed in sorted(self.seeds, key=int)]
 
     def test_values(self, metric: str) -> list[float]:
-        """A value for each seed that has it."""
+        """The values of a test metric, one for each seed that has it."""
         return [run.test[metric] for run in self.runs() if metric in run.test]
 
 
@@ -66,7 +66,7 @@ def read_results(folder: Path) -> list[Result]:
     """All results of a folder, by name.
 
     Raises:
-        UserError: a file is not of the schema, or names ranks or a reference that are not there.
+        UserError: a file is not of the schema, or names ranks or a baseline that are not there.
     """
     results = []
     for path in sorted(folder.glob("*.json")):

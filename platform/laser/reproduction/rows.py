@@ -1,4 +1,4 @@
-"""The arithmetic of a report: means and spread over seeds, differences from the reference row, and what they say."""
+"""The arithmetic of a report: means and spread over seeds, and differences of a row from its reference row."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +17,7 @@ class Measured:
     id: str
     name: str
     reference: str | None
+    """Id of the row that it is compared with."""
     paper: Mapping[str, float]
     """Metric → the paper's number; empty where it has none."""
     ours: Mapping[int, Mapping[str, float]]
@@ -24,7 +25,7 @@ class Measured:
     runs: Mapping[int, str] = field(default_factory=dict)
     """Seed → MLflow run id."""
     paper_difference: float | None = None
-    """In percent, where the paper gives this in place of numbers."""
+    """Difference from the reference row in percent, where the paper gives this in place of numbers."""
     x: float | None = None
     """Its place on a figure's axis."""
     seconds: float | None = None

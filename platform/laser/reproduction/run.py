@@ -16,9 +16,10 @@ from laser.config.marks import ARTIFACT
 from laser.config.schema import Experiment, SearchConfig, TuneExperiment
 from laser.data.dataset import Dataset
 from laser.data.prepare import prepare_dataset
+from laser.evaluation.metrics import SELECTION_METRIC
 from laser.recommenders.pretraining import pretrained_recommender, pretraining_device
 from laser.reproduction.cells import Cell, base_experiment, cells_directory, cells_of, distinct
-from laser.reproduction.paper import METRICS, Table
+from laser.reproduction.paper import Table
 from laser.tracking.interface import RunResults, Store, StoredRun
 from laser.training.prepare import make_stages
 from laser.training.run.checkpoint import latest_checkpoint
@@ -38,11 +39,11 @@ class Reproduction:
     job: ReproduceJob
     table: Table
     dataset: Dataset
-    """The base's."""
+    """The dataset of the base."""
     cells: list[Cell]
-    """Those that could be made; others wait for the runs that they start from."""
+    """Cells that can be run; others wait for the run that they start from."""
     stored: dict[str, StoredRun]
-    """Key → its run."""
+    """Key of a cell → its run."""
     sweep: Sweep
 
     @property
@@ -88,7 +89,7 @@ def look_up(job: ReproduceJob, table: Table, store: Store) -> Reproduction:
 
 
 def forget(reproduction: Reproduction, store: Store) -> None:
-    """Have all cells run anew: their runs are found no more, their directories are removed."""
+    """Forget all cells, so that they run anew: their runs are no longer found, their directories are removed."""
     for cell in distinct(reproduction.cells):
         store.supersede(cell.key)
         if cell.kind == "laser":
@@ -96,17 +97,17 @@ def forget(reproduction: Reproduction, store: Store) -> None:
 
 
 def run_missing(reproduction: Reproduction, store: Store) -> Reproduction:
-    """Run what is missing, those first from which others start. What fails is named and left out of the report.
+    """Run the missing cells, first those from which others start. A cell that fails is named and left out.
 
     Raises:
-        UserError: data, LLM or a setting is wrong; shows before anything is trained.
+        UserError: data, LLM or a setting is wrong; raised before anything is trained.
     """
     while reproduction.missing:
         missing = reproduction.missing
         logger.info("%s: %d cells to run", reproduction.table.name, len(missing))
         by_artifacts = {_artifact_settings(cell.config): cell.config for cell in missing}
         for config in by_artifacts.values():
-            make_stages(config)  # here, so that a mistake of the user's shows as one
+            make_stages(config)  # before any trial, so that a mistake of the user's is reported as one
         for cell in missing:
             if cell.kind == "recommender":
                 _run_recommender(cell, store)
@@ -127,12 +128,12 @@ def _artifact_settings(config: Experiment) -> str:
 
 
 def _find(cells: Sequence[Cell], table: Table, store: Store) -> dict[str, StoredRun]:
-    """Key → the latest finished run that has the metrics of the table's split."""
+    """Key → the latest finished run that has metrics of the table's split; one that was added since may be missing."""
     found: dict[str, StoredRun] = {}
     for cell in distinct(cells):
         for run in store.finished(cell.key):
             hidden = table.rows[cell.row].kind == "hidden"
-            if hidden or set(METRICS) <= run.figures(metrics_prefix(table)).keys():
+            if hidden or SELECTION_METRIC in run.figures(metrics_prefix(table)):
                 found[cell.key] = run
                 break
     return found

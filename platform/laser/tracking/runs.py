@@ -29,6 +29,7 @@ from laser.config.compose import flatten
 from laser.config.credentials import masked
 from laser.config.schema import TrackingConfig
 from laser.errors import UserError
+from laser.evaluation.metrics import SELECTION_METRIC
 from laser.tracking.environment import environment
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -44,7 +45,7 @@ TELL_SECONDS = 30
 SERVER_ERROR = 500
 """From here on it is the store that fails: a server that is gone, a disk that is full."""
 PARAMS_PER_REQUEST = 100  # MLflow's limit
-STEP_METRIC = "val/ndcg@10"
+STEP_METRIC = f"val/{SELECTION_METRIC}"
 """Reported with every epoch: tells which epochs a run holds already."""
 
 

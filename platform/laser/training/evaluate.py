@@ -16,7 +16,7 @@ from laser.training.run.checkpoint import read_checkpoint
 def evaluate_checkpoint(
     config: Experiment, inputs: Inputs, checkpoint: Path, split: Literal["val", "test"]
 ) -> dict[str, float]:
-    """Recall@10, NDCG@10 and MRR, masked and not, of a checkpoint's weights and item embeddings.
+    """All metrics of a checkpoint's weights and item embeddings: of ranks, masked and not, and of lists.
 
     Args:
         config: the experiment that the checkpoint comes from.
@@ -33,4 +33,5 @@ def evaluate_checkpoint(
     engine.load_trainable(saved.trainable())
     histories = inputs.test if split == "test" else inputs.val
     item_embeddings_IH = saved.item_embeddings().to(device)
-    return evaluate(engine, histories, item_embeddings_IH, config.training, f"evaluate {split}").metrics()
+    ranks = evaluate(engine, histories, item_embeddings_IH, config.training, f"evaluate {split}", lists=True)
+    return ranks.metrics()

@@ -15,7 +15,9 @@ from laser.cli.progress import progress
 from laser.config.schema import TrainingConfig
 from laser.data.batches import inference_batches, training_batches
 from laser.engine.base import Batch, Engine
+from laser.evaluation.lists import LIST_SIZE
 from laser.evaluation.ranking import TILE_USERS, catalogue_ranks, ranks_with_history_bias
+from laser.evaluation.top_items import top_items
 from laser.evaluation.user_ranks import UserRanks
 from laser.models.laser import LaserOutput, Part
 from laser.training.guards import LossGuard, report_collapse
@@ -146,17 +148,29 @@ def encode_items(engine: Engine, items: Histories, config: TrainingConfig) -> Te
     return items_ID
 
 
-def evaluate(engine: Engine, histories: Histories, items_ID: Tensor, config: TrainingConfig, label: str) -> UserRanks:
-    """Each user's rank of the target in the full catalogue; each worker ranks its part of the users."""
+def evaluate(
+    engine: Engine, histories: Histories, items_ID: Tensor, config: TrainingConfig, label: str, lists: bool = False
+) -> UserRanks:
+    """Each user's rank of the target in the full catalogue, and the recommended list if `lists`.
+
+    Each worker ranks its part of the users.
+    """
     examples = histories.examples
     ranks_2E = torch.zeros(2, len(histories), dtype=torch.int64, device=engine.device)
+    list_size = min(LIST_SIZE, len(items_ID)) if lists else 0
+    lists_EK = torch.zeros(len(histories), list_size, dtype=torch.int64, device=engine.device)
     targets_E = torch.from_numpy(examples.targets.astype(np.int64)).to(engine.device)
     for indices, vector_BD, bias in _many_users(outputs(engine, histories, config.inference_batch_tokens, label)):
         rows = torch.from_numpy(indices).to(engine.device)
         own = [examples.whole_history(int(index)) for index in indices]
         ranks_2E[:, rows] = torch.stack(user_ranks(vector_BD, items_ID, targets_E[rows], own, bias))
+        if lists:
+            lists_EK[rows] = top_items(vector_BD, items_ID, list_size, own, bias)
     ranks_E, masked_E = engine.sum(ranks_2E).cpu().numpy()
-    return UserRanks(examples.users, examples.targets, ranks_E, masked_E)
+    if not lists:
+        return UserRanks(examples.users, examples.targets, ranks_E, masked_E)
+    items_EK = engine.sum(lists_EK).cpu().numpy().astype(np.int32)
+    return UserRanks(examples.users, examples.targets, ranks_E, masked_E, items_EK, len(items_ID))
 
 
 def _many_users(

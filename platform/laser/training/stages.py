@@ -191,7 +191,7 @@ class TwoStageTraining:
         item_embeddings_IH = self._load_best(state, item_embeddings_IH)
         test = None
         if self.training.test:
-            ranks = evaluate(self.engine, self.inputs.test, item_embeddings_IH, self.training, "test")
+            ranks = evaluate(self.engine, self.inputs.test, item_embeddings_IH, self.training, "test", lists=True)
             test = ranks.metrics()
             if self.engine.rank == 0:
                 ranks.write(self.run_dir / TEST_RANKS)

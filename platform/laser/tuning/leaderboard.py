@@ -3,10 +3,9 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from laser.evaluation.metrics import SELECTION_METRIC
+from laser.cli.tables import markdown_table
+from laser.evaluation.metrics import SELECTION_METRIC, selection_first
 from laser.tuning.sweep import TrialRecord
-
-METRICS = ("ndcg@10", "recall@10", "mrr")
 
 
 def leaderboard(records: Sequence[TrialRecord]) -> list[TrialRecord]:
@@ -21,19 +20,18 @@ def count_by_state(records: Sequence[TrialRecord]) -> dict[str, int]:
 
 
 def as_markdown(records: Sequence[TrialRecord]) -> str:
-    """The leaderboard as a Markdown table with aligned columns, for a terminal and for MLflow's notes."""
-    header = ("rank", "trial", *(f"val {name}" for name in METRICS), "epochs", "state", "run")
+    """The leaderboard as a Markdown table, for a terminal and for MLflow's notes."""
+    metrics = selection_first()
+    header = ["rank", "trial", *(f"val {name}" for name in metrics), "epochs", "state", "run"]
     rows = [
         (
             str(rank),
             record.name,
-            *(f"{record.val[name]:.4f}" if name in record.val else "" for name in METRICS),
+            *(f"{record.val[name]:.4f}" if name in record.val else "" for name in metrics),
             str(record.epochs),
             record.state,
             record.run_id or "",
         )
         for rank, record in enumerate(leaderboard(records), 1)
     ]
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = [header, tuple("-" * width for width in widths), *rows]
-    return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines) + "\n"
+    return markdown_table(header, rows, text=(1, len(header) - 2, len(header) - 1)) + "\n"

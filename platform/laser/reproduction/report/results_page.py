@@ -1,21 +1,21 @@
-"""The page of recorded results: what each reached, and how sure it is that one is better than another."""
+"""The page of recorded results: what each reached, and how sure it is that it is better than its baselines."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
+from laser.evaluation.lists import LIST_METRICS
+from laser.evaluation.metrics import RANK_METRICS, SELECTION_METRIC, masked_name, title
 from laser.evaluation.significance import compare
 from laser.evaluation.user_ranks import read_ranks
-from laser.reproduction.paper import MAIN_METRIC, METRICS
 from laser.reproduction.report.document import Block, Bullets, Code, Grid, Heading, Paragraph, as_markdown
-from laser.reproduction.report.tables import METRIC_NAMES
 from laser.reproduction.results import Result
 
 SAMPLES = 10_000
 
 
 def results_page(results: Sequence[Result], folder: Path) -> str:
-    """Markdown; written from the files alone, so that the same files give the same page."""
+    """Write the page as Markdown, from the files alone: the same files give the same page."""
     blocks: list[Block] = [
         Heading("Results", 1),
         Paragraph(
@@ -26,8 +26,8 @@ def results_page(results: Sequence[Result], folder: Path) -> str:
     ]
     for dataset in sorted({result.dataset for result in results}):
         of_dataset = [result for result in results if result.dataset == dataset]
-        of_dataset.sort(key=lambda result: -fmean(result.test_values(MAIN_METRIC) or [0.0]))
-        blocks += [Heading(dataset), Grid(_header(), [_line(result) for result in of_dataset])]
+        of_dataset.sort(key=lambda result: -fmean(result.test_values(SELECTION_METRIC) or [0.0]))
+        blocks += [Heading(dataset), _grid(of_dataset)]
     reports = [path.relative_to(folder) for path in sorted(folder.glob("*/report.md"))]
     if reports:
         blocks += [
@@ -39,11 +39,11 @@ def results_page(results: Sequence[Result], folder: Path) -> str:
         blocks += [
             Heading("Comparisons"),
             Paragraph(
-                f"{METRIC_NAMES[MAIN_METRIC]} of the same test users: 95 % interval and two-sided p by a paired "
-                f"bootstrap over users ({SAMPLES:,} samples), seed by seed; a reference of one seed stands beside "
-                "every seed."
+                f"{title(SELECTION_METRIC)} of the same test users: 95 % interval and two-sided p by a paired "
+                f"bootstrap over users ({SAMPLES:,} samples), seed by seed; a baseline of one seed is compared "
+                "with every seed."
             ),
-            Grid(["result", "reference", "history", "difference", "95 % interval", "ratio", "p"], compared),
+            Grid(["result", "baseline", "history", "difference", "95 % interval", "ratio", "p"], compared),
         ]
     for result in results:
         machine = result.hardware
@@ -59,42 +59,45 @@ def results_page(results: Sequence[Result], folder: Path) -> str:
 
 
 def comparisons(results: Sequence[Result], folder: Path) -> list[list[str]]:
-    """A row for each result, reference and seed that both have ranks of, history among the candidates and masked."""
+    """Rows for each result, baseline and seed of which both have ranks: history among the candidates, and masked."""
     rows = []
     by_name = {result.name: result for result in results}
     for result in results:
-        for reference in result.references:
-            for mine, theirs, seed in _paired(result, by_name[reference]):
+        for baseline in result.references:
+            for mine, theirs, seed in _paired(result, by_name[baseline]):
                 found = compare(read_ranks(folder / mine), read_ranks(folder / theirs), SAMPLES)
-                for metric, history in ((MAIN_METRIC, "shown"), (f"{MAIN_METRIC}_masked", "masked")):
+                for metric, history in ((SELECTION_METRIC, "shown"), (masked_name(SELECTION_METRIC), "masked")):
                     beside = found[metric]
                     ratio = f"{beside.ours / beside.theirs:.3f}" if beside.theirs else ""
                     interval = f"{beside.low:+.4f} … {beside.high:+.4f}"
                     p = f"{beside.p_value:.4f}"
                     name = f"{result.name}, seed {seed}"
-                    rows.append([name, reference, history, f"{beside.difference:+.4f}", interval, ratio, p])
+                    rows.append([name, baseline, history, f"{beside.difference:+.4f}", interval, ratio, p])
     return rows
 
 
-def _paired(result: Result, reference: Result) -> list[tuple[str, str, str]]:
-    """Files of ranks of both, by seed; a reference of a single seed stands beside every one."""
+def _paired(result: Result, baseline: Result) -> list[tuple[str, str, str]]:
+    """Files of ranks of both, seed by seed; a baseline of one seed is compared with every seed."""
     pairs = []
     for seed, run in sorted(result.seeds.items()):
-        other = reference.seeds.get(seed) or (reference.runs()[0] if len(reference.seeds) == 1 else None)
+        other = baseline.seeds.get(seed) or (baseline.runs()[0] if len(baseline.seeds) == 1 else None)
         if other is not None and run.ranks is not None and other.ranks is not None:
             pairs.append((run.ranks, other.ranks, seed))
     return pairs
 
 
-def _header() -> list[str]:
-    masked = [f"{name} masked" for name in METRIC_NAMES.values()]
-    return ["result", "seeds", "val NDCG@10", *METRIC_NAMES.values(), *masked]
-
-
-def _line(result: Result) -> list[str]:
-    names = [*METRICS, *(f"{name}_masked" for name in METRICS)]
-    val = [run.val[MAIN_METRIC] for run in result.runs() if MAIN_METRIC in run.val]
-    return [result.name, str(len(result.seeds)), _spread(val), *(_spread(result.test_values(name)) for name in names)]
+def _grid(results: Sequence[Result]) -> Grid:
+    """One line for each result. Metrics of lists stand there if a result has any: the older ones have none."""
+    of_lists = [name for name in LIST_METRICS if any(result.test_values(name) for result in results)]
+    metrics = {name: title(name) for name in RANK_METRICS}
+    metrics |= {masked_name(name): f"{title(name)} masked" for name in RANK_METRICS}
+    metrics |= {name: title(name) for name in of_lists}
+    lines = []
+    for result in results:
+        val = [run.val[SELECTION_METRIC] for run in result.runs() if SELECTION_METRIC in run.val]
+        test = [_spread(result.test_values(name)) for name in metrics]
+        lines.append([result.name, str(len(result.seeds)), _spread(val), *test])
+    return Grid(["result", "seeds", f"val {title(SELECTION_METRIC)}", *metrics.values()], lines)
 
 
 def _spread(values: Sequence[float]) -> str:

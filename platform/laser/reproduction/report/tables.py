@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from laser.reproduction.paper import MAIN_METRIC, METRICS, Count, Table
+from laser.evaluation.lists import LIST_METRICS
+from laser.evaluation.metrics import RANK_METRICS, SELECTION_METRIC, masked_name, selection_first, title
+from laser.reproduction.paper import Count, Table
 from laser.reproduction.report.document import Block, Bullets, Code, Grid, Heading, Paragraph, Plot, Warnings
 from laser.reproduction.report.plots import bars, lines
 from laser.reproduction.rows import UNCLEAR, Measured, difference
-
-METRIC_NAMES = {"recall@10": "Recall@10", "ndcg@10": "NDCG@10", "mrr": "MRR"}
 
 
 @dataclass(frozen=True)
@@ -50,23 +50,19 @@ def table_report(
         Paragraph(
             f"{split.capitalize()} set, full catalogue, history not masked. Paper: on {around.paper_dataset}. Ours: on "
             f"{around.dataset}, mean ± standard deviation over seeds {_listed(around.seeds)}. Differences (Δ) are in "
-            "percent of each row's own reference row, the paper's in the paper and ours here; ± is the standard error "
+            "percent of the row that stands under reference, in the paper and here; ± is the standard error "
             f'over the seeds. "{UNCLEAR}": 0 is in the 95 % interval over the seeds.'
             + (" p: paired bootstrap over test users, of the first seed." if significance else "")
         ),
     ]
-    for metric in (MAIN_METRIC, *(name for name in METRICS if name != MAIN_METRIC)):
-        blocks += [Heading(METRIC_NAMES[metric], 3), _metric_grid(rows, metric, significance or {})]
-    masked = [row for row in rows if row.values(f"{MAIN_METRIC}_masked")]
-    if masked:
-        blocks += [
-            Heading("With the history masked", 3),
-            Paragraph("Items of the user's own history are no candidates; the paper does not report this."),
-            Grid(
-                ["row", *METRIC_NAMES.values()],
-                [[row.name, *(_mean_text(row, f"{metric}_masked") for metric in METRICS)] for row in masked],
-            ),
-        ]
+    for metric in selection_first():
+        blocks += [Heading(title(metric), 3), _metric_grid(rows, metric, significance or {})]
+    masked = {masked_name(name): title(name) for name in RANK_METRICS}
+    text = "Items of the user's own history are no candidates; the paper does not report this."
+    blocks += _extra_metrics(rows, masked, "With the history masked", text)
+    of_lists = {name: title(name) for name in LIST_METRICS}
+    text = "The items of each user's best scores, history not masked; the paper does not report this."
+    blocks += _extra_metrics(rows, of_lists, "Recommended lists", text)
     blocks += _drawing(table, rows)
     blocks += [Heading("Runs"), _run_grid(rows)]
     missing = [row.name for row in rows if not row.ours and not row.paper]
@@ -98,8 +94,8 @@ def count_report(
         Heading("Trainable parameters"),
         Grid(["way of tuning", "the paper's model", "paper", "counted at width 4096", f"of {around.llm}"], rows),
         Paragraph(
-            "Counted on the models' shapes, no weights needed. At width 4096 Bi-Tuning and Laser alone can be counted: "
-            f"the paper's other models are others. QLoRA over Bi-Tuning: {ratio:.0f} times in the paper, "
+            "Counted on the models' shapes, no weights needed. At width 4096 only Bi-Tuning and Laser are counted: the "
+            f"other rows are of other models. QLoRA over Bi-Tuning: {ratio:.0f} times in the paper, "
             f"{counts['qlora'] / counts['bituning']:.1f} times here. The paper's count of Bi-Tuning leaves out the "
             "M-Former, which Laser trains too."
         ),
@@ -107,17 +103,17 @@ def count_report(
 
 
 def rows_as_json(table: Table, rows: Sequence[Measured], around: Surroundings) -> dict[str, Any]:
-    """The same as data: rows with their numbers, and the main metric's differences."""
+    """The report as data: rows with their numbers, and their differences in the metric that selects."""
     listed = [
-        {**asdict(row), "difference": asdict(difference(row, rows, MAIN_METRIC)), "verdict": verdict(row, rows)}
+        {**asdict(row), "difference": asdict(difference(row, rows, SELECTION_METRIC)), "verdict": verdict(row, rows)}
         for row in rows
     ]
-    return {"table": table.name, "split": table.split, "metric": MAIN_METRIC, **asdict(around), "rows": listed}
+    return {"table": table.name, "split": table.split, "metric": SELECTION_METRIC, **asdict(around), "rows": listed}
 
 
 def verdict(row: Measured, rows: Sequence[Measured]) -> str:
-    """Whether the row's difference from its reference goes the paper's way, by the main metric."""
-    return difference(row, rows, MAIN_METRIC).verdict
+    """Whether the row's difference from its reference goes the paper's way, by the metric that selects."""
+    return difference(row, rows, SELECTION_METRIC).verdict
 
 
 def _head(table: Table, around: Surroundings) -> list[Block]:
@@ -144,9 +140,18 @@ def _head(table: Table, around: Surroundings) -> list[Block]:
     return blocks
 
 
+def _extra_metrics(rows: Sequence[Measured], titles: Mapping[str, str], heading: str, text: str) -> list[Block]:
+    """Further metrics (name → title) of the rows that have any of them; nothing where no row has."""
+    having = [row for row in rows if any(row.values(name) for name in titles)]
+    if not having:
+        return []
+    lines = [[row.name, *(_mean_text(row, name) for name in titles)] for row in having]
+    return [Heading(heading, 3), Paragraph(text), Grid(["row", *titles.values()], lines)]
+
+
 def _metric_grid(rows: Sequence[Measured], metric: str, significance: Mapping[str, float]) -> Grid:
     header = ["row", "paper", "ours", "seeds", "reference", "paper Δ", "our Δ", "order"]
-    header += ["p"] if significance and metric == MAIN_METRIC else []
+    header += ["p"] if significance and metric == SELECTION_METRIC else []
     names = {row.id: row.name for row in rows}
     lines = []
     for row in rows:
@@ -173,14 +178,12 @@ def _drawing(table: Table, rows: Sequence[Measured]) -> list[Block]:
     if any(row.x is not None for row in rows):
         series: dict[str, list[tuple[float, float]]] = {}
         for row in rows:
-            mean = row.mean(MAIN_METRIC)
+            mean = row.mean(SELECTION_METRIC)
             if mean is not None:
                 series.setdefault(row.name.partition(",")[0], []).append((row.x or 0.0, mean))
-        plot = lines(series, "training users in percent", METRIC_NAMES[MAIN_METRIC]) if series else ""
-        return (
-            [Plot(plot, f"{METRIC_NAMES[MAIN_METRIC]} over the share of the target's training users")] if plot else []
-        )
-    beside = {row.id: difference(row, rows, MAIN_METRIC) for row in rows if row.reference}
+        plot = lines(series, "training users in percent", title(SELECTION_METRIC)) if series else ""
+        return [Plot(plot, f"{title(SELECTION_METRIC)} over the share of the target's training users")] if plot else []
+    beside = {row.id: difference(row, rows, SELECTION_METRIC) for row in rows if row.reference}
     shown = [row for row in rows if row.id in beside and (beside[row.id].paper, beside[row.id].ours) != (None, None)]
     if not shown:
         return []
@@ -190,7 +193,7 @@ def _drawing(table: Table, rows: Sequence[Measured]) -> list[Block]:
     }
     errors = {"ours": [beside[row.id].error for row in shown]}
     labels = [row.name for row in shown]
-    plot = bars(labels, series_of, errors, f"{METRIC_NAMES[MAIN_METRIC]}: difference from the reference row in percent")
+    plot = bars(labels, series_of, errors, f"{title(SELECTION_METRIC)}: difference from the reference row in percent")
     return [
         Plot(plot, "difference of each row from its own reference, in the paper and here; whiskers: standard error")
     ]
@@ -198,9 +201,14 @@ def _drawing(table: Table, rows: Sequence[Measured]) -> list[Block]:
 
 def _run_grid(rows: Sequence[Measured]) -> Grid:
     return Grid(
-        ["row", "seed", *(name for name in METRIC_NAMES.values()), "run"],
+        ["row", "seed", *map(title, RANK_METRICS), "run"],
         [
-            [row.name, str(seed), *(_number(row.ours[seed].get(metric)) for metric in METRICS), row.runs.get(seed, "")]
+            [
+                row.name,
+                str(seed),
+                *(_number(row.ours[seed].get(metric)) for metric in RANK_METRICS),
+                row.runs.get(seed, ""),
+            ]
             for row in rows
             for seed in sorted(row.ours)
         ],

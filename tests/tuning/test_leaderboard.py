@@ -1,0 +1,17 @@
+"""The leaderboard as a table."""
+
+from laser.tuning.leaderboard import as_markdown
+from laser.tuning.sweep import TrialRecord
+
+
+def test_trials_stand_in_the_order_of_the_metric_that_selects():
+    def trial(name: str, **changes) -> TrialRecord:
+        values = {"name": name, "overrides": {}, "state": "finished", "run_id": "abc", "val": {}, **changes}
+        return TrialRecord(**values)
+
+    good = {"ndcg@10": 0.2, "recall@10": 0.25, "mrr": 0.125, "coverage@10": 0.5}
+    lines = as_markdown([trial("failed early"), trial("weak", val={"ndcg@10": 0.1}), trial("good", val=good)])
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines.splitlines()]
+    assert rows[0] == ["rank", "trial", "val ndcg@10", "val recall@10", "val mrr", "epochs", "state", "run"]
+    assert [row[1] for row in rows[2:]] == ["good", "weak", "failed early"]
+    assert rows[2][2:5] == ["0.2000", "0.2500", "0.1250"] and rows[3][2:5] == ["0.1000", "", ""]
