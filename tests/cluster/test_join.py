@@ -7,7 +7,7 @@ import pytest
 
 LISTENING = """
 import psutil
-from laser.training.ray_train import cluster
+from laser.cluster.join import cluster
 with cluster():
     import ray
     ray.get(ray.remote(lambda: 1).remote())

@@ -11,8 +11,9 @@ import psutil
 import pytest
 
 from laser.cluster.local import local_cluster
-from laser.cluster.nodes import HEAD_NODE_ID, LocalNodes
+from laser.cluster.nodes import LocalNodes
 from laser.cluster.processes import Note, marked_processes
+from laser.cluster.ray_private import HEAD_NODE_ID
 from laser.errors import UserError
 
 pytestmark = pytest.mark.ray

@@ -1,4 +1,4 @@
-"""The sharded LLM under ZeRO-3, in a process group of one."""
+"""DeepSpeed under our engine: the LLM in shards, and Adam's moments restored at each ZeRO level."""
 
 import os
 import subprocess
@@ -34,4 +34,62 @@ def test_shards_hold_the_weights_and_rotary_frequencies_are_not_rounded(tiny_llm
     command = [sys.executable, "-c", SCRIPT, str(tiny_llm), str(tmp_path / "meeting")]
     ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     done = subprocess.run(command, env={**os.environ, **ranks}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+MOMENTS = """
+import os
+import sys
+from pathlib import Path
+import torch
+import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
+from laser.config.schema import Experiment, LLMConfig, MFormerConfig, TrainingConfig
+from laser.engine.deepspeed import DeepSpeedEngine
+from laser.engine.deepspeed_private import whole_shape
+from laser.models.laser import build_laser
+from laser.models.llm import load_llm
+
+WORKERS = 2
+
+
+def main(rank: int, directory: str, meeting: str) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORKERS)}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=WORKERS)
+    device = torch.device("cpu")
+    mformer = MFormerConfig(num_experts=3, num_virtual_tokens=3, num_layers=1, hidden_size=8, num_heads=2)
+    config = Experiment(mformer=mformer)
+    for level in (0, 2, 3):
+        llm = load_llm(Path(directory), torch.float32, LLMConfig(compile=False), device)
+        laser = build_laser(config, llm, recommender_width=5, embedding_std=0.1)
+        engine = DeepSpeedEngine(laser, TrainingConfig(zero_stage=level), device)
+        generator = torch.Generator().manual_seed(0)
+        state = {"step": torch.tensor([7.0])}
+        for name, parameter in laser.trainable_parameters().items():
+            for moment in ("exp_avg", "exp_avg_sq"):
+                state[f"{name}.{moment}"] = torch.rand(whole_shape(parameter), generator=generator)
+        assert any(moment.numel() % WORKERS for moment in state.values()), "no shard ends in padding"
+        engine.load_optimizer(state)
+        found = engine.optimizer_state()
+        assert found.keys() == state.keys()
+        for name, moment in state.items():
+            assert torch.equal(found[name], moment), f"level {level}: {name}"
+        engine.load_optimizer(None)
+        if level:
+            assert not any(moment.any() for moment in engine.optimizer_state().values())
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    spawn(main, args=(sys.argv[1], sys.argv[2]), nprocs=WORKERS)
+"""
+
+
+def test_moments_that_are_written_before_the_first_step_are_read_again(tiny_llm: Path, tmp_path: Path):
+    script = tmp_path / "moments.py"  # a file, because the workers import it
+    script.write_text(MOMENTS)
+    command = [sys.executable, str(script), str(tiny_llm), str(tmp_path / "meeting")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,4 +1,4 @@
-"""A sweep over K, killed while it runs, gone on with, and found in MLflow."""
+"""A sweep over K that is killed while it runs, resumed, and found in MLflow."""
 
 import json
 import signal
@@ -30,6 +30,10 @@ def test_a_killed_sweep_goes_on_and_finished_trials_stay_untouched(workplace):
     summary = workplace.run("tune.py", *settings, "resume=true")
     assert summary["trials"] == {"finished": 2, "stopped": 0, "failed": 0}
     assert (finished.stat().st_mtime_ns, finished.read_text()) == before
+    for path in records.glob("*/record.json"):
+        record = json.loads(path.read_text())
+        assert record["started"] < record["first_epoch"] < record["ended"]
+        assert 0 < record["seconds"] < record["ended"] - record["started"]
 
     client = MlflowClient(f"sqlite:///{workplace.directory / 'mlflow.db'}")
     parent = client.get_run(summary["parent_run_id"])

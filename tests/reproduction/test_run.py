@@ -14,7 +14,8 @@ from laser.reproduction.measure import measured_rows
 from laser.reproduction.run import forget, look_up, run_missing
 from laser.tracking.cells import CellStore
 from laser.tracking.environment import environment
-from laser.tracking.runs import Run, open_tracking
+from laser.tracking.run import Run
+from laser.tracking.runs import open_tracking
 from laser.training.inputs import prepare_inputs
 from laser.training.model import build_plain
 from laser.training.run.checkpoint import read_checkpoint

@@ -1,29 +1,11 @@
-"""Runs in a real SQLite store."""
-
-import pickle
-from pathlib import Path
+"""The store of runs is found and checked; runs are opened, closed and found in it."""
 
 import pytest
 from mlflow import MlflowClient
 
 from laser.config.schema import Experiment, TrackingConfig
 from laser.errors import UserError
-from laser.tracking.runs import Run, Tracking, open_tracking
-from laser.tracking.sweeps import SweepTracker
-
-
-class Results:
-    history = [{"epoch": 0.0, "val/ndcg@10": 0.1}, {"epoch": 1.0, "val/ndcg@10": 0.2, "loss": 3.0}]
-    figures = {"best/ndcg@10": 0.2}
-
-    def __init__(self, directory: Path) -> None:
-        self.artifacts = {"checkpoint": directory}
-
-
-@pytest.fixture
-def tracking(tmp_path, monkeypatch) -> Tracking:
-    monkeypatch.chdir(tmp_path)
-    return open_tracking(TrackingConfig())
+from laser.tracking.runs import open_tracking
 
 
 def test_the_default_store_is_a_file_in_the_working_directory(tracking, tmp_path):
@@ -37,58 +19,12 @@ def test_the_setting_goes_before_the_environment(monkeypatch, tmp_path):
     assert open_tracking(TrackingConfig(uri=f"sqlite:///{tmp_path / 'b.db'}")).uri.endswith("b.db")
 
 
-def test_a_run_goes_on_without_doubling_what_it_has(tracking, tmp_path):
-    (tmp_path / "files").mkdir()
-    (tmp_path / "files" / "weights").write_text("w")
-    config, tags = Experiment(), {"dataset": "d"}
-    with pytest.raises(KeyboardInterrupt), tracking.run(config, "train", "one", tags) as run:
-        run.report({"val/ndcg@10": 0.1}, 0)
-        raise KeyboardInterrupt
-    client = MlflowClient(tracking.uri)
-    assert client.get_run(run.run_id).info.status == "KILLED"
-    with tracking.run(config, "train", "one", tags, run_id=run.run_id) as again:
-        again.record(Results(tmp_path / "files"))
-    assert again.run_id == run.run_id
-    recorded = client.get_run(run.run_id)
-    assert recorded.info.status == "FINISHED"
-    assert recorded.data.params["mformer.num_experts"] == "8"
-    assert recorded.data.tags["kind"] == "train"
-    points = client.get_metric_history(run.run_id, "val/ndcg_at_10")
-    assert [(point.step, point.value) for point in points] == [(0, 0.1), (1, 0.2)]
-    assert again.figures("best/") == {"ndcg@10": 0.2}
-    assert (again.fetch("checkpoint", tmp_path / "files") / "weights").read_text() == "w"
-    names = {item.path for item in client.list_artifacts(run.run_id)}
-    assert names == {"checkpoint", "config.yaml", "environment.json"}
-
-
 def test_a_failure_is_readable_in_the_run(tracking):
     with pytest.raises(ValueError), tracking.run(Experiment(), "train", "one", {}) as run:  # noqa: PT011
         raise ValueError("no such luck")
     recorded = MlflowClient(tracking.uri).get_run(run.run_id)
     assert recorded.info.status == "FAILED"
     assert recorded.data.tags["error"] == "ValueError: no such luck"
-
-
-def test_a_run_reports_from_other_processes(tracking):
-    with tracking.run(Experiment(), "train", "one", {}) as run:
-        copy: Run = pickle.loads(pickle.dumps(run))
-        copy.report({"loss": 1.0}, 1)
-    assert MlflowClient(tracking.uri).get_run(run.run_id).data.metrics == {"loss": 1.0}
-
-
-def test_trials_are_children_of_their_sweep(tracking, tmp_path):
-    with tracking.run(Experiment(), "tune", "sweep", {}) as parent:
-        tracker = SweepTracker(tracking, parent.run_id)
-        trial = tracker.start(Experiment(), "K=8 L=32", {"K": 8}, None)
-        (tmp_path / "files").mkdir()
-        tracker.finish(trial.run_id, "stopped", Results(tmp_path / "files"), None)
-    recorded = MlflowClient(tracking.uri).get_run(trial.run_id)
-    assert recorded.data.tags["mlflow.parentRunId"] == parent.run_id
-    assert (recorded.info.run_name, recorded.info.status, recorded.data.tags["state"]) == (
-        "K=8 L=32",
-        "FINISHED",
-        "stopped",
-    )
 
 
 @pytest.mark.parametrize(

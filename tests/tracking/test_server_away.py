@@ -9,15 +9,17 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from mlflow import MlflowClient
 
 from laser.config.schema import Experiment, TrackingConfig
 from laser.errors import UserError
-from laser.tracking import runs
-from laser.tracking.runs import answers, open_tracking
+from laser.tracking import store
+from laser.tracking.interface import RunResults
+from laser.tracking.run import Run
+from laser.tracking.runs import open_tracking
+from laser.tracking.store import answers
 
 pytestmark = pytest.mark.ray  # starts processes, though none of Ray's: `make chaos` runs it too
 
@@ -82,7 +84,7 @@ def test_reports_outlive_the_server_and_are_recorded_once(server, tmp_path, capl
     client = MlflowClient(server.uri)
     assert recorded(client, run) == [(0, 0.0), (1, 0.1), (2, 0.2), (3, 0.3)]
     run.undelivered.append(({"val/ndcg@10": 0.3}, 3, _time_of_the_last(client, run)))  # its answer was lost
-    results = SimpleNamespace(
+    results = RunResults(
         history=[{"epoch": float(epoch), "val/ndcg@10": epoch / 10} for epoch in range(6)],
         figures={"best/ndcg@10": 0.5},
         artifacts={"checkpoint": tmp_path / "files"},
@@ -96,14 +98,14 @@ def test_reports_outlive_the_server_and_are_recorded_once(server, tmp_path, capl
         started = time.monotonic()
         raise KeyboardInterrupt
     assert time.monotonic() - started < 5, "whoever interrupts does not wait"
-    monkeypatch.setattr(runs, "PATIENCE_SECONDS", 1)
-    with pytest.raises(UserError, match=r"has not answered for .* minutes; start MLflow again and go on with resume"):
+    monkeypatch.setattr(store, "PATIENCE_SECONDS", 1)
+    with pytest.raises(UserError, match=r"has not answered for .* minutes; start MLflow again and rerun with resume"):
         run.finish("FAILED")
 
 
-def recorded(client: MlflowClient, run: runs.Run) -> list[tuple[int, float]]:
+def recorded(client: MlflowClient, run: Run) -> list[tuple[int, float]]:
     return [(point.step, point.value) for point in client.get_metric_history(run.run_id, "val/ndcg_at_10")]
 
 
-def _time_of_the_last(client: MlflowClient, run: runs.Run) -> int:
+def _time_of_the_last(client: MlflowClient, run: Run) -> int:
     return client.get_metric_history(run.run_id, "val/ndcg_at_10")[-1].timestamp

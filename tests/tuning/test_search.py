@@ -1,19 +1,49 @@
 """What Ray Tune is told."""
 
+from types import SimpleNamespace
+
 import pytest
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from laser.config.compose import with_overrides
 from laser.config.schema import TuneExperiment
 from laser.tracking.interface import EPOCH
-from laser.tuning.search import _scheduler, plan_search
+from laser.tuning.search import plan_search, trial_scheduler
 from laser.tuning.trial import METRIC, best_report
 
 
-def test_asha_counts_the_epochs_of_all_stages_and_of_the_warm_start():
+def rungs(config: TuneExperiment) -> list[int]:
+    """The epochs after which a trial is stopped that is worse than another one."""
+    found = set()
+    for weak_from in range(1, config.num_epochs + 1):
+        scheduler = trial_scheduler(config)
+        if scheduler is None:
+            return []
+        scheduler.set_search_properties(METRIC, "max")
+        assert stopped_at(scheduler, config, weak_from=None) is None
+        found.add(stopped_at(scheduler, config, weak_from))
+    return sorted(found - {None})
+
+
+def stopped_at(scheduler: ASHAScheduler, config: TuneExperiment, weak_from: int | None) -> int | None:
+    """Report the epochs of a trial until it is stopped; it is the best one until it becomes weak."""
+    trial = SimpleNamespace(trial_id=str(weak_from))
+    scheduler.on_trial_add(None, trial)
+    for epoch in range(config.num_epochs + 1):  # 0 is the untrained model
+        score = 0.5 if weak_from is None else 0.6 if epoch < weak_from else 0.1
+        if scheduler.on_trial_result(None, trial, {EPOCH: epoch, METRIC: score}) == TrialScheduler.STOP:
+            return epoch
+    return None
+
+
+@pytest.mark.parametrize(("grace", "expected"), [(1, [1, 2, 4, 8]), (5, [5]), (9, [9]), (10, [])])
+def test_asha_counts_the_epochs_of_all_stages_and_of_the_warm_start(grace, expected):
     config = with_overrides(
         TuneExperiment(),
         {
             "search.scheduler": "asha",
+            "search.grace_epochs": grace,
+            "search.reduction_factor": 2,
             "head.width": 8,
             "warm_start.epochs": 30,  # they are one epoch together
             "training.stage0_epochs": 2,
@@ -21,9 +51,8 @@ def test_asha_counts_the_epochs_of_all_stages_and_of_the_warm_start():
             "training.stage2_epochs": 4,
         },
     )
-    scheduler = _scheduler(config)
     assert config.num_epochs == 10
-    assert scheduler is not None and scheduler._max_t == 9  # the last epoch is no rung
+    assert rungs(config) == expected  # the last epoch, 10, is none: whoever reaches it may finish
 
 
 def test_the_untrained_model_is_no_candidate_unless_it_is_alone():

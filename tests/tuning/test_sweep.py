@@ -1,7 +1,9 @@
 """A sweep on disk: what a killed one leaves, and what the next one makes of it."""
 
+import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -76,8 +78,31 @@ def test_unfinished_trials_are_those_started_without_a_record(config):
 
 
 def test_a_failed_trial_has_not_ended_for_good():
-    assert record().ended and record(state="stopped").ended
-    assert not record(state="failed").ended
+    assert record().is_final and record(state="stopped").is_final
+    assert not record(state="failed").is_final
+
+
+def test_a_record_of_before_moments_were_kept_is_read(config):
+    trial = open_sweep(config).trial(K4_L8)
+    trial.write_record(record())
+    path = trial.path / "record.json"
+    content = json.loads(path.read_text())
+    for name in ("started", "first_epoch", "ended", "seconds"):
+        assert content.pop(name) is None
+    path.write_text(json.dumps(content))
+    assert trial.record() == record()
+
+
+def test_a_moment_is_the_first_one_over_all_sessions(config):
+    trial = open_sweep(config).trial(K4_L8)
+    assert trial.moment("started") is None
+    before = time.time()
+    trial.note("started")
+    noted = trial.moment("started")
+    assert noted is not None and before - 0.001 <= noted <= time.time() + 0.001
+    time.sleep(0.01)
+    trial.note("started")
+    assert trial.moment("started") == noted and trial.moment("first_epoch") is None
 
 
 def test_two_processes_do_not_run_one_sweep(config):

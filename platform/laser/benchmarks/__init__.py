@@ -1,1 +1,1 @@
-"""Speed, measured: ours beside a peer, on the same data, in one process tree. `jobs/benchmark.py` runs the suites."""
+"""Speed of ours beside a peer, measured on the same data in one process tree. `jobs/benchmark.py` runs the suites."""

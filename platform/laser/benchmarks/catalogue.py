@@ -1,9 +1,9 @@
-"""A catalogue that is large against memory: the loss of a training step, and ranks, beyond the embeddings themselves.
+"""Suite catalogue: loss and ranks over a large catalogue, and the memory they take beyond the item embeddings.
 
     python jobs/benchmark.py suite=catalogue training.item_dtype=bf16
 
-There is no peer. The bound is the matrix product in float32 at the speed of a square one: what both compute in,
-whatever the embeddings' dtype. The loss multiplies twice (scores, and the items that they weigh), ranking once.
+There is no peer. The bound is a matrix product in float32 at the speed of a square one, because both compute in
+float32 for any dtype of the embeddings. The loss multiplies twice (scores, and items weighed by them), ranking once.
 
 Shape suffixes: B users, I items, H width.
 """
@@ -22,11 +22,11 @@ from laser.training.loop import ITEM_DTYPES
 from laser.training.losses import item_contrastive_loss
 
 FILL_ITEMS = 4_096
-"""Embeddings that are drawn; the others are made of them."""
+"""Embeddings that are drawn; the others are made from these."""
 
 
 def run(job: BenchmarkJob) -> BenchmarkResult:
-    """Loss and ranking in turn, with the peak of memory that each adds."""
+    """Time the loss and the ranking in turn, and measure the peak of memory that each adds."""
     settings = job.benchmark
     users, items, width = settings.catalogue_users, settings.catalogue_items, settings.catalogue_width
     item_embeddings_IH = random_catalogue(items, width, ITEM_DTYPES[job.training.item_dtype])
@@ -79,9 +79,9 @@ def run(job: BenchmarkJob) -> BenchmarkResult:
 
 
 def random_catalogue(num_items: int, width: int, dtype: torch.dtype) -> Tensor:
-    """Random directions of length 1 (I, H), never whole in float32 unless that is the dtype.
+    """Make random directions of length 1 (I, H), which are never whole in float32 unless that is the dtype.
 
-    Each part is the first one with its columns turned by one more place, as a billion normal deviates take minutes.
+    To draw a billion normal deviates takes minutes. So each part is the first one, with its columns rolled by one more.
     """
     first = F.normalize(torch.randn(FILL_ITEMS, width, generator=torch.Generator().manual_seed(0)), dim=-1).to(dtype)
     items_IH = torch.empty(num_items, width, dtype=dtype)

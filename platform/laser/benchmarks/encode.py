@@ -1,9 +1,9 @@
-"""Suite encode: items encoded per second, as at each epoch's start, beside `transformers` over padded batches.
+"""Suite encode: items encoded per second, as at the start of each epoch, beside `transformers` over padded batches.
 
-Ours sorts the catalogue by length, fills batches by tokens, and runs the LLM packed; a round takes some of these
-batches, evenly from the longest to the shortest. The peer runs the same Laser with `transformers`' own decoder over the
-same items in the order of the catalogue, in batches of fixed size padded to their longest. Tokens are real ones: text
-and virtual tokens, no padding.
+Ours sorts the catalogue by length, fills batches by tokens, and runs the LLM packed. A round takes some of these
+batches, evenly from the longest to the shortest. The peer runs the same Laser with `transformers`' own decoder. It
+takes the same items in the order of the catalogue, in batches of fixed size, padded to their longest item. Text and
+virtual tokens count, padding does not.
 """
 
 from math import ceil
@@ -79,7 +79,7 @@ def run(job: BenchmarkJob) -> BenchmarkResult:
 
 
 def encoding(engine: PlainEngine, items: Histories, batches: list[NDArray[np.int64]]) -> Work:
-    """A pass over batches of items without gradient, their assembly included."""
+    """Return a pass over batches of items without gradient, which also assembles the batches."""
 
     def encode() -> None:
         engine.laser.eval()

@@ -1,4 +1,4 @@
-"""Generated interactions and items with text, as CSV pairs and as a dump of Amazon reviews: seeded, made once."""
+"""Generated interactions and items with text, as CSV pairs and as a dump of Amazon reviews."""
 
 import gzip
 import json
@@ -15,19 +15,19 @@ from laser.cli.progress import progress
 from laser.storage.cache import make_once
 
 VERSION = 1
-"""Of the generator; part of the folder's name."""
+"""Version of the generator, a part of the folder's name."""
 CHUNK_ROWS = 1 << 19
 FIRST_SECOND, LAST_SECOND = 946_684_800, 1_538_352_000  # 2000 to October 2018, as in the Amazon dumps
 NUM_WORDS, NUM_TEXTS = 4096, 2048
 UNTITLED, WITHOUT_METADATA, REPEATED = 0.01, 0.01, 0.001
-"""Shares of items without title, of items that the dump's metadata lack, and of reviews that the dump repeats."""
+"""Fractions of items without title, of items that the dump's metadata lack, and of reviews that the dump repeats."""
 
 
 def generate(num_interactions: int, cache_dir: Path, seed: int = 0) -> Path:
     """Make `pairs/` and `amazon/` in a folder of the cache, or find them made.
 
-    A tenth as many users as interactions and up to 150,000 items. How active users are and how popular items are is
-    log-normal (half of the users have fewer than 5 interactions), rows are in no order, and ids look like Amazon's.
+    There are a tenth as many users as interactions, and up to 150,000 items. Activity of users and popularity of items
+    are log-normal: half of the users have fewer than 5 interactions. Rows are in no order, and ids look like Amazon's.
 
     Returns:
         the folder.
@@ -106,7 +106,7 @@ def _write_metadata(path: Path, items: pa.Table, random: np.random.Generator) ->
 
 
 def _write_reviews(path: Path, chunks: list[pa.Table], random: np.random.Generator) -> None:
-    """Lines as in the dumps of 2018, with text that nobody asks for."""
+    """Write lines as in the dumps of 2018, with the fields that we do not read."""
     texts, names = pa.array(_sentences(random, NUM_TEXTS, 10, 30)), pa.array(_sentences(random, NUM_TEXTS, 2, 3))
     with gzip.open(path, "wb", compresslevel=1) as file, progress(chunks, "write reviews", "chunk") as steps:
         for chunk in steps:

@@ -1,7 +1,7 @@
 """How a speed is measured: contestants take turns, the first rounds warm up, medians and spread are kept.
 
-A machine that others use too slows down and speeds up while one measures. Contestants that take turns meet the same
-conditions, so their ratio holds where their seconds do not.
+A shared machine slows down and speeds up during a measurement. Contestants that take turns meet the same conditions, so
+their ratio is reliable even when their seconds are not.
 """
 
 import ctypes
@@ -19,12 +19,12 @@ from laser.cli.tables import markdown_table
 
 Work = Callable[[], object]
 PEAK_SIZE = 2048
-"""Rows and columns of the square product that sets the peak; 3 × 8 MiB in bf16."""
+"""Rows and columns of the square matrices whose product sets the peak; 3 × 8 MiB in bf16."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one contestant, a value per counted round."""
+    """Seconds of one contestant, one value for each counted round."""
 
     seconds: tuple[float, ...]
 
@@ -33,20 +33,20 @@ class Timing:
         return statistics.median(self.seconds)
 
     def per_second(self, amount: float) -> float:
-        """Units of work per second, at the median."""
+        """Return units of work per second, at the median."""
         return amount / self.median
 
     def as_figures(self) -> dict[str, float]:
-        """Median and range, rounded to microseconds."""
+        """Return median and range, rounded to microseconds."""
         values = {"median": self.median, "min": min(self.seconds), "max": max(self.seconds)}
         return {name: round(value, 6) for name, value in values.items()}
 
 
 def take_turns(contestants: Mapping[str, Work], rounds: int, warmup: int = 1) -> dict[str, Timing]:
-    """Run each contestant once a round, in an order that turns round each time, and time it.
+    """Run and time each contestant once a round; every other round has the reverse order.
 
     Args:
-        contestants: name → work; a call does the whole of it and waits for its end.
+        contestants: name → work; a call does all of the work and waits for its end.
         rounds: counted rounds.
         warmup: rounds before them that are not counted.
     """
@@ -63,14 +63,14 @@ def take_turns(contestants: Mapping[str, Work], rounds: int, warmup: int = 1) ->
 
 
 def ratio(slower: Timing, faster: Timing) -> dict[str, float]:
-    """How many times faster the second is: the median of the rounds' own ratios, and their range."""
+    """Return how many times faster the second is: the median of the rounds' own ratios, and their range."""
     ratios = [ours / theirs for ours, theirs in zip(slower.seconds, faster.seconds, strict=True)]
     values = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
     return {name: round(value, 3) for name, value in values.items()}
 
 
 def matrix_product(dtype: torch.dtype, device: torch.device) -> tuple[Work, float]:
-    """A large square matrix product, and its operations: the yardstick of utilisation, measured in the same run."""
+    """Return a large square matrix product and its number of operations, the yardstick of utilisation."""
     left, right = (torch.randn(PEAK_SIZE, PEAK_SIZE, device=device).to(dtype) for _ in range(2))
     result = torch.empty_like(left)
 
@@ -82,9 +82,9 @@ def matrix_product(dtype: torch.dtype, device: torch.device) -> tuple[Work, floa
 
 
 def peak_mib(work: Callable[[], object]) -> float:
-    """MiB that the call adds to this process's resident memory at its highest (Linux, glibc)."""
-    ctypes.CDLL(None).malloc_trim(0)  # else what earlier calls have freed would be taken again and not be seen
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    """Return the most MiB that the call adds to this process's resident memory (Linux, glibc)."""
+    ctypes.CDLL(None).malloc_trim(0)  # without it, the call could reuse memory that was freed, unseen
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _status_kib("VmRSS")
     work()
     return (_status_kib("VmHWM") - before) / 1024
@@ -96,13 +96,13 @@ def _status_kib(name: str) -> int:
 
 
 def wait(device: torch.device) -> None:
-    """Return when the device has done its work; a GPU is asked, a CPU has done it already."""
+    """Wait until the device has done its work; a CPU has done it already."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows with the same keys as a table; the first column is text."""
+    """Format rows with the same keys as a table; the first column is text."""
     return markdown_table(list(rows[0]), [[_text(value) for value in row.values()] for row in rows]) if rows else ""
 
 

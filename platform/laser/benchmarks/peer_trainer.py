@@ -1,6 +1,7 @@
-"""The peer of suite train: HF Trainer and peft's prompt tuning, put together as their documentation does.
+"""The peer of suite train: HF Trainer and peft's prompt tuning, combined as their documentation does.
 
-The batch is padded to its longest history; the last real token's hidden state is the representation; its loss is ours.
+A batch is padded to its longest history. The hidden state of the last real token is the representation, and the loss is
+the same as ours.
 """
 
 from typing import Any
@@ -66,17 +67,17 @@ class PeerTrainer:
         self.losses: list[float] = []
 
     def padded_tokens(self, batch_size: int) -> int:
-        """Tokens of the largest batch, padding counted, if the longest history falls into it."""
+        """Return the tokens of the batch that has the longest history, padding included."""
         return int(self.lengths.max()) * batch_size
 
     def padded_tokens_of_epoch(self, batch_size: int) -> int:
-        """Tokens of all batches of an epoch, padding counted, in a random order."""
+        """Return the tokens of all batches of an epoch in a random order, padding included."""
         order = np.random.default_rng(0).permutation(self.lengths)
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         return int(sum(batch.max() * len(batch) for batch in batches))
 
     def epoch(self, batch_size: int) -> Work:
-        """One epoch of `Trainer.train()`."""
+        """Return one epoch of `Trainer.train()`."""
         from transformers import PrinterCallback, Trainer, TrainingArguments
 
         arguments = TrainingArguments(

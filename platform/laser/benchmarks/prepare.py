@@ -1,8 +1,8 @@
-"""Raw data to a prepared dataset: ours beside a straightforward pandas script, each in a process of its own.
+"""Suite prepare: raw data to a prepared dataset, ours beside a pandas script, each in a process of its own.
 
-Both read the same files, CSV pairs and a gzipped dump of Amazon reviews, and write the same sequences; that is checked.
-Seconds are those of the work, without starting Python and importing. Processor seconds are of all threads: on a machine
-that others use they say more than seconds do.
+Both read the same files: CSV pairs, and a gzipped dump of Amazon reviews. A check ensures that both write the same
+sequences. Seconds leave out the start of Python and the imports. Processor seconds add up all threads; on a shared
+machine they say more than seconds do.
 """
 
 import json
@@ -35,7 +35,7 @@ K_CORE = 5
 
 
 def run(job: BenchmarkJob) -> BenchmarkResult:
-    """Measure both layouts; `benchmark.rounds=1 benchmark.warmup_rounds=0` is enough where a round takes minutes."""
+    """Measure both layouts; `benchmark.rounds=1 benchmark.warmup_rounds=0` suffices if a round takes minutes."""
     config = job.benchmark
     source = generate(config.interactions, Path(job.cache_dir).expanduser())
     rows: list[dict[str, Any]] = []
@@ -91,7 +91,7 @@ def _row(figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def _floor(folder: Path) -> float:
-    """Seconds that reading the bytes takes, decompressed where they are compressed: one thread, nothing else."""
+    """Return the seconds that one thread needs to read and decompress the bytes, and to do nothing else."""
     started = time.perf_counter()
     for path in sorted(folder.iterdir()):
         with open_text(path) as file:
@@ -101,7 +101,7 @@ def _floor(folder: Path) -> float:
 
 
 def _check_equal(ours: Path, theirs: Path) -> None:
-    """Both must have the same users with the same sequences, and splits that end alike."""
+    """Assert that both have the same users with the same sequences and splits."""
     made = []
     for folder in (ours, theirs):
         table = pq.read_table(folder / "sequences.parquet", columns=["raw_id", "items", "timestamps"])

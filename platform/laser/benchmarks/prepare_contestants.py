@@ -2,7 +2,7 @@
 
     python -m laser.benchmarks.prepare_contestants <ours|script> <pairs|amazon> <source> <target> <k> <memory in MiB>
 
-The script is what one quickly writes with pandas to do the same: read, drop items without title, k-core, sort by user
+The script does the same as one would quickly write it with pandas: read, drop items without title, k-core, sort by user
 and time, number items by a seeded permutation, leave one out, write Parquet.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def ours(layout: str, source: Path, target: Path, k: int, memory_mib: int) -> Path:
-    """`jobs/prepare.py` without its command line."""
+    """Prepare the data as `jobs/prepare.py` does."""
     from laser.config.schema import DataConfig
     from laser.data.prepare import prepare_dataset
 
@@ -22,7 +22,7 @@ def ours(layout: str, source: Path, target: Path, k: int, memory_mib: int) -> Pa
 
 
 def script(layout: str, source: Path, target: Path, k: int, memory_mib: int) -> Path:
-    """The peer; it has no bound of memory."""
+    """Prepare the data with pandas, without a bound of memory."""
     import numpy as np
     import pandas as pd
 
@@ -76,7 +76,7 @@ def script(layout: str, source: Path, target: Path, k: int, memory_mib: int) -> 
 
 
 def _memory_mib(field: str) -> float:
-    """VmRSS or VmHWM of this process. (The `ru_maxrss` of a child also counts the parent that it was forked from.)"""
+    """Return VmRSS or VmHWM of this process. (`ru_maxrss` also counts the parent that a child was forked from.)"""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status[field].split()[0]) / 1024
 

@@ -1,10 +1,10 @@
-"""Full-catalogue ranks: ours beside RecBole's full-sort evaluation, on the same scores, and from embeddings.
+"""Suite rank: full-catalogue ranks, ours beside RecBole's full-sort evaluation, from scores and from embeddings.
 
     python jobs/benchmark.py suite=rank
 
-RecBole runs as it is, from its wheel, in this process: what its `Trainer.evaluate` does with a batch of scores
-(`Collector.eval_batch_collect`) and at the end (`Evaluator.evaluate`). The -inf that its trainer writes over padding
-and history is left out on both sides. Its autograd anomaly detection comes with its models, which are not imported.
+RecBole runs unchanged, from its wheel, in this process. It does what its `Trainer.evaluate` does with a batch of scores
+(`Collector.eval_batch_collect`) and at the end (`Evaluator.evaluate`). RecBole's trainer also writes -inf over padding
+and history; neither side does so here. RecBole's models are not imported: they switch on autograd's anomaly detection.
 
 Shape suffixes: B users, I items, H width.
 """
@@ -29,9 +29,9 @@ from laser.evaluation.ranking import catalogue_ranks, ranks
 from laser.storage.wheels import fetch_wheel
 
 PEER_WHEELS = ("recbole==1.2.1", "colorama==0.4.6", "texttable==1.7.0", "tensorboard==2.20.0", "absl-py==2.5.1")
-"""RecBole, and what the import of its evaluator wants that we do not have."""
+"""RecBole, and what the import of its evaluator needs and we do not have."""
 STRONGEST_SIGNAL = 4.0
-"""The targets' scores: 0 to so many standard deviations above the mean of all items, so that ranks spread."""
+"""A target's score is 0 to so many standard deviations above the mean of all items, so that ranks spread."""
 
 Metrics = Callable[[], Mapping[str, float]]
 
@@ -50,7 +50,7 @@ class Problem:
 
 
 def run(job: BenchmarkJob) -> BenchmarkResult:
-    """Time both ways to the metrics, check that they agree, and say how near ours is to the hardware's bounds."""
+    """Time both ways to the metrics, check that they agree, and compare ours with the hardware's bounds."""
     settings = job.benchmark
     evaluator = import_recbole(Path(job.cache_dir))
     problem = make_problem(settings)
@@ -67,7 +67,7 @@ def run(job: BenchmarkJob) -> BenchmarkResult:
 def measure(
     settings: BenchmarkConfig, evaluator: Any, problem: Problem
 ) -> tuple[dict[str, Timing], float, dict[str, float]]:
-    """Time the contestants and the bounds: timings, operations of the square product, metrics of both."""
+    """Time contestants and bounds; return timings, operations of the square product, and both sides' metrics."""
     scores_BI = problem.representation_BH @ problem.items_IH.T
     square_product, operations = matrix_product(torch.float32, torch.device("cpu"))
     contestants: dict[str, Callable[[], Any]] = {
@@ -83,7 +83,7 @@ def measure(
 
 
 def make_problem(settings: BenchmarkConfig) -> Problem:
-    """Random directions, with each user's turned towards the target by a random amount."""
+    """Draw random directions, and turn each user's towards the target by a random amount."""
     generator = torch.Generator().manual_seed(0)
     users, items, width = settings.rank_users, settings.rank_items, settings.rank_width
     items_IH = F.normalize(torch.randn(items, width, generator=generator), dim=1)
@@ -95,33 +95,33 @@ def make_problem(settings: BenchmarkConfig) -> Problem:
 
 
 def first_users(problem: Problem, divisor: int) -> Problem:
-    """A part of the users, over all items."""
+    """Return a part of the users, with all items."""
     users = len(problem.targets_B) // divisor
     return replace(problem, representation_BH=problem.representation_BH[:users], targets_B=problem.targets_B[:users])
 
 
 def first_items(problem: Problem, divisor: int) -> Problem:
-    """All users, over a part of the items."""
+    """Return all users, with a part of the items."""
     items = len(problem.items_IH) // divisor
     return replace(problem, items_IH=problem.items_IH[:items], targets_B=problem.targets_B % items)
 
 
 def our_metrics(problem: Problem) -> Mapping[str, float]:
-    """From embeddings to metrics, as `training/loop.py` does it."""
+    """Compute the metrics from embeddings, as `training/loop.py` does."""
     ranks_B = catalogue_ranks(problem.representation_BH, problem.items_IH, problem.targets_B)
     return ranking_metrics(ranks_B.numpy())
 
 
 def import_recbole(cache_dir: Path) -> Any:
-    """RecBole's `evaluator` package, from wheels in the cache."""
+    """Import RecBole's `evaluator` package from wheels in the cache."""
     sys.path[:0] = [str(fetch_wheel(requirement, cache_dir)) for requirement in PEER_WHEELS]
-    vars(np)["float"] = float  # its NDCG uses this name, which numpy 1.24 dropped; its own Config sets it likewise
+    vars(np)["float"] = float  # RecBole's NDCG uses this name, which numpy 1.24 dropped; its Config sets it too
     return import_module("recbole.evaluator")
 
 
 @torch.no_grad()
 def recbole_metrics(evaluator: Any, problem: Problem, batch: int, scores_BI: Tensor | None = None) -> dict[str, float]:
-    """RecBole's evaluation, batch by batch, of the scores, or of the products that its models make of embeddings."""
+    """Evaluate by RecBole, batch by batch: given scores, or the products of embeddings that its models compute."""
     config = {
         "metrics": ["Recall", "NDCG", "MRR"],
         "topk": [10],
@@ -140,10 +140,10 @@ def recbole_metrics(evaluator: Any, problem: Problem, batch: int, scores_BI: Ten
 
 
 def check_agreement(theirs: Metrics, ours: Metrics) -> dict[str, float]:
-    """Recall@10 and NDCG@10, which both define alike (RecBole cuts MRR at 10).
+    """Return recall@10 and NDCG@10 of both, which both define alike. (RecBole cuts MRR at 10.)
 
     Raises:
-        ArithmeticError: they differ by more than ties can, which RecBole's top-k breaks as it likes.
+        ArithmeticError: they differ by more than ties can explain, which RecBole's top-k breaks in any order.
     """
     expected, found = theirs(), ours()
     names = ("recall@10", "ndcg@10")
@@ -160,7 +160,7 @@ def summarise(
     peaks: Mapping[str, float],
     agreement: Mapping[str, float],
 ) -> BenchmarkResult:
-    """Ratios, and fractions of the bounds: memory read at once for given scores, the matrix product for embeddings."""
+    """Compute ratios and fractions of the bounds: reading the scores once, and the matrix product of embeddings."""
     own_operations = 2.0 * problem.num_scores * settings.rank_width
     peak = timings["square product"].per_second(operations)
     figures = {

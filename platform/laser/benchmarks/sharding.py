@@ -1,7 +1,7 @@
-"""Suite sharding: what a worker of the frozen LLM holds, and what a step costs, under each ZeRO stage.
+"""Suite sharding: how much of the frozen LLM a worker holds, and what a step costs, under each ZeRO level.
 
-Each setting starts its workers anew, as processes with one thread each and gloo (or nccl) between them, trains over the
-same sampled histories, and reports; the settings take turns. Ray only starts such workers; it is left out here.
+Each setting starts its workers anew: processes with one thread each, and gloo (or nccl) between them. They train over
+the same sampled histories and report; the settings take turns. Ray would only start such workers, so it is left out.
 """
 
 import json
@@ -11,7 +11,6 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -29,14 +28,14 @@ from laser.training.loop import own_micro_batches
 from laser.training.step import training_step
 
 SETTINGS = ((1, 0), (1, 3), (2, 0), (2, 2), (2, 3))
-"""(workers, stage)."""
+"""(workers, ZeRO level)."""
 MIB = 2**20
 
 
 def run(job: BenchmarkJob) -> BenchmarkResult:
     """Measure each setting once a round."""
     job = with_overrides(job, {"training.train_users": job.benchmark.train_histories})
-    prepare_inputs(job)  # so that workers find everything made
+    prepare_inputs(job)  # so that the workers find everything made
     found: dict[tuple[int, int], list[list[dict[str, float]]]] = {setting: [] for setting in SETTINGS}
     for number in range(job.benchmark.rounds):
         for setting in SETTINGS if number % 2 else reversed(SETTINGS):
@@ -79,6 +78,7 @@ def _measured(job: BenchmarkJob, workers: int, stage: int) -> list[dict[str, flo
 def _worker(rank: int, workers: int, text: str, folder: str) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(workers)}  # DeepSpeed asks for them
     from laser.engine.deepspeed import DeepSpeedEngine, sharded_llm
+    from laser.engine.deepspeed_private import held_weight
 
     job = BenchmarkJob.model_validate_json(text)
     device = torch.device("cuda", rank) if job.training.use_gpu else torch.device("cpu")
@@ -93,7 +93,7 @@ def _worker(rank: int, workers: int, text: str, folder: str) -> None:
         llm = load_llm(inputs.llm_directory, dtype, job.llm, device)
     laser = build_laser(job, llm, inputs.recommender_width, inputs.embedding_std)
     engine = DeepSpeedEngine(laser, job.training, device)
-    held: Any = [getattr(weight, "ds_tensor", weight) for weight in laser.llm.parameters()]
+    held = [held_weight(weight) for weight in laser.llm.parameters()]
     items_IH = torch.randn(len(inputs.items), laser.llm_width, generator=torch.Generator().manual_seed(0)).to(device)
 
     def epoch() -> float:
@@ -104,7 +104,7 @@ def _worker(rank: int, workers: int, text: str, folder: str) -> None:
         wait(device)
         return loss
 
-    epoch()  # warms up: kernels are compiled, the order of blocks becomes known to the prefetch
+    epoch()  # warms up: kernels are compiled, and the prefetch learns the order of the blocks
     started = time.perf_counter()
     loss = epoch()
     report = {

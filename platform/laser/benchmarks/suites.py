@@ -1,6 +1,6 @@
-"""Which suites there are. A suite takes a benchmark's settings and returns its figures."""
+"""A suite takes a benchmark's settings and returns its figures. `laser.config.jobs.Suite` lists the suites."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
@@ -13,20 +13,15 @@ class BenchmarkResult:
     """What a suite found."""
 
     figures: Mapping[str, Any]
-    """Named figures with their unit in the name, and ratios; JSON-able."""
+    """Figures with their unit in the name, and ratios, ready for JSON."""
     rows: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
-    """The same for a reader: a row a contestant or a setting, equal keys."""
-
-
-Suite = Callable[[BenchmarkJob], BenchmarkResult]
-
-SUITES = {
-    name: f"laser.benchmarks.{name}" for name in ("train", "encode", "rank", "catalogue", "prepare", "sharding", "tune")
-}
-"""`suite` → the module whose `run` measures it; imported when asked for, because each brings its own peers."""
+    """The same for a reader: a row for each contestant or setting, all with the same keys."""
 
 
 def run_suite(job: BenchmarkJob) -> BenchmarkResult:
-    """Measure `job.suite`."""
-    suite: Suite = import_module(SUITES[job.suite]).run
-    return suite(job)
+    """Measure `job.suite`, by `run` of the module of that name.
+
+    The module is imported here, because each suite imports its own peers.
+    """
+    result: BenchmarkResult = import_module(f"laser.benchmarks.{job.suite}").run(job)
+    return result

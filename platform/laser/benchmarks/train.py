@@ -1,8 +1,8 @@
 """Suite train: histories per second of Laser's optimizer steps, beside HF Trainer with peft's prompt tuning.
 
-Both read the same prompts of the same sampled histories with the same frozen LLM in the same dtype, and take the same
-loss over the whole catalogue; each has the best of its batch sizes. The peer trains free virtual tokens alone; ours
-also pays for the M-Former. Tokens are real ones: text and virtual tokens, no padding.
+Both read the same prompts of the same sampled histories with the same frozen LLM in the same dtype. Both take the same
+loss over the whole catalogue, and each has the best of its batch sizes. The peer only trains free virtual tokens; ours
+also pays for the M-Former. Text and virtual tokens count, padding does not.
 """
 
 import gc
@@ -83,13 +83,13 @@ def run(job: BenchmarkJob) -> BenchmarkResult:
 
 
 def _best(timings: dict[str, Timing], contestant: str) -> int:
-    """The batch size with the shortest time of all `<contestant> <batch size>`."""
+    """Return the batch size with the shortest time of all `<contestant> <batch size>`."""
     times = {name: timing.median for name, timing in timings.items() if name.startswith(contestant)}
     return int(min(times, key=lambda name: times[name]).split()[1])
 
 
 def text_embeddings(laser: Any, items: Histories) -> Tensor:
-    """A stand-in catalogue (I, H), made in seconds: each item's mean token embedding, centred, at length 1."""
+    """Make a stand-in catalogue (I, H) in seconds: each item's mean token embedding, centred, at length 1."""
     table_VH = laser.llm.get_input_embeddings().weight
     prompts = items.prompts
     rows = [table_VH[torch.tensor(prompts.item(i))].float().mean(dim=0) for i in range(len(items))]
@@ -129,11 +129,11 @@ class Ours:
         self.losses: list[float] = []
 
     def epoch(self, batch_size: int) -> Work:
-        """Optimizer steps over all histories, data and update included."""
+        """Return optimizer steps over all histories, data and update included."""
         return _Epoch(self.engine, self.inputs, self.item_embeddings_IH, self.job.training, batch_size, self.losses)
 
     def llm_alone(self, batch_size: int) -> Work:
-        """Forward and backward of the LLM alone over the same batches: no M-Former, no loss, no update."""
+        """Return forward and backward of the LLM alone over the same batches, without M-Former, loss and update."""
         laser, histories = self.engine.laser, self.inputs.train
         sizes = training_batches(histories.lengths, batch_size, self.job.training.seed, 0)
         batches = [histories.batch(indices, [1.0] * len(indices), self.device) for indices in sizes]
@@ -149,7 +149,7 @@ class Ours:
         return pass_through
 
     def difference_to_transformers(self, batch_size: int) -> dict[str, float]:
-        """Largest difference of the losses of the same first steps, with the LLM as `transformers` runs it."""
+        """Return the largest difference of the first steps' losses from those with `transformers`' own decoder."""
         curves = []
         for implementation in ("auto", "transformers"):
             job = with_overrides(self.job, {"llm.implementation": implementation})

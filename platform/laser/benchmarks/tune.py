@@ -1,18 +1,15 @@
 """Suite tune: what a sweep adds to the training of its trials.
 
-It runs `jobs/tune.py` as a user would, on the space and search of `configs/tune/quickstart.yaml`, and times what the
-job says: when trials end, and how soon after that the next one reports its first epoch. What a trial takes from the end
-of the one before it, less its own training, encoding and validation, is the sweep's overhead: processes, imports,
-loading, records.
+It runs `jobs/tune.py` as a user would, on the space and search of `configs/tune/quickstart.yaml`, and reads the trials'
+records. A trial takes the time from the end of the trial before it to its own end. What remains of that without its
+training, encoding and validation is the sweep's overhead: processes, imports, loading, records.
 """
 
-import json
-import re
 import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,40 +17,52 @@ from typing import Any
 from laser.benchmarks.suites import BenchmarkResult
 from laser.config.jobs import BenchmarkJob
 from laser.training.inputs import prepare_inputs
-from laser.training.run.checkpoint import latest_checkpoint
+from laser.tuning.sweep import Sweep, TrialRecord, TrialState
 
 REFERENCE_SECONDS = 300.0
-"""Length of the trial that the overhead is set against."""
-_LINE = re.compile(r"trial (?P<name>\S+(?: \S+)*?)(?:, epoch (?P<epoch>\d+):| (?P<state>started|finished|stopped):?)")
-
-
-@dataclass
-class _Trial:
-    """Moments of one trial, in seconds of one clock."""
-
-    started: float = 0.0
-    first_epoch: float = 0.0
-    """When the untrained model's validation was reported."""
-    ended: float = 0.0
-    state: str = ""
-    own_seconds: float = 0.0
-    """Training, encoding and validation."""
+"""Length of the trial that the overhead is compared with."""
 
 
 def run(job: BenchmarkJob) -> BenchmarkResult:
     """Time a sweep whose shared stages are made, once with all trials finished and once with ASHA."""
     prepare_inputs(job)
-    plain, asha = (_sweep(job, scheduler) for scheduler in ("none", "asha"))
-    overheads = [overhead for trials in (plain, asha) for overhead in _overheads(trials)]
+    return summarise({scheduler: _sweep(job, scheduler) for scheduler in ("none", "asha")})
+
+
+def _sweep(job: BenchmarkJob, scheduler: str) -> list[TrialRecord]:
+    """Run a sweep and return its records."""
+    script = Path(sys.argv[0]).absolute().parent / "tune.py"
+    with tempfile.TemporaryDirectory() as folder:
+        settings = [
+            f"config={script.parent.parent / 'configs/tune/quickstart.yaml'}",
+            f"cache_dir={Path(job.cache_dir).expanduser().absolute()}",
+            f"output_dir={folder}/runs",
+            f"tracking.uri=sqlite:///{folder}/mlflow.db",
+            f"search.scheduler={scheduler}",
+        ]
+        command = [sys.executable, str(script), *settings]
+        done = subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)} ended with status {done.returncode}; see above")
+        [path] = Path(folder).glob("runs/sweeps/*")
+        return Sweep(path).records()
+
+
+def summarise(sweeps: dict[str, list[TrialRecord]]) -> BenchmarkResult:
+    """Make the figures of sweeps that ran their trials one after the other: scheduler → records in any order."""
+    ordered = {
+        scheduler: sorted(trials, key=lambda trial: known(trial.started)) for scheduler, trials in sweeps.items()
+    }
+    all_overheads = [overhead for trials in ordered.values() for overhead in overheads(trials)]
     finished, stopped = (
-        [wait for trials in (plain, asha) for wait in _waits(trials, state)] for state in ("finished", "stopped")
+        [wait for trials in ordered.values() for wait in waits(trials, state)] for state in ("finished", "stopped")
     )
-    overhead = median(overheads)
+    overhead = median(all_overheads)
     figures: dict[str, Any] = {
         "overhead_seconds_per_trial": {
             "median": round(overhead, 2),
-            "min": round(min(overheads), 2),
-            "max": round(max(overheads), 2),
+            "min": round(min(all_overheads), 2),
+            "max": round(max(all_overheads), 2),
         },
         "overhead_share_of_5_minute_trial": round(overhead / REFERENCE_SECONDS, 4),
         "seconds_to_next_first_epoch": {
@@ -65,69 +74,36 @@ def run(job: BenchmarkJob) -> BenchmarkResult:
     rows = [
         {
             "scheduler": scheduler,
-            "trial": name,
+            "trial": trial.name,
             "state": trial.state,
-            "from the one before": trial.ended - before,
-            "of it own": trial.own_seconds,
-            "start to first epoch": trial.first_epoch - trial.started,
+            "from the one before": known(trial.ended) - before,
+            "of it own": trial.seconds,
+            "start to first epoch": known(trial.first_epoch) - known(trial.started),
         }
-        for scheduler, trials in (("none", plain), ("asha", asha))
-        for (name, trial), before in zip(trials, _ends_before(trials), strict=True)
+        for scheduler, trials in ordered.items()
+        for trial, before in zip(trials, ends_before(trials), strict=True)
     ]
     return BenchmarkResult(figures, rows)
 
 
-def _sweep(job: BenchmarkJob, scheduler: str) -> list[tuple[str, _Trial]]:
-    """Run the sweep and note when its lines come, trial by trial in order."""
-    script = Path(sys.argv[0]).absolute().parent / "tune.py"
-    with tempfile.TemporaryDirectory() as folder:
-        settings = [
-            f"config={script.parent.parent / 'configs/tune/quickstart.yaml'}",
-            f"cache_dir={Path(job.cache_dir).expanduser().absolute()}",
-            f"output_dir={folder}/runs",
-            f"tracking.uri=sqlite:///{folder}/mlflow.db",
-            f"search.scheduler={scheduler}",
-        ]
-        command = [sys.executable, str(script), *settings]
-        trials: dict[str, _Trial] = {}
-        with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as run:
-            assert run.stderr is not None
-            for line in run.stderr:
-                print(line, end="", file=sys.stderr, flush=True)
-                _note(trials, line, time.perf_counter())
-        if run.returncode:
-            raise RuntimeError(f"{' '.join(command)} ended with status {run.returncode}; see above")
-        for path in Path(folder).glob("runs/sweeps/*/trials/*/record.json"):
-            checkpoint = latest_checkpoint(path.parent / "checkpoints")
-            assert checkpoint is not None
-            trials[json.loads(path.read_text())["name"]].own_seconds = checkpoint.state.seconds
-    return sorted(trials.items(), key=lambda item: item[1].started)
+def ends_before(trials: Sequence[TrialRecord]) -> list[float]:
+    """Return when the trial before each one ended; for the first, when it was started itself."""
+    return [known(trials[0].started), *(known(trial.ended) for trial in trials[:-1])]
 
 
-def _note(trials: dict[str, _Trial], line: str, now: float) -> None:
-    found = _LINE.search(line)
-    if not found:
-        return
-    trial = trials.setdefault(found["name"], _Trial())
-    if found["state"] == "started":
-        trial.started = now
-    elif found["state"]:
-        trial.ended, trial.state = now, found["state"]
-    elif found["epoch"] == "0":
-        trial.first_epoch = now
+def overheads(trials: Sequence[TrialRecord]) -> list[float]:
+    """Return the seconds of each trial that were not its own training, encoding and validation."""
+    pairs = zip(trials, ends_before(trials), strict=True)
+    return [known(trial.ended) - before - known(trial.seconds) for trial, before in pairs]
 
 
-def _ends_before(trials: list[tuple[str, _Trial]]) -> list[float]:
-    """When the trial before each ended; for the first, when it started itself."""
-    return [trials[0][1].started, *(trial.ended for _, trial in trials[:-1])]
+def waits(trials: Sequence[TrialRecord], state: TrialState) -> list[float]:
+    """Return the seconds from the end of each trial of this state to the first epoch of the next trial."""
+    return [known(after.first_epoch) - known(one.ended) for one, after in pairwise(trials) if one.state == state]
 
 
-def _overheads(trials: list[tuple[str, _Trial]]) -> list[float]:
-    pairs = zip(trials, _ends_before(trials), strict=True)
-    return [trial.ended - before - trial.own_seconds for (_, trial), before in pairs]
-
-
-def _waits(trials: list[tuple[str, _Trial]], state: str) -> list[float]:
-    """Seconds from the end of each trial of this state to the first epoch of the next."""
-    pairs = zip(trials, trials[1:], strict=False)
-    return [after.first_epoch - one.ended for (_, one), (_, after) in pairs if one.state == state]
+def known(value: float | None) -> float:
+    """Return a figure of a record; it is null if the trial failed before its first epoch."""
+    if value is None:
+        raise RuntimeError("a trial of the sweep failed before its first epoch; see above")
+    return value

@@ -1,13 +1,13 @@
-"""A Ray cluster on this machine for as long as a `with` block lasts: started, given jobs, and stopped, it alone.
+"""A Ray cluster on this machine that lasts as long as a `with` block: it is started, given jobs and stopped.
 
-It runs in a session of its own, so that Ctrl-C in the terminal reaches us first; it listens on loopback alone, on
-ports that nobody else uses, takes no job without its own random token, and keeps its files in directories of its own.
+The cluster runs in a session of its own, so that Ctrl-C in the terminal reaches us first. It listens on loopback
+alone, on ports that nobody else uses. It takes no job without its random token.
 
     <directory>/
         cluster.json      who runs it
-        token             of mode 600; Ray reads it by RAY_AUTH_TOKEN_PATH
-        environment.sh    `. environment.sh`, and `ray job submit`, `ray status`, `ray list nodes` mean this cluster
-        autoscaler.json   where it has worker nodes
+        token             the token, of mode 600; Ray finds it by RAY_AUTH_TOKEN_PATH
+        environment.sh    after `. environment.sh`, `ray job submit` and `ray status` mean this cluster
+        autoscaler.json   settings of the autoscaler, if there are worker nodes
         head.log          what `ray start` says
 """
 
@@ -32,12 +32,12 @@ from typing import Any
 
 from laser.cluster.nodes import LocalNodes
 from laser.cluster.processes import MARK, Note, stop_processes
+from laser.cluster.ray_private import LOCAL_SWITCHES, START_SECONDS
 from laser.config.credentials import masked
 from laser.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-START_SECONDS = 600  # 7 where the machine is idle
 OBJECT_STORE_BYTES = 256 * 2**20  # trials pass a few kilobytes
 
 
@@ -50,7 +50,7 @@ class LocalCluster:
 
     @property
     def dashboard(self) -> str:
-        """Address of the dashboard, which takes jobs too."""
+        """Address of the dashboard, which also takes jobs."""
         return self.environment["RAY_API_SERVER_ADDRESS"]
 
     @property
@@ -58,7 +58,7 @@ class LocalCluster:
         return self.head.poll() is None
 
     def nodes(self) -> list[dict[str, Any]]:
-        """The nodes that are alive, from Ray's own list: `node_id`, `is_head_node`, `resources_total`, …
+        """List the living nodes as Ray describes them: `node_id`, `is_head_node`, `resources_total`, …
 
         Raises:
             OSError: the cluster does not answer.
@@ -70,7 +70,7 @@ class LocalCluster:
         return [node for node in nodes if node["state"] == "ALIVE"]
 
     def num_nodes(self) -> int | None:
-        """Nodes that are alive, the head among them; None where a busy machine's dashboard does not answer in time."""
+        """Count the living nodes, the head included; None if a busy machine's dashboard does not answer in time."""
         try:
             return len(self.nodes())
         except OSError:
@@ -80,7 +80,7 @@ class LocalCluster:
         """Submit a command as a Ray job, stream its output to standard error, and return its last JSON line.
 
         Raises:
-            subprocess.CalledProcessError: the job failed; what it said has been shown.
+            subprocess.CalledProcessError: the job failed; its output has been shown.
         """
         job = f"laser-{secrets.token_hex(4)}"
         submit = [_beside_python("ray"), "job", "submit", "--submission-id", job, "--", *command]
@@ -106,15 +106,15 @@ class LocalCluster:
 
 @contextmanager
 def local_cluster(directory: Path, nodes: LocalNodes | None = None) -> Iterator[LocalCluster]:
-    """Start a cluster on this machine, and stop it at the end, also after an error or Ctrl-C.
+    """Start a cluster on this machine, and stop it after the block, an error or Ctrl-C.
 
     Args:
-        directory: where its token, its environment and the note of what runs stand while it runs.
-        nodes: worker nodes that come and go as they are asked for; None has all cores on the head.
+        directory: holds the cluster's token, environment and note while it runs.
+        nodes: worker nodes that come and go as they are asked for; with None, the head offers all cores.
 
     Raises:
-        UserError: a cluster runs from this directory.
-        RuntimeError: Ray does not start; the message holds what it said.
+        UserError: a cluster runs from this directory already.
+        RuntimeError: Ray does not start; the message holds what Ray said.
     """
     _make_way(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -136,7 +136,7 @@ def local_cluster(directory: Path, nodes: LocalNodes | None = None) -> Iterator[
         "temp-dir": session,
     }
     of_start = {**environment, MARK: str(session)}
-    del of_start["RAY_ADDRESS"]  # a head has none to join
+    del of_start["RAY_ADDRESS"]  # a head joins no cluster
     if nodes is not None:
         options |= nodes.options(gcs_address, directory)
         of_start |= nodes.environment()
@@ -157,28 +157,28 @@ def local_cluster(directory: Path, nodes: LocalNodes | None = None) -> Iterator[
 
 
 def stop_local_cluster(directory: Path) -> bool:
-    """Stop the cluster that runs from this directory, also what a killed one left behind; whether there was any."""
+    """Stop the cluster of this directory, or what a killed one left behind; return whether there was any."""
     note = Note.read(directory / "cluster.json")
     if note is None:
         return False
     owner = note.owner_process()
     if owner is not None:
-        owner.send_signal(signal.SIGTERM)  # it stops what it started
+        owner.send_signal(signal.SIGTERM)  # the owner stops what it started
         owner.wait(timeout=START_SECONDS)
     _stop(note, directory)
     return True
 
 
 def _make_way(directory: Path) -> None:
-    """Stop the cluster of an earlier call that was killed before it could."""
+    """Stop a cluster whose owner was killed before it could stop it."""
     note = Note.read(directory / "cluster.json")
     if note is None:
         return
     if note.owner_process() is not None:
         raise UserError(
-            f"{directory}: process {note.owner} runs a cluster from it; stop that with Ctrl-C or kill {note.owner}"
+            f"{directory}: process {note.owner} runs a cluster from it; stop it with Ctrl-C or kill {note.owner}"
         )
-    logger.info("stopping what an interrupted cluster left behind")
+    logger.info("stopping the processes that a killed cluster left behind")
     _stop(note, directory)
 
 
@@ -197,14 +197,10 @@ def _environment(token: Path, dashboard: str, gcs_address: str) -> dict[str, str
         "RAY_API_SERVER_ADDRESS": dashboard,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
-        "RAY_DASHBOARD_STARTUP_TIMEOUT_S": str(START_SECONDS),
-        "RAY_raylet_start_wait_time_s": str(START_SECONDS),  # 30, which a busy machine does not keep
         "RAY_USAGE_STATS_ENABLED": "0",
-        # "Not part of a cluster of machines": Ray takes 127.0.0.1 for this node's address and all its servers listen
-        # there alone. The name is that of the systems where this is the default.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        **LOCAL_SWITCHES,
     }
-    environment.pop("RAY_AUTH_TOKEN", None)  # would go before the file
+    environment.pop("RAY_AUTH_TOKEN", None)  # Ray would prefer it to the file
     return environment
 
 

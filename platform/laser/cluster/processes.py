@@ -1,7 +1,7 @@
 """The processes of a local cluster: noted on disk, told from everybody else's, and ended.
 
-Nothing is ended by its name. A cluster's processes are the head's descendants, and whatever carries the cluster's mark
-in its environment: worker nodes and jobs outlive a head that was killed, and are nobody's children then.
+No process is ended by its name. A cluster's processes are the head's descendants, and those that carry the cluster's
+mark in their environment. The mark is needed because worker nodes and jobs outlive a head that was killed.
 """
 
 import json
@@ -13,14 +13,14 @@ from pathlib import Path
 import psutil
 
 MARK = "LASER_LOCAL_CLUSTER"
-"""Environment variable of all processes of a cluster; its value is the cluster's session directory."""
+"""Environment variable that all processes of a cluster carry; its value is the cluster's session directory."""
 STOP_SECONDS = 20
-"""A process that has not gone so long after SIGTERM is killed."""
+"""Seconds from SIGTERM to SIGKILL."""
 
 
 @dataclass(frozen=True)
 class Note:
-    """Who runs a cluster, as it stands on disk; numbers of processes are used again, so their start times stand too."""
+    """Who runs a cluster, as noted on disk. Process ids are used again, so the note has their start times too."""
 
     owner: int
     owner_created: float
@@ -49,15 +49,15 @@ class Note:
 
 
 def stop_processes(note: Note) -> None:
-    """End the head, its descendants and all marked processes: politely, then by force."""
+    """End the head, its descendants and all marked processes: first by SIGTERM, then by SIGKILL."""
     head = note.head_process()
     processes = _descendants(head) if head is not None else []
     if head is not None:
-        _signal(head, signal.SIGTERM)  # Ray ends what it started itself
+        _signal(head, signal.SIGTERM)  # Ray ends what it has started
         psutil.wait_procs([head], timeout=STOP_SECONDS)
     processes += [process for process in marked_processes(note.session) if process not in processes]
     for process in processes:
-        _signal(process, signal.SIGTERM)  # worker nodes would wait a minute for a head that is gone
+        _signal(process, signal.SIGTERM)  # without it, worker nodes wait a minute for a head that is gone
     _, alive = psutil.wait_procs([*processes, *([head] if head is not None else [])], timeout=STOP_SECONDS)
     for process in alive:
         _signal(process, signal.SIGKILL)
@@ -65,7 +65,7 @@ def stop_processes(note: Note) -> None:
 
 
 def marked_processes(session: str) -> list[psutil.Process]:
-    """All processes that carry this cluster's mark, this one excepted."""
+    """List all processes that carry this cluster's mark, except this process."""
     found = []
     for process in psutil.process_iter():
         try:

@@ -121,10 +121,14 @@ class BenchmarkConfig(Section):
     """prepare: interactions to generate. There are a tenth as many users, and at most 150,000 items."""
 
 
+Suite = Literal["train", "encode", "rank", "catalogue", "prepare", "sharding", "tune"]
+"""Each is a module of `laser.benchmarks` with a function `run`."""
+
+
 class BenchmarkJob(Experiment):
     """A measurement of speed: the sections of an experiment, and the part of it to measure."""
 
-    suite: Literal["train", "encode", "rank", "catalogue", "prepare", "sharding", "tune"]
+    suite: Suite
     """train: optimizer steps; encode: encoding the catalogue; rank: full-catalogue ranks; catalogue: loss and ranks
     over many items; prepare: raw data to a dataset; sharding: memory and cost of the ZeRO levels; tune: the time that a
     sweep adds to its trials."""

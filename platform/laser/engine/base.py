@@ -1,6 +1,7 @@
-"""What the training loop asks of the machinery under it, and the plain-torch machinery for one process.
+"""What the training loop asks of the engine under it, and the optimizer that all engines share.
 
-`PlainEngine` needs torch alone. `laser.engine.deepspeed.DeepSpeedEngine` offers the same with ZeRO over many workers.
+`laser.engine.plain.PlainEngine` needs torch alone and one process. `laser.engine.deepspeed.DeepSpeedEngine` offers the
+same with ZeRO over many workers.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,7 +20,7 @@ from laser.models.laser import Laser, LaserOutput, Part
 class Batch:
     """What one forward pass reads. B histories, T text tokens, N items; right-padded.
 
-    `weights_B` is 0 for a history that only fills a worker's share: it passes through, and counts for nothing.
+    `weights_B` is 0 for a history that only fills a worker's part of a batch: it has no effect on the loss.
     """
 
     token_ids_BT: Tensor
@@ -29,11 +30,11 @@ class Batch:
     targets_B: Tensor
     weights_B: Tensor
     num_tokens: int
-    """Real text tokens of the weighted histories, without padding and virtual tokens."""
+    """Text tokens of the weighted histories, without padding and virtual tokens."""
     of: Side | Sides | None = None
-    """Whether these are users or items, and the recommender's vectors of them; a head needs it."""
+    """Whether these are users or items, and what the recommender has of them; a head needs it."""
     own_items: tuple[Tensor, Tensor] | None = None
-    """Row and id of each item of the whole histories, each once a row, int64; a history bias needs it."""
+    """Row and id of each item in the whole histories, once a row, int64; a history bias needs it."""
 
 
 OptimizerState = dict[str, Tensor]
@@ -41,7 +42,7 @@ OptimizerState = dict[str, Tensor]
 
 
 class Engine(Protocol):
-    """One worker's handle on the sharded (or plain) model, its optimizer and its fellow workers."""
+    """One worker's model, whole or sharded, its optimizer, and its way to the other workers."""
 
     laser: Laser
     device: torch.device
@@ -49,7 +50,7 @@ class Engine(Protocol):
     world_size: int
 
     def forward(self, batch: Batch, part: Part = "history") -> LaserOutput:
-        """Run the model on this worker's batch; under ZeRO-3 all workers must call it equally often."""
+        """Run the model on this worker's batch. Under ZeRO-3 all workers must call it equally often."""
 
     def backward(self, loss: Tensor) -> None:
         """Add this worker's gradient. The gradients of all workers are summed, not averaged."""
@@ -58,31 +59,26 @@ class Engine(Protocol):
         """Update the trainable weights with the accumulated gradients, then clear them."""
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The elementwise sum over all workers."""
+        """Return the elementwise sum over all workers (collective)."""
 
     def router_weight(self) -> Tensor | None:
-        """The router's whole weight W_r (K, C), without gradient; None without M-Former (collective)."""
+        """Return the router's whole weight W_r (K, C), without gradient; None without M-Former (collective)."""
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """All trainable weights and statistics in full shape, float32, on the CPU of every worker (collective)."""
+        """Return trainable weights and statistics in full shape, float32, on the CPU of each worker (collective)."""
 
     def load_trainable(self, state: Mapping[str, Tensor]) -> None:
         """Overwrite the trainable weights and statistics (collective)."""
 
     def optimizer_state(self) -> OptimizerState:
-        """Adam's moments in full shape (collective)."""
+        """Return Adam's moments in full shape (collective)."""
 
     def load_optimizer(self, state: OptimizerState | None) -> None:
         """Overwrite Adam's moments; None starts them afresh (collective)."""
 
 
-def numel(parameter: nn.Parameter) -> int:
-    """Numbers in the whole weight; under ZeRO-3 the parameter itself is empty."""
-    return int(getattr(parameter, "ds_numel", parameter.numel()))
-
-
 def parameter_groups(laser: Laser, config: TrainingConfig) -> list[dict]:
-    """Optimizer groups: the virtual tokens, the head and all other trainable weights, each with their learning rate."""
+    """Group the virtual tokens, the head and all other trainable weights, each with its own learning rate."""
     rates = {
         "tokens": config.learning_rate if config.token_learning_rate is None else config.token_learning_rate,
         "head": config.learning_rate if config.head_learning_rate is None else config.head_learning_rate,
@@ -104,9 +100,9 @@ def parameter_groups(laser: Laser, config: TrainingConfig) -> list[dict]:
 
 
 def adam(laser: Laser, config: TrainingConfig) -> torch.optim.AdamW:
-    """Adam with decoupled weight decay over the trainable weights; decay 0 is the paper's Adam.
+    """Make Adam with decoupled weight decay over the trainable weights; decay 0 is the paper's Adam.
 
-    Fused, because it waits for memory: one pass over the weights instead of ten.
+    It is fused because its speed is that of the memory: one pass over the weights instead of ten.
     """
     return torch.optim.AdamW(parameter_groups(laser, config), weight_decay=config.weight_decay, fused=True)
 
@@ -118,7 +114,7 @@ def scale_learning_rates(groups: Iterable[dict], factor: float) -> None:
 
 
 def read_adam_state(optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter]) -> OptimizerState:
-    """Adam's moments by parameter name, copied to the CPU; empty before the first step."""
+    """Copy Adam's moments to the CPU, by parameter name; empty before the first step."""
     state: OptimizerState = {}
     for name, parameter in named.items():
         moments = optimizer.state.get(parameter)
@@ -132,7 +128,7 @@ def read_adam_state(optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Par
 def write_adam_state(
     optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter], state: OptimizerState | None
 ) -> None:
-    """The inverse of `read_adam_state`; an absent or empty state starts Adam afresh."""
+    """Overwrite Adam's moments by what `read_adam_state` returned; an absent or empty state starts Adam afresh."""
     optimizer.state.clear()
     if not state:
         return

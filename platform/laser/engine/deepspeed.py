@@ -1,9 +1,10 @@
-"""DeepSpeed ZeRO under the training loop; the only module that imports deepspeed.
+"""DeepSpeed ZeRO under the training loop; beside `deepspeed_private` the only module that imports deepspeed.
 
-ZeRO-3 keeps 1/world_size of every tensor on each worker, of the frozen LLM too: the model is built empty inside
-`deepspeed.zero.Init`, and each worker then reads its own slice of each tensor from the safetensors file. Checkpoints
-do not go through DeepSpeed's own format, which cannot be read at another world size: the trainable weights and their
-moments are small, so they are gathered, and written in full shape (`laser.training.run.checkpoint`).
+ZeRO-3 keeps 1/world_size of every tensor on each worker, also of the frozen LLM. The model is built empty inside
+`deepspeed.zero.Init`, and each worker then reads its own slice of each tensor from the safetensors file.
+
+Checkpoints are not in DeepSpeed's own format, which cannot be read at another world size. The trainable weights and
+their moments are small, so they are gathered and written in full shape (`laser.training.run.checkpoint`).
 """
 
 import logging
@@ -15,42 +16,49 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.utils import safe_get_full_optimizer_state
-from torch import Tensor, nn
+from torch import Tensor
 
 from laser.config.schema import LLMConfig, TrainingConfig
 from laser.engine.base import (
     Batch,
     OptimizerState,
     adam,
-    numel,
     read_adam_state,
     scale_learning_rates,
     write_adam_state,
+)
+from laser.engine.deepspeed_private import (
+    held_weight,
+    materialise_moments,
+    sharding_init,
+    skip_shared_memory_kernel,
+    whole_numel,
+    whole_shape,
+    write_sharded_moment,
 )
 from laser.engine.memory import GATHERED_BLOCKS
 from laser.models.laser import Laser, LaserOutput, Part
 from laser.models.llm import Decoder, decoder_weights, empty_llm, llm_config
 
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-# Its shared-memory all-reduce serves inference alone; compiling it takes two cores more than a minute.
-deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+skip_shared_memory_kernel()
 
 
 def deepspeed_config(config: TrainingConfig, largest_block: int = 0) -> dict[str, Any]:
-    """The DeepSpeed configuration of an experiment.
+    """Return DeepSpeed's configuration of an experiment.
 
-    Trainable weights are float32, and neither `fp16` nor `bf16` is switched on, because these would cast them: the
-    frozen LLM keeps the dtype it was loaded with.
+    Trainable weights are float32, and the frozen LLM keeps the dtype that it was loaded with. So neither `fp16` nor
+    `bf16` is switched on, because either would cast both.
 
     Args:
-        config: the stage and the clipping.
-        largest_block: weights of the largest block. Under stage 3 the next block is fetched while one runs, and a
-            block is given back as soon as it has run. (DeepSpeed's own limits of 10⁹ weights keep small models whole.)
+        config: says the ZeRO level and the clipping.
+        largest_block: weights of the largest block. Under ZeRO-3 the next block is fetched while one runs, and a block
+            is given back as soon as it has run. (DeepSpeed's own limits of 10⁹ weights keep small models whole.)
     """
     return {
         "train_micro_batch_size_per_gpu": 1,  # bookkeeping only: batches are ours
         "gradient_accumulation_steps": 1,
-        "managed_gradient_accumulation": False,  # step() ends the accumulation, however many micro-batches came
+        "managed_gradient_accumulation": False,  # step() ends the accumulation after any number of micro-batches
         "gradient_clipping": config.max_grad_norm,
         "zero_optimization": {
             "stage": config.zero_stage,
@@ -68,22 +76,20 @@ def deepspeed_config(config: TrainingConfig, largest_block: int = 0) -> dict[str
 
 
 def sharded_llm(directory: Path, dtype: torch.dtype, llm_settings: LLMConfig, training: TrainingConfig) -> Decoder:
-    """The frozen decoder under ZeRO-3: built in shards, filled in shards; no worker ever holds it whole.
+    """Build the frozen decoder under ZeRO-3 in shards; no worker ever holds it whole.
 
-    Building inside `zero.Init` makes each module's tensors and splits them at once; filling reads one tensor's own
-    slice at a time from the memory-mapped file. So the peak is the shard plus the largest single tensor.
+    Inside `zero.Init` each module's tensors are split as soon as they are made. Then each worker reads its own slice of
+    one tensor after the other from the memory-mapped file. So the peak is the shard plus the largest single tensor.
     """
-    # Init's own dtype argument is ignored where the device lacks fp16 (deepspeed 0.19.8): the dtype goes in as config.
+    # deepspeed 0.19.8 ignores Init's own dtype argument where the device lacks fp16, so the config says the dtype.
     settings = deepspeed_config(training) | {"bf16": {"enabled": dtype == torch.bfloat16}}
-    exact_arange = torch.arange
-    with deepspeed.zero.Init(config_dict_or_path=settings):
-        torch.arange = exact_arange  # Init's own rounds to bf16, and rotary frequencies are made of it
+    with sharding_init(settings):
         config = llm_config(directory, llm_settings.num_layers, llm_settings.trust_remote_code)
         llm = empty_llm(config, dtype, llm_settings)
     parameters: dict[str, Any] = dict(llm.named_parameters())
     rank = dist.get_rank()
     for name, weight in decoder_weights(llm, directory):
-        shard = parameters[name].ds_tensor
+        shard = held_weight(parameters[name])
         flat = weight.reshape(-1)
         own = flat[rank * shard.numel() : (rank + 1) * shard.numel()]
         shard.data[: own.numel()].copy_(own)  # the last shard may end in padding
@@ -93,15 +99,15 @@ def sharded_llm(directory: Path, dtype: torch.dtype, llm_settings: LLMConfig, tr
 
 
 class DeepSpeedEngine:
-    """One Ray Train worker's model under ZeRO stage 0, 2 or 3. Needs an initialised process group."""
+    """One worker's model under ZeRO level 0, 2 or 3. Needs an initialised process group."""
 
     def __init__(self, laser: Laser, config: TrainingConfig, device: torch.device) -> None:
         deepspeed.init_distributed(dist_backend=dist.get_backend())
         self.laser = laser
         self.device = device
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
-        self.stage = config.zero_stage
-        if self.stage != 3:
+        self.level = config.zero_stage
+        if self.level != 3:
             laser.to(device)
         self.engine, *_ = deepspeed.initialize(
             model=laser,
@@ -109,8 +115,8 @@ class DeepSpeedEngine:
             config=deepspeed_config(config, _largest_block(laser)),
             dist_init_required=False,
         )
-        if self.stage:
-            self._materialise_moments()
+        if self.level:
+            materialise_moments(self.engine.optimizer, sharded=self.level == 3)
 
     def forward(self, batch: Batch, part: Part = "history") -> LaserOutput:
         return self.engine(
@@ -118,7 +124,7 @@ class DeepSpeedEngine:
         )
 
     def backward(self, loss: Tensor) -> None:
-        # DeepSpeed averages gradients over workers; ours are shares of one loss, so they add up.
+        # DeepSpeed averages the workers' gradients. Ours are parts of one loss, so they must be summed.
         self.engine.backward(loss * self.world_size, scale_wrt_gas=False)
 
     def step(self, learning_rate_factor: float) -> None:
@@ -145,25 +151,25 @@ class DeepSpeedEngine:
                 parameter.copy_(state[name])
         for name, value in self.laser.statistics().items():
             value.copy_(state[name])
-        if self.stage:
+        if self.level:
             self.engine.optimizer.refresh_fp32_params()
 
     def optimizer_state(self) -> OptimizerState:
         inner = self._inner_optimizer()
         named = self.laser.trainable_parameters()
-        if not self.stage:
+        if not self.level:
             return read_adam_state(inner, named)
         state: OptimizerState = {"step": next(iter(inner.state.values()))["step"].to("cpu", copy=True).reshape(1)}
         for name, parameter in named.items():
             for moment in ("exp_avg", "exp_avg_sq"):
                 full = safe_get_full_optimizer_state(parameter, moment)
-                state[f"{name}.{moment}"] = full.detach().to("cpu", copy=True).reshape(_full_shape(parameter))
+                state[f"{name}.{moment}"] = full.detach().to("cpu", copy=True).reshape(whole_shape(parameter))
         return state
 
     def load_optimizer(self, state: OptimizerState | None) -> None:
         inner = self._inner_optimizer()
         named = self.laser.trainable_parameters()
-        if not self.stage:
+        if not self.level:
             write_adam_state(inner, named, state)
             return
         for moments in inner.state.values():
@@ -178,38 +184,16 @@ class DeepSpeedEngine:
                 self._write_moment(parameter, moment, state[f"{name}.{moment}"])
 
     def _inner_optimizer(self) -> torch.optim.Optimizer:
-        return self.engine.optimizer.optimizer if self.stage else self.engine.optimizer
-
-    def _materialise_moments(self) -> None:
-        """Create Adam's moments for this worker's flat partitions now rather than in the first step.
-
-        So they can be restored before it; and ZeRO-2 links parameters to moments after the first *group* has stepped,
-        which leaves the other groups without (deepspeed 0.19.8).
-        """
-        zero = self.engine.optimizer
-        sharded = self.stage == 3
-        for flat in zero.fp32_partitioned_groups_flat if sharded else zero.single_partition_of_fp32_groups:
-            zero.optimizer.state[flat] = {
-                "step": torch.zeros((), dtype=torch.float32, device=flat.device),
-                "exp_avg": torch.zeros_like(flat, requires_grad=False),
-                "exp_avg_sq": torch.zeros_like(flat, requires_grad=False),
-            }
-        if not sharded:
-            zero._lazy_init_hp_params_optimizer_state()
+        return self.engine.optimizer.optimizer if self.level else self.engine.optimizer
 
     def _write_moment(self, parameter: Any, moment: str, full: Tensor) -> None:
-        if self.stage == 3:
-            # safe_set_full_optimizer_state fails where a tensor does not divide by the workers (no padding).
-            own, _ = parameter._z3_optimizer._get_fp32_opt_state_partition(
-                parameter, release_swap_buffers=False, optim_state_key=moment
-            )
-            part = full.reshape(-1)[self.rank * own.numel() : (self.rank + 1) * own.numel()]
-            own[: part.numel()].copy_(part)
+        if self.level == 3:
+            write_sharded_moment(parameter, moment, full, self.rank)
         else:
             parameter.set_full_hp_param(full, moment)
 
     def _gathered(self, parameter: Tensor, writer: int | None = None) -> Any:
-        return deepspeed.zero.GatheredParameters([parameter], modifier_rank=writer, enabled=self.stage == 3)
+        return deepspeed.zero.GatheredParameters([parameter], modifier_rank=writer, enabled=self.level == 3)
 
     def _full(self, parameter: Tensor) -> Tensor:
         with self._gathered(parameter):
@@ -217,9 +201,6 @@ class DeepSpeedEngine:
 
 
 def _largest_block(laser: Laser) -> int:
-    """Weights of the module that has most of its own: what stage 3 gathers at once."""
-    return max(sum(numel(parameter) for parameter in module.parameters(recurse=False)) for module in laser.modules())
-
-
-def _full_shape(parameter: nn.Parameter) -> torch.Size:
-    return getattr(parameter, "ds_shape", parameter.shape)
+    """Count the weights of the module that has most of its own; ZeRO-3 gathers them at once."""
+    modules = laser.modules()
+    return max(sum(whole_numel(parameter) for parameter in module.parameters(recurse=False)) for module in modules)

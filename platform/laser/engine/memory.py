@@ -1,8 +1,8 @@
-"""How much memory a worker needs under each ZeRO stage, and which stage is the fastest that fits.
+"""How much memory a worker needs under each ZeRO level, and which level is the fastest that fits.
 
-The stages (arXiv 1910.02054) differ in what each of W workers holds: stage 0 everything; stage 2 its part of gradients
-and optimizer; stage 3 its part of all weights too, the frozen LLM's among them, and gathers a block when it is used.
-Each costs more communication than the one before.
+The levels (arXiv 1910.02054) differ in what each of W workers holds. At level 0 it holds everything, at level 2 its
+part of the gradients and of the optimizer. At level 3 it holds its part of all weights too, also of the frozen LLM,
+and gathers a block when the block is used. Each level costs more communication than the one before.
 """
 
 import logging
@@ -19,52 +19,55 @@ from laser.models.laser import Laser
 
 logger = logging.getLogger(__name__)
 
-Stage = Literal[0, 2, 3]
-STAGES: tuple[Stage, ...] = (0, 2, 3)
+Level = Literal[0, 2, 3]
+LEVELS: tuple[Level, ...] = (0, 2, 3)
 """Fastest first."""
 GATHERED_BLOCKS = 3
-"""Blocks that stage 3 holds whole at once: the one that runs, the one fetched meanwhile, the one not yet given back."""
+"""Blocks that level 3 holds whole at once: the one that runs, the one being fetched, the one not yet given back."""
 HEADROOM = 0.8
-"""Share of the free memory that may be planned with; the rest is for what is not counted: buffers, fragmentation."""
+"""Part of the free memory that may be planned with; buffers and fragmentation, which are not counted, take the rest."""
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a worker's memory depends on, in bytes."""
+    """The sizes in bytes that a worker's memory depends on."""
 
     llm: int
     """All weights of the frozen LLM."""
     largest_block: int
-    """The largest group of LLM weights that is gathered at once under stage 3."""
+    """The largest group of LLM weights that level 3 gathers at once."""
     trainable: int
     """All trainable weights, float32."""
     activations: int
     """What a training step keeps for its backward pass, and the item embeddings."""
 
-    def needed(self, stage: Stage, num_workers: int) -> int:
-        """Bytes that each worker holds. Gradients take as much as the trainable weights, Adam's moments twice that;
-        stages 2 and 3 keep one more copy, the optimizer's own."""
-        shards = num_workers if stage == 3 else 1
+    def needed(self, level: Level, num_workers: int) -> int:
+        """Return the bytes that each worker holds.
+
+        Gradients take as much as the trainable weights, and Adam's moments twice as much. Levels 2 and 3 keep one more
+        copy of the trainable weights, the optimizer's own.
+        """
+        shards = num_workers if level == 3 else 1
         whole = self.llm / shards + self.activations
-        if stage == 0:
+        if level == 0:
             return int(whole + 4 * self.trainable)
-        if stage == 2:
+        if level == 2:
             return int(whole + self.trainable + 4 * self.trainable / num_workers)
         return int(whole + 5 * self.trainable / num_workers + GATHERED_BLOCKS * self.largest_block)
 
 
-def choose_stage(footprint: Footprint, num_workers: int, free: int) -> Stage:
-    """The fastest stage whose need fits, and a line in the log that says why.
+def choose_level(footprint: Footprint, num_workers: int, free: int) -> Level:
+    """Return the fastest level that fits, and log why.
 
     Args:
-        footprint: of the experiment.
+        footprint: sizes of the experiment.
         num_workers: W.
         free: bytes that a worker may take; the smallest over the workers, so that all choose alike.
     """
     usable = HEADROOM * free
-    needs = {stage: footprint.needed(stage, num_workers) for stage in STAGES}
-    chosen: Stage = next((stage for stage in STAGES if needs[stage] <= usable), 3)
-    reasons = ", ".join(f"stage {stage} needs {_gib(need)}" for stage, need in needs.items())
+    needs = {level: footprint.needed(level, num_workers) for level in LEVELS}
+    chosen: Level = next((level for level in LEVELS if needs[level] <= usable), 3)
+    reasons = ", ".join(f"level {level} needs {_gib(need)}" for level, need in needs.items())
     room = f"{_gib(usable)} of {_gib(free)} free may be planned with"
     if needs[chosen] <= usable:
         logger.info("training.zero_stage auto → %d, the fastest that fits: %s a worker; %s", chosen, reasons, room)
@@ -78,21 +81,21 @@ def choose_stage(footprint: Footprint, num_workers: int, free: int) -> Stage:
 
 
 def footprint(laser: Laser, config: Experiment, longest: int, catalogue: int) -> Footprint:
-    """Count the weights of a model that may be on the meta device.
+    """Count the bytes of a model, which may be on the meta device.
 
     Args:
         laser: the model.
         config: its experiment.
         longest: text tokens of the longest training history.
-        catalogue: items.
+        catalogue: number of items.
     """
     training = config.training
     decoder = laser.llm.config.get_text_config()
     size = next(laser.llm.parameters()).element_size()
     histories = min(training.micro_batch_size, ceil(training.batch_size / training.num_workers))
     tokens = histories * (longest + laser.num_added_tokens)
-    width = decoder.hidden_size  # what a block keeps of a token: its input, and without recomputation
-    if not training.gradient_checkpointing:  # queries, keys, values, attended, middle, probabilities, the MLP's halves
+    width = decoder.hidden_size  # of each token, a block keeps its input
+    if not training.gradient_checkpointing:  # and queries, keys, values, attended, middle, probabilities, MLP's halves
         width += 6 * decoder.hidden_size + 2 * decoder.intermediate_size
     return Footprint(
         llm=_bytes(laser.llm.parameters()),
@@ -104,7 +107,7 @@ def footprint(laser: Laser, config: Experiment, longest: int, catalogue: int) ->
 
 
 def free_memory(device: torch.device, workers_of_node: int) -> int:
-    """Bytes that this worker may take: its GPU's free memory, or its share of the node's."""
+    """Return the bytes that this worker may take: its GPU's free memory, or its part of the node's."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     import psutil

@@ -1,4 +1,4 @@
-"""The engine of one process: plain torch, without Ray, DeepSpeed and a process group."""
+"""The engine of one process, in plain torch."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from laser.models.laser import Laser, LaserOutput, Part
 
 
 class PlainEngine:
-    """Trains in this process with torch alone: no Ray, no DeepSpeed, no process group."""
+    """Trains in this process with torch alone, without Ray, DeepSpeed and a process group."""
 
     def __init__(self, laser: Laser, config: TrainingConfig, device: torch.device) -> None:
         self.laser = laser.to(device)
@@ -30,7 +30,7 @@ class PlainEngine:
 
     def step(self, learning_rate_factor: float) -> None:
         parameters = self.laser.trainable_parameters().values()
-        for parameter in parameters:  # those that this loss does not reach; DeepSpeed does the same
+        for parameter in parameters:  # as DeepSpeed does for weights that this loss does not reach
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         if self.config.max_grad_norm:

@@ -107,7 +107,7 @@ class FittedRecommender(SequentialRecommender):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load as torch does, but let the statistics take the sizes of the loaded ones."""
-        for name in self._buffers:
+        for name, _ in list(self.named_buffers(recurse=False)):
             if name in state_dict:
                 self.register_buffer(name, torch.empty_like(state_dict[name], device=self.device))
         return super().load_state_dict(state_dict, strict, assign)

@@ -174,7 +174,7 @@ def _run_trials(reproduction: Reproduction, cells: Sequence[Cell], store: Store)
     for cell in cells:
         trial = reproduction.sweep.trial(cell.overrides)
         record = trial.record()
-        if record is None or not record.ended:
+        if record is None or not record.is_final:
             trials.append(cell.overrides)
         else:  # it ended under another store of runs
             run = store.start(cell.config, trial.name, run_tags(cell.config, make_stages(cell.config)), trial.run_id)

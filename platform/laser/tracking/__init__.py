@@ -1,1 +1,1 @@
-"""MLflow runs and artifacts; knows the config room alone."""
+"""MLflow runs and their artifacts. Of the other rooms it knows the config alone."""

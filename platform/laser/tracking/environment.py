@@ -15,7 +15,7 @@ PACKAGES = ("torch", "transformers", "ray", "deepspeed", "mlflow", "pyarrow", "s
 
 
 def environment() -> dict[str, Any]:
-    """Hardware, versions, commit and command of this process, as JSON-able values; null where unknown."""
+    """Return hardware, versions, commit and command of this process, ready for JSON; null where unknown."""
     return {
         "hardware": {
             "processor": _processor(),
@@ -32,7 +32,7 @@ def environment() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The code's Git commit, with `-dirty` where files differ from it; None outside a repository."""
+    """Return the code's Git commit, with `-dirty` if files differ from it; None outside a repository."""
     here = Path(__file__).parent
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)

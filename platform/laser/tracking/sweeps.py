@@ -6,11 +6,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from laser.tracking.runs import Results, Run, Status, Tracking
+from laser.tracking.interface import RunResults
+from laser.tracking.run import Run, Status
+from laser.tracking.runs import Tracking
 
 STATUS: dict[str, Status] = {
     "finished": "FINISHED",
-    "stopped": "FINISHED",  # by the scheduler: no failure, and its epochs count
+    "stopped": "FINISHED",  # by the scheduler, which is no failure: the epochs count
     "failed": "FAILED",
     "interrupted": "KILLED",
 }
@@ -18,17 +20,17 @@ STATUS: dict[str, Status] = {
 
 @dataclass(frozen=True)
 class SweepTracker:
-    """What `laser.tuning.search` asks of tracking. It pickles."""
+    """The tracker of a search (`laser.tracking.interface.Tracker`). It pickles."""
 
     tracking: Tracking
     parent: str
     """Run id of the sweep's own run."""
 
     def start(self, config: BaseModel, name: str, tags: Mapping[str, Any], run_id: str | None) -> Run:
-        """Open a trial's run, or that of its earlier sessions."""
+        """Open a trial's run, or resume the run of its earlier sessions."""
         return self.tracking.start(config, "trial", name, tags, parent=self.parent, run_id=run_id)
 
-    def finish(self, run_id: str, state: str, results: Results, error: str | None) -> None:
+    def finish(self, run_id: str, state: str, results: RunResults, error: str | None) -> None:
         """Record what a trial has left, and close its run."""
         run = Run(self.tracking.uri, run_id)
         run.record(results)

@@ -4,19 +4,19 @@ import torch
 import torch.distributed as dist
 
 from laser.config.schema import Experiment
-from laser.engine.memory import Stage, choose_stage, footprint, free_memory
+from laser.engine.memory import Level, choose_level, footprint, free_memory
 from laser.models.laser import Laser, build_laser
 from laser.models.llm import choose_dtype, empty_llm, llm_config, load_llm
 from laser.training.inputs import Inputs
 
 
-def automatic_stage(config: Experiment, inputs: Inputs, device: torch.device, workers_of_node: int) -> Stage:
-    """The stage for `training.zero_stage=auto`, the same on every worker. Needs the process group (collective)."""
+def automatic_stage(config: Experiment, inputs: Inputs, device: torch.device, workers_of_node: int) -> Level:
+    """The ZeRO level for `training.zero_stage=auto`, the same on every worker. Needs the process group (collective)."""
     laser = weightless_laser(config, inputs, device)
     needed = footprint(laser, config, int(inputs.train.lengths.max()), len(inputs.items))
     free = torch.tensor([free_memory(device, workers_of_node)], device=device)
     dist.all_reduce(free, op=dist.ReduceOp.MIN)
-    return choose_stage(needed, config.training.num_workers, int(free))
+    return choose_level(needed, config.training.num_workers, int(free))
 
 
 def weightless_laser(config: Experiment, inputs: Inputs, device: torch.device) -> Laser:

@@ -12,6 +12,7 @@ from ray.train import report as report_to_controller
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from laser.cluster.join import cluster
+from laser.cluster.ray_private import leave_interrupts_alone
 from laser.config.compose import with_overrides
 from laser.config.schema import Experiment
 from laser.tracking.interface import EPOCH, Report
@@ -30,17 +31,10 @@ class _ReportToDriver(UserCallback):
         self.report(values, int(values.pop(EPOCH)))
 
 
-class _Trainer(TorchTrainer):
-    """A trainer that leaves Ctrl-C as it is: a KeyboardInterrupt where `fit` waits."""
-
-    def _register_sigint_handler(self, controller: Any) -> None:
-        """Ray's own handler would end the process with status 1, without a word and without our cleaning up."""
-
-
 def train_on_workers(config: Experiment, run_dir: Path, report: Report, callbacks: Sequence[Any] = ()) -> None:
     """Train on `training.num_workers` Ray Train workers; the outcome stands in `run_dir/result.json`."""
     training = config.training
-    trainer = _Trainer(
+    trainer = TorchTrainer(
         _worker,
         train_loop_config={"config": config.model_dump_json(), "run_dir": str(run_dir)},
         torch_config=TorchConfig(backend="nccl" if training.use_gpu else "gloo"),
@@ -58,6 +52,7 @@ def train_on_workers(config: Experiment, run_dir: Path, report: Report, callback
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
+    leave_interrupts_alone(trainer)
     with cluster():
         trainer.fit()
 

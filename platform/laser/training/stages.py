@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from laser.config.schema import Experiment
-from laser.engine.base import Engine, numel
+from laser.engine.base import Engine
+from laser.engine.deepspeed_private import whole_numel
 from laser.evaluation.metrics import SELECTION_METRIC
 from laser.evaluation.user_ranks import TEST_RANKS
 from laser.tracking.interface import Report
@@ -203,7 +204,7 @@ class TwoStageTraining:
             untrained_val=epoch_metrics(state.history[0]),
             selected=selected,
             epochs=state.epoch,
-            trainable_parameters=sum(numel(p) for p in self.engine.laser.trainable_parameters().values()),
+            trainable_parameters=sum(whole_numel(p) for p in self.engine.laser.trainable_parameters().values()),
             tokens_per_second=state.tokens / train_seconds if train_seconds else 0.0,
             seconds=seconds,
         )

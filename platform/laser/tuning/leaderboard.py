@@ -1,4 +1,4 @@
-"""How the trials of a search did, best first."""
+"""The trials of a search, best first."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,18 +9,18 @@ from laser.tuning.sweep import TrialRecord
 
 
 def leaderboard(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The trials by validation NDCG@10; those without one, failed early, come last."""
+    """Sort the trials by validation NDCG@10; trials that failed before they had one come last."""
     return sorted(records, key=lambda record: (-record.val.get(SELECTION_METRIC, -1.0), record.name))
 
 
 def count_by_state(records: Sequence[TrialRecord]) -> dict[str, int]:
-    """Trials by how they ended; every state is named."""
+    """Count the trials by how they ended; every state is named."""
     counts = Counter(record.state for record in records)
     return {state: counts[state] for state in ("finished", "stopped", "failed")}
 
 
 def as_markdown(records: Sequence[TrialRecord]) -> str:
-    """The leaderboard as a Markdown table, for a terminal and for MLflow's notes."""
+    """Write the leaderboard as a Markdown table, for a terminal and for MLflow's notes."""
     metrics = selection_first()
     header = ["rank", "trial", *(f"val {name}" for name in metrics), "epochs", "state", "run"]
     rows = [

@@ -13,9 +13,9 @@ logger = logging.getLogger(__name__)
 
 
 def planned_trials(space: Mapping[str, Domain], search: SearchConfig) -> list[dict[str, Any]] | None:
-    """The overrides of all trials of a grid or random search, in order; None where a sampler decides as it goes.
+    """Return the overrides of all trials of a grid or random search; None if a sampler decides during the search.
 
-    Random trials differ from each other, and the first n are the same whatever `num_samples` is.
+    Random trials differ from each other. The first n are the same for any larger `num_samples`.
     """
     if search.algorithm == "grid":
         return grid(space)
@@ -34,7 +34,7 @@ def planned_trials(space: Mapping[str, Domain], search: SearchConfig) -> list[di
 
 
 def draw(domain: Domain, generator: random.Random) -> Any:
-    """One value of a domain."""
+    """Draw one value of a domain."""
     match domain:
         case Choice():
             return generator.choice(domain.values)

@@ -1,12 +1,11 @@
 """Searches run by Ray Tune: each trial is a training run of its own on Ray Train workers.
 
-A trial's process only waits for its workers, so it reserves no core: on two cores both go to the workers. Schedulers
-count in our own epochs, because Tune's iteration restarts when a trial goes on.
+A trial's process only waits for its workers, so it reserves no core: on two cores, both go to the workers. Schedulers
+count in our own epochs, because Tune's iteration restarts when a trial is resumed.
 """
 
 import json
 import logging
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler
 
 from laser.cluster.join import cluster
+from laser.cluster.ray_private import configure_tune
 from laser.config.compose import with_overrides
 from laser.config.fields import marked
 from laser.config.identity import as_experiment
@@ -74,24 +74,23 @@ def plan_search(config: TuneExperiment) -> SearchPlan:
 def run_search(plan: SearchPlan, sweep: Sweep, tracker: Tracker) -> list[TrialRecord]:
     """Run the trials that have not ended yet, and return the records of all.
 
-    A trial that fails does not end the others. A sweep that was interrupted goes on by the same call: ended trials are
-    left as they are, unfinished ones go on from their last checkpoint, and failed ones are tried again.
+    A trial that fails does not end the others. The same call resumes an interrupted sweep: it leaves ended trials as
+    they are, continues unfinished ones from their last checkpoint, and tries failed ones again.
     """
     search = plan.config.search
-    scheduler = _scheduler(plan.config)
+    scheduler = trial_scheduler(plan.config)
     param_space: dict[str, Any]
     if plan.trials is None:
         param_space = {key: _tune_domain(domain) for key, domain in plan.space.items()}
     else:
         trials = plan.trials
-        if scheduler is None:  # asha has to hear again what ended trials reached: they repeat their reports
-            ended = [record.overrides for record in sweep.records() if record.ended]
+        if scheduler is None:  # ASHA must hear again what ended trials reached, so they repeat their reports
+            ended = [record.overrides for record in sweep.records() if record.is_final]
             trials = [overrides for overrides in trials if overrides not in ended]
         if not trials:
             return sweep.records()
         param_space = {"overrides": tune.grid_search([json.dumps(overrides) for overrides in trials])}
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C raises KeyboardInterrupt, as everywhere
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    configure_tune()
     trainable = tune.with_parameters(
         _run_trial, base=plan.base.model_dump_json(), stages=plan.stages, sweep=str(sweep.path), tracker=tracker
     )
@@ -127,11 +126,11 @@ def run_search(plan: SearchPlan, sweep: Sweep, tracker: Tracker) -> list[TrialRe
 def _run_trial(
     params: Mapping[str, Any], base: str, stages: SharedStages | None, sweep: str, tracker: Tracker
 ) -> dict[str, float]:
-    """One trial, in a process of its own; Tune hears of each epoch and, at the end, of the best one."""
+    """Run one trial in a process of its own. Tune hears of each epoch and, at the end, of the best one."""
     trial = Sweep(Path(sweep)).trial(_overrides(params))
     with trial.exclusive():
         record, outcome = trial.record(), read_outcome(trial.path)
-        if outcome or (record and record.ended):
+        if outcome or (record and record.is_final):
             reports = epoch_reports(trial)
             for report in reports:
                 tune.report(report)
@@ -147,13 +146,15 @@ def _run_trial(
 
 
 class _RecordKeeper(tune.Callback):
-    """Writes each trial's record the moment it ends, and a line for each step of the way."""
+    """Writes each trial's record as soon as the trial ends, and logs each step on the way."""
 
     def __init__(self, sweep: Sweep, tracker: Tracker) -> None:
         self.sweep, self.tracker = sweep, tracker
 
     def on_trial_start(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
-        logger.info("trial %s started", self._ours(trial).name)
+        ours = self._ours(trial)
+        ours.note("started")
+        logger.info("trial %s started", ours.name)
 
     def on_trial_result(
         self, iteration: int, trials: Sequence[Any], trial: Any, result: Mapping[str, Any], **info: Any
@@ -195,12 +196,12 @@ def _tune_domain(domain: Domain) -> Any:
 
 
 def _own_resources(search: SearchConfig) -> dict[str, float]:
-    """What a trial's own process reserves: as good as nothing, but Ray refuses an empty bundle."""
+    """Return what a trial's own process reserves: almost nothing, because Ray refuses an empty bundle."""
     return {search.driver_resource: 0.001} if search.driver_resource else {"memory": 1}
 
 
 def _check_driver_resource(search: SearchConfig) -> None:
-    """Refuse a search that would wait for ever."""
+    """Refuse a search that would wait forever for a resource that no node offers."""
     name, offered = search.driver_resource, ray.cluster_resources()
     if name and name not in offered:
         custom = sorted(key for key in offered if ":" not in key and key not in ("CPU", "GPU", "memory"))
@@ -218,8 +219,8 @@ def _optuna(search: SearchConfig) -> Any:
     return OptunaSearch(metric=METRIC, mode="max", seed=search.seed)
 
 
-def _scheduler(config: TuneExperiment) -> ASHAScheduler | None:
-    """Asynchronous successive halving over epochs (arXiv 1810.05934), if asked for.
+def trial_scheduler(config: TuneExperiment) -> ASHAScheduler | None:
+    """Return asynchronous successive halving over epochs (arXiv 1810.05934), if the search asks for it.
 
     The last epoch is no rung: a trial that came so far may finish, because its test comes after.
     """

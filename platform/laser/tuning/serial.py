@@ -1,4 +1,4 @@
-"""The trials of a sweep one after the other, in this process: without Ray."""
+"""The trials of a sweep, run one after the other in this process, without Ray."""
 
 import logging
 import traceback
@@ -19,13 +19,13 @@ def run_trials_here(
 ) -> list[TrialRecord]:
     """Run the trials that have not ended yet, and return the records of all that have.
 
-    A trial that fails does not end the others; one that was interrupted goes on from its last checkpoint.
+    A trial that fails does not end the others; an interrupted one is resumed from its last checkpoint.
 
     Args:
         base: the experiment that trials vary.
-        trials: what each varies: dotted key → value.
-        sweep: where they are on disk.
-        tracker: where they are recorded.
+        trials: what each trial varies: dotted key → value.
+        sweep: where the trials are on disk.
+        tracker: where the trials are recorded.
 
     Raises:
         UserError: the settings of a trial are wrong.
@@ -35,7 +35,7 @@ def run_trials_here(
             trial = sweep.trial(overrides)
             with trial.exclusive():
                 record = trial.record()
-                if record is not None and record.ended:
+                if record is not None and record.is_final:
                     continue
                 logger.info("trial %d of %d: %s", number, len(trials), trial.name)
                 try:

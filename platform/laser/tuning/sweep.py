@@ -1,4 +1,4 @@
-"""A sweep on disk, so that it can be stopped at any moment, `kill -9` included, and go on.
+"""A sweep on disk, so that it can be stopped at any moment, also by `kill -9`, and resumed.
 
     <output_dir>/sweeps/<name>/    <name>-2, <name>-3, … for later ones
         sweep.json                 settings that must not change
@@ -7,16 +7,18 @@
         trials/K=4,L=8-1a2b3c/
             overrides.json         what the trial changes in the experiment
             run_id                 its MLflow run
+            started, first_epoch   when it came so far, in unix seconds
             record.json            how the trial ended; absent while it is unfinished
             checkpoints/, result.json   of `laser.training`
-        tune/                      Ray Tune's own files; nothing is ever read back from them
+        tune/                      Ray Tune's own files, which are never read back
 
-A sweep goes on from these files alone. Ray Tune's `Tuner.restore` reads pickles that lag up to ten seconds behind and
-leave out the scheduler's state; here a finished trial is finished the moment its record is renamed into place.
+A sweep is resumed from these files alone. Ray Tune's `Tuner.restore` reads pickles that lag up to ten seconds behind
+and lack the scheduler's state. Here a trial is finished as soon as its record is renamed into place.
 """
 
 import json
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -29,7 +31,7 @@ from laser.config.identity import first_difference, stage_key
 from laser.config.marks import HOW_IT_RUNS, MAY_DIFFER_ON_RESUME
 from laser.config.schema import TuneExperiment
 from laser.errors import UserError
-from laser.storage.files import write_json
+from laser.storage.files import write_json, write_whole
 from laser.storage.locks import Held, exclusive
 from laser.training.run.directory import remember_run, remembered_run, run_directory
 
@@ -39,33 +41,43 @@ SYMBOLS = {
     "mformer.num_layers": "Z",
     "mformer.hidden_size": "D",
 }
-"""How the paper calls what is most often varied; other settings are called by the last part of their key."""
+"""The paper's symbols of what is most often varied; other settings go by the last part of their key."""
 
 TrialState = Literal["finished", "stopped", "failed"]
-"""finished: all its epochs; stopped: early, by the scheduler; failed: by an error."""
+"""finished: after all its epochs; stopped: early, by the scheduler; failed: by an error."""
+Moment = Literal["started", "first_epoch"]
+"""What a trial notes on its way: that it started, and that the untrained model (epoch 0) was validated."""
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """How a trial ended."""
+    """How a trial ended. Moments are unix seconds, null where unknown; a resumed trial's include the interruption."""
 
     name: str
     overrides: dict[str, Any]
     """What the trial changes in the sweep's experiment: dotted key → value."""
     state: TrialState
     run_id: str | None
-    """The trial's MLflow run; null where it failed before it had one."""
+    """The trial's MLflow run; null if it failed before it had one."""
     val: dict[str, float] = field(default_factory=dict)
     """Validation metrics of the best epoch."""
     test: dict[str, float] | None = None
     epochs: int = 0
     """Epochs done, over both stages."""
     error: str | None = None
-    """Last line of the error; the whole stands in the trial's `error.txt`."""
+    """Last line of the error; the trial's `error.txt` holds the whole."""
+    started: float | None = None
+    """When the trial was first started."""
+    first_epoch: float | None = None
+    """When the untrained model's validation was reported."""
+    ended: float | None = None
+    """When the trial's run was closed."""
+    seconds: float | None = None
+    """Seconds of training, encoding and validation, over all sessions; null before the first epoch."""
 
     @property
-    def ended(self) -> bool:
-        """Whether a resumed sweep leaves the trial as it is; failed ones are tried again."""
+    def is_final(self) -> bool:
+        """Whether a resumed sweep leaves the trial as it is; a failed trial is tried again."""
         return self.state != "failed"
 
 
@@ -77,13 +89,13 @@ class Trial:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Wait until no other process works on this trial: a sampler may draw the same settings twice."""
+        """Wait until no other process works on this trial, because a sampler may draw the same settings twice."""
         with exclusive(self.path / "lock"):
             write_json(self.path / "overrides.json", self.overrides)
             yield
 
     def record(self) -> TrialRecord | None:
-        """How the trial ended, or None while it is unfinished."""
+        """Return how the trial ended, or None while it is unfinished."""
         path = self.path / "record.json"
         return TrialRecord(**json.loads(path.read_text())) if path.is_file() else None
 
@@ -91,14 +103,25 @@ class Trial:
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / "record.json", asdict(record))
 
+    def note(self, moment: Moment) -> None:
+        """Note that the trial has come so far; later sessions leave the first note."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if self.moment(moment) is None:
+            write_whole(self.path / moment, f"{time.time():.3f}\n")
+
+    def moment(self, moment: Moment) -> float | None:
+        """Return when the trial came so far, in unix seconds; None if that was not noted."""
+        path = self.path / moment
+        return float(path.read_text()) if path.is_file() else None
+
     @property
     def symbols(self) -> dict[str, Any]:
-        """What the trial varies, by the paper's symbols where it has them: K, L, …"""
+        """The settings that the trial varies and the paper has a symbol for: K, L, …"""
         return {SYMBOLS[key]: value for key, value in self.overrides.items() if key in SYMBOLS}
 
     @property
     def run_id(self) -> str | None:
-        """The MLflow run of earlier sessions."""
+        """The MLflow run of earlier sessions, if there is one."""
         return remembered_run(self.path)
 
     def remember_run(self, run_id: str) -> None:
@@ -128,19 +151,19 @@ class Sweep:
         (self.path / "complete").touch()
 
     def trial(self, overrides: Mapping[str, Any]) -> Trial:
-        """The trial of these settings; the same settings are the same trial."""
+        """Return the trial of these settings; equal settings are the same trial."""
         name = trial_name(overrides)
         slug = re.sub(r"[^A-Za-z0-9=.,-]+", "_", name.replace(" ", ","))[:80]
         return Trial(self.path / "trials" / stage_key(slug, dict(overrides)), name, overrides)
 
     def unfinished_trials(self) -> list[Trial]:
-        """Trials that were started and have not ended."""
+        """Return the trials that were started and have no record."""
         paths = [path.parent for path in sorted(self.path.glob("trials/*/overrides.json"))]
         trials = [self.trial(json.loads((path / "overrides.json").read_text())) for path in paths]
         return [trial for trial in trials if trial.record() is None]
 
     def records(self) -> list[TrialRecord]:
-        """The records of all trials that have ended."""
+        """Return the records of all trials that have ended."""
         paths = sorted(self.path.glob("trials/*/record.json"))
         return [TrialRecord(**json.loads(path.read_text())) for path in paths]
 
@@ -158,7 +181,7 @@ class Sweep:
             raise UserError(f"{self.path}: another process runs this sweep; wait for it or stop it") from None
 
     def check_same_settings(self, config: TuneExperiment) -> None:
-        """Refuse to mix trials that do not compare.
+        """Refuse to resume a sweep under settings that would make its trials incomparable.
 
         Raises:
             UserError: names the first setting that differs.
@@ -176,7 +199,7 @@ class Sweep:
 
 
 def open_sweep(config: TuneExperiment) -> Sweep:
-    """A new sweep; with `resume`, the latest one of the same name.
+    """Start a new sweep or, with `resume`, take the latest one of the same name.
 
     Raises:
         UserError: there is none to resume, or its settings differ.
@@ -196,7 +219,7 @@ def open_sweep(config: TuneExperiment) -> Sweep:
 
 
 def latest_sweep(config: TuneExperiment) -> Sweep | None:
-    """The sweep of this name that was started last, complete or not."""
+    """Return the sweep of this name that was started last, complete or not."""
     try:
         path = run_directory(_sweeps_directory(config), config.name, resume=True)
     except UserError:
@@ -205,7 +228,7 @@ def latest_sweep(config: TuneExperiment) -> Sweep | None:
 
 
 def trial_name(overrides: Mapping[str, Any]) -> str:
-    """A short name that tells trials apart: `K=4 L=16`."""
+    """Return a short name that tells trials apart: `K=4 L=16`."""
     short = {key: SYMBOLS.get(key, key.rpartition(".")[2]) for key in overrides}
     unique = {key: name if list(short.values()).count(name) == 1 else key for key, name in short.items()}
     return " ".join(f"{unique[key]}={_value_text(value)}" for key, value in overrides.items()) or "defaults"

@@ -1,7 +1,9 @@
-"""One trial of a sweep, from its settings to its record, wherever it runs. Free of Ray."""
+"""One trial of a sweep, from its settings to its record, with Ray or without."""
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from laser.config.compose import with_overrides
@@ -10,7 +12,7 @@ from laser.evaluation.metrics import SELECTION_METRIC
 from laser.tracking.interface import EPOCH, Report, Tracker
 from laser.training.artifacts import SharedStages
 from laser.training.prepare import make_stages
-from laser.training.run.checkpoint import latest_checkpoint
+from laser.training.run.checkpoint import Checkpoint, latest_checkpoint
 from laser.training.run.outcome import Outcome, epoch_metrics, read_outcome, run_results
 from laser.training.train import run_tags, train_laser
 from laser.tuning.sweep import Sweep, Trial, TrialRecord
@@ -28,7 +30,7 @@ def train_trial(
     callbacks: Sequence[Any] = (),
     epoch_done: Report | None = None,
 ) -> Outcome:
-    """Train a trial to its end, from its last checkpoint where it has one.
+    """Train a trial to its end, from its last checkpoint if it has one.
 
     Args:
         trial: its directory and what it varies.
@@ -36,20 +38,35 @@ def train_trial(
         stages: the stages that it shares with others; None makes them.
         tracker: opens its run.
         callbacks: Ray Train callbacks, for num_workers of at least 1.
-        epoch_done: called with the metrics and the number of epochs done after each epoch, with num_workers 0.
+        epoch_done: called after each epoch with the metrics and the number of epochs done, with num_workers 0.
     """
+    trial.note("started")
     experiment = with_overrides(base, trial.overrides)
     stages = stages or make_stages(experiment)
     run = tracker.start(experiment, trial.name, {**run_tags(experiment, stages), **trial.symbols}, trial.run_id)
     trial.remember_run(run.run_id)
+    report = _NotedReport(trial, run.report)
     if experiment.training.num_workers or epoch_done is None:
-        return train_laser(experiment, stages, trial.path, run.report, callbacks)
+        return train_laser(experiment, stages, trial.path, report, callbacks)
 
     def report_here(metrics: Mapping[str, float], epoch: int) -> None:
-        run.report(metrics, epoch)
+        report(metrics, epoch)
         epoch_done(metrics, epoch)
 
     return train_laser(experiment, stages, trial.path, report_here)
+
+
+@dataclass(frozen=True)
+class _NotedReport:
+    """A run's report that also notes the trial's first epoch. It pickles, as the report does."""
+
+    trial: Trial
+    report: Report
+
+    def __call__(self, metrics: Mapping[str, float], epoch: int) -> None:
+        self.report(metrics, epoch)
+        if epoch == 0:
+            self.trial.note("first_epoch")
 
 
 def end_trial(
@@ -61,18 +78,21 @@ def end_trial(
         trial: its directory.
         state: how it ended.
         tracker: closes its run.
-        error: the whole error of a failed one; it goes into the trial's `error.txt`.
+        error: the whole error of a failed trial; it goes into `error.txt`.
     """
     record = trial.record()
-    if record is not None and record.ended:
-        return  # it only repeated its reports
+    if record is not None and record.is_final:
+        return  # the trial only repeated its reports
     last_line = None
     if error is not None:
         last_line = error.splitlines()[-1]
         trial.path.mkdir(parents=True, exist_ok=True)
         (trial.path / "error.txt").write_text(f"{error}\n")
-    reports, outcome = epoch_reports(trial), read_outcome(trial.path)
+    checkpoint, outcome = latest_checkpoint(trial.path / "checkpoints"), read_outcome(trial.path)
+    reports = _reports(checkpoint)
     best = best_report(reports)
+    if trial.run_id is not None:
+        tracker.finish(trial.run_id, state, run_results(trial.path), last_line)
     record = TrialRecord(
         name=trial.name,
         overrides=trial.overrides,
@@ -82,9 +102,11 @@ def end_trial(
         test=outcome.test if outcome else None,
         epochs=int(reports[-1][EPOCH]) if reports else 0,
         error=last_line,
+        started=trial.moment("started"),
+        first_epoch=trial.moment("first_epoch"),
+        ended=round(time.time(), 3),
+        seconds=checkpoint.state.seconds if checkpoint else None,
     )
-    if trial.run_id is not None:
-        tracker.finish(trial.run_id, state, run_results(trial.path), last_line)
     trial.write_record(record)
     if error is None:
         logger.info("trial %s %s: best %s %.4f", trial.name, state, METRIC, best[METRIC])
@@ -93,20 +115,23 @@ def end_trial(
 
 
 def end_unfinished(sweep: Sweep, tracker: Tracker) -> None:
-    """Close the runs of trials that an interruption has left unfinished; they go on from their last checkpoint."""
+    """Close the runs of trials that an interruption has left unfinished; a resumed sweep continues them."""
     for trial in sweep.unfinished_trials():
         if trial.run_id is not None:
             tracker.finish(trial.run_id, "interrupted", run_results(trial.path), None)
 
 
 def best_report(reports: list[dict[str, float]]) -> dict[str, float]:
-    """The report of the selected epoch: the untrained model, epoch 0, is none of the candidates unless it is alone."""
+    """Return the report of the best epoch; the untrained model, epoch 0, is a candidate only if it is alone."""
     trained = [report for report in reports if report[EPOCH] > 0]
     return max(trained or reports, key=lambda report: report[METRIC], default={})
 
 
 def epoch_reports(trial: Trial) -> list[dict[str, float]]:
-    """The validation metrics of each epoch, over all sessions of the trial."""
-    checkpoint = latest_checkpoint(trial.path / "checkpoints")
+    """Return the validation metrics of each epoch, over all sessions of the trial."""
+    return _reports(latest_checkpoint(trial.path / "checkpoints"))
+
+
+def _reports(checkpoint: Checkpoint | None) -> list[dict[str, float]]:
     rows = checkpoint.state.history if checkpoint else []
     return [{name: value for name, value in row.items() if name == EPOCH or name.startswith("val/")} for row in rows]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from laser.config.schema import Experiment
+from laser.engine.deepspeed_private import whole_shape
 from laser.errors import UserError
 from laser.models.laser import Laser, build_laser
 from laser.models.llm import empty_llm, llm_config
@@ -27,7 +28,7 @@ def starting_weights(start_from: str, laser: Laser) -> dict[str, Tensor]:
     """
     weights = _checkpoint(start_from).trainable()
     own = laser.trainable_parameters() | laser.statistics()
-    shapes = {name: getattr(weight, "ds_shape", weight.shape) for name, weight in own.items()}
+    shapes = {name: whole_shape(weight) for name, weight in own.items()}
     _check_fit(start_from, {name: weight.shape for name, weight in weights.items()}, shapes)
     return weights
 

@@ -1,0 +1,74 @@
+"""Everything that we use of Ray and that Ray does not promise: private modules and methods, and internal switches.
+
+Checked on Ray 2.60.0. Another version may drop or rename any of it, so read this file when the pin changes.
+"""
+
+import os
+from typing import Any
+
+START_SECONDS = 600
+"""How long Ray's servers may take to start. Ray gives its dashboard 60 seconds and its raylet 30, which is too short
+where many processes share two cores; an idle machine takes 7."""
+
+LOCAL_SWITCHES = {
+    # Ray asks by this switch whether it may be part of a cluster of machines, and named it after the systems where it
+    # may not. At 0 this node's address is 127.0.0.1, and all of Ray's servers listen on loopback alone.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_DASHBOARD_STARTUP_TIMEOUT_S": str(START_SECONDS),
+    "RAY_raylet_start_wait_time_s": str(START_SECONDS),
+}
+"""Environment of a cluster that stays on this machine."""
+
+HEAD_NODE_ID = "f" * 51 + "00000"
+"""Node id of a head with fake worker nodes; Ray's provider counts the nodes' ids on from there."""
+HEAD_TYPE = "ray.head.default"
+"""Name of the head's node type; the provider insists on it."""
+FAKE_NODES_PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+"""The provider that Ray tests its autoscaler with; its worker nodes are processes of this machine."""
+FAKE_NODES_SWITCHES = {
+    "RAY_FAKE_CLUSTER": "1",
+    "RAY_enable_autoscaler_v2": "1",  # with the first autoscaler, idle nodes did not leave
+    "RAY_CLOUD_INSTANCE_ID": HEAD_NODE_ID,
+    "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_NODE_ID,
+    "RAY_NODE_TYPE_NAME": HEAD_TYPE,
+    "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+}
+"""Environment of a head with fake worker nodes."""
+
+
+def stay_on_this_machine() -> None:
+    """Make the next `ray.init()` of this process start a cluster on loopback, and wait long enough for it.
+
+    The environment is for the processes that Ray starts. This process read it when it imported Ray, so the constants
+    made of it are overwritten too.
+    """
+    from ray._private import ray_constants
+
+    os.environ |= LOCAL_SWITCHES
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S = START_SECONDS
+
+
+def read_authentication_again() -> None:
+    """Make Ray read RAY_AUTH_MODE and RAY_AUTH_TOKEN from the environment, as `ray.init()` itself does.
+
+    Without it, Ray keeps what they were when it was imported.
+    """
+    from ray._raylet import Config
+
+    Config.initialize("")
+
+
+def leave_interrupts_alone(trainer: Any) -> None:
+    """Keep Ctrl-C a KeyboardInterrupt where this Ray Train trainer's `fit` waits.
+
+    The trainer would register a handler of its own, which ends the process with status 1, says nothing, and skips our
+    cleaning up.
+    """
+    trainer._register_sigint_handler = lambda controller: None
+
+
+def configure_tune() -> None:
+    """Keep Ctrl-C a KeyboardInterrupt in Ray Tune too, and switch off loggers that nobody has asked for."""
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"

@@ -1,0 +1,31 @@
+"""What we overwrite in Ray is there; Python would overwrite a name that is gone without a word."""
+
+import signal
+from importlib import import_module
+
+from laser.cluster.ray_private import FAKE_NODES_PROVIDER, leave_interrupts_alone
+
+
+def test_the_constants_and_the_provider_are_there():
+    from ray._private import ray_constants
+
+    assert ray_constants.ENABLE_RAY_CLUSTER in (True, False)
+    assert ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S > 0
+    module, _, name = FAKE_NODES_PROVIDER.rpartition(".")
+    assert hasattr(import_module(module), name)
+
+
+def test_a_trainer_leaves_the_handler_of_ctrl_c():
+    from ray.train.torch import TorchTrainer
+
+    before = signal.getsignal(signal.SIGINT)
+    trainer = TorchTrainer(print)
+    try:
+        trainer._register_sigint_handler(None)
+        assert signal.getsignal(signal.SIGINT) is not before, "Ray no longer does what we prevent"
+        signal.signal(signal.SIGINT, before)
+        leave_interrupts_alone(trainer)
+        trainer._register_sigint_handler(None)
+        assert signal.getsignal(signal.SIGINT) is before
+    finally:
+        signal.signal(signal.SIGINT, before)
