@@ -97,7 +97,8 @@ class LLMConfig(Section):
     num_layers: PositiveInt | None = None
     """Read only the first so many decoder blocks (then the final norm); null keeps all, as the paper does."""
     implementation: Annotated[Literal["auto", "packed", "transformers"], HOW_IT_RUNS] = "auto"
-    """packed reads histories without padding (Llamas); transformers runs any decoder; `auto` packs where it can."""
+    """packed reads histories without padding (Llama, Mistral, Qwen2, Qwen3, Gemma 3); transformers runs any decoder;
+    `auto` packs where it can."""
     compile: Annotated[bool, HOW_IT_RUNS] = True
     """Fuse the elementwise parts of a packed LLM with torch.compile; without a C++ compiler they run as they are."""
     trust_remote_code: Annotated[bool, ARTIFACT, PERMISSION] = False

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from laser.models.llm import Decoder
 from laser.models.packed.attention import Packing
-from laser.models.packed.decoder import PackedLlama
+from laser.models.packed.decoder import PackedDecoder
 
 Representation = Literal["suffix", "mean", "eos"]
 
@@ -68,7 +68,7 @@ class BiTuning(nn.Module):
         if prefix_BLH is None:
             none_LH = torch.empty(0, self.llm_width, device=token_ids_BT.device)
             prefix_BLH = (none_LH if self.prefix is None else self.prefix).expand(len(token_ids_BT), -1, -1)
-        read = self._packed if isinstance(llm, PackedLlama) else self._padded
+        read = self._packed if isinstance(llm, PackedDecoder) else self._padded
         return read(llm, prefix_BLH, token_ids_BT, token_mask_BT).float()
 
     def _end(self, llm: Decoder, token_ids_BT: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class BiTuning(nn.Module):
             return self.suffix[None]
         return _embed(llm, token_ids_BT.new_tensor([] if self.eos_token_id is None else [self.eos_token_id]))
 
-    def _packed(self, llm: PackedLlama, prefix_BLH: Tensor, token_ids_BT: Tensor, token_mask_BT: Tensor) -> Tensor:
+    def _packed(self, llm: PackedDecoder, prefix_BLH: Tensor, token_ids_BT: Tensor, token_mask_BT: Tensor) -> Tensor:
         """The sequences one after the other, without padding."""
         text_QH, end_EH = _embed(llm, token_ids_BT[token_mask_BT]), self._end(llm, token_ids_BT)
         batch, prefix_length, width = prefix_BLH.shape

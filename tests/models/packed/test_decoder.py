@@ -1,4 +1,4 @@
-"""The packed Llama against transformers' own: the same representations and gradients, without padding."""
+"""The parts of the packed decoder against torch, and the real SmolLM2 packed against `transformers`' own decoder."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from laser.config.schema import LLMConfig
-from laser.errors import UserError
 from laser.models.bituning import BiTuning
-from laser.models.llm import empty_llm, llm_config, load_llm
+from laser.models.llm import load_llm
 from laser.models.packed import fused
-from laser.models.packed.attention import Packing, attend_by_kernel, attend_by_products
-from laser.models.packed.decoder import PackedLlama
+from laser.models.packed.attention import CAUSAL, Packing, Scoring, attend_by_kernel, attend_by_products
+from laser.models.packed.decoder import PackedDecoder
+from laser.models.packed.torch_private import softmax_backward
 
 CPU = torch.device("cpu")
 LENGTHS = (9, 1, 30, 17)
@@ -55,27 +55,9 @@ def test_packed_equals_transformers_on_smollm2(smollm2):
 
 def test_a_llama_is_packed_unless_one_asks_otherwise(tiny_llm):
     packed, padded = both(tiny_llm)
-    assert isinstance(load_llm(tiny_llm, torch.float32, LLMConfig(), CPU), PackedLlama)
-    assert isinstance(packed, PackedLlama) and not isinstance(padded, PackedLlama)
+    assert isinstance(load_llm(tiny_llm, torch.float32, LLMConfig(), CPU), PackedDecoder)
+    assert isinstance(packed, PackedDecoder) and not isinstance(padded, PackedDecoder)
     assert sum(p.numel() for p in packed.parameters()) == sum(p.numel() for p in padded.parameters())
-
-
-def test_other_architectures_are_not_packed(tiny_llm):
-    config = llm_config(tiny_llm, None)
-    config.attention_bias = True
-    with pytest.raises(UserError, match=r"llm\.implementation: packed is for Llamas without biases"):
-        empty_llm(config, torch.float32, LLMConfig(implementation="packed"))
-    assert not isinstance(empty_llm(config, torch.float32, LLMConfig()), PackedLlama)
-
-
-def test_the_trimmed_last_block_equals_the_whole_one(tiny_llm):
-    llm, _ = both(tiny_llm)
-    packing = Packing.of(torch.tensor(LENGTHS))
-    x_PH = torch.randn(sum(LENGTHS), 32, generator=torch.Generator().manual_seed(3))
-    rotations = llm.rotations(x_PH, packing)
-    whole_PH = llm.layers[0](x_PH, packing, *rotations, False)
-    last_BH = llm.layers[0](x_PH, packing, *rotations, True)
-    torch.testing.assert_close(last_BH, whole_PH[packing.last_B], rtol=0, atol=1e-5)
 
 
 def heads(*counts: int) -> list[Tensor]:
@@ -87,7 +69,7 @@ ATTENDED = (300, 5, 5, 5, 1, 130)
 """More than two chunks of queries, neighbours of equal length, and one token alone."""
 
 
-def reference_attention(query, key, value, cu_q, cu_k, max_q, max_k, *, window_size, enable_gqa) -> Tensor:
+def reference_attention(query, key, value, cu_q, cu_k, max_q, max_k, *, scale, window_size, enable_gqa) -> Tensor:
     """What torch's variable-length kernel for GPUs computes, one sequence after the other."""
     assert enable_gqa and query.shape[1] % key.shape[1] == 0
     outputs = []
@@ -95,75 +77,94 @@ def reference_attention(query, key, value, cu_q, cu_k, max_q, max_k, *, window_s
         q = query[cu_q[number] : cu_q[number + 1]].transpose(0, 1)
         k, v = (x[cu_k[number] : cu_k[number + 1]].transpose(0, 1) for x in (key, value))
         assert q.shape[1] <= max_q and k.shape[1] <= max_k
-        causal = window_size == (-1, 0)
-        out = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True)
+        before, after = (max_k if size == -1 else size for size in window_size)
+        position_Q = torch.arange(k.shape[1])[-q.shape[1] :, None]  # the last query stands at the last key
+        position_K = torch.arange(k.shape[1])
+        mask_QK = (position_K >= position_Q - before) & (position_K <= position_Q + after)
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v, mask_QK, scale=scale, enable_gqa=True)
         outputs.append(out.transpose(0, 1))
     return torch.cat(outputs)
 
 
 @pytest.mark.parametrize("last", [False, True])
-def test_attention_by_products_equals_the_kernels(last, monkeypatch):
+@pytest.mark.parametrize("scoring", [CAUSAL, *(Scoring(window, 0.2) for window in (1, 2, 60, 128, 129, 200, 1000))])
+def test_attention_by_products_equals_the_kernels(scoring, last, monkeypatch):
     """On a GPU torch's kernel attends; here its definition stands for it, so that the call is checked too."""
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", reference_attention)
     packing = Packing.of(torch.tensor(ATTENDED))
     results = []
     for attend in (attend_by_kernel, attend_by_products):
         query, key, value = (x.requires_grad_() for x in heads(6, 2, 2))
-        out = attend(query[packing.last_B] if last else query, key, value, packing, last)
+        out = attend(query[packing.last_B] if last else query, key, value, packing, last, scoring)
         (out * torch.linspace(-1, 1, out.numel()).view(out.shape)).sum().backward()
         results.append((out, query.grad, key.grad, value.grad))
     for theirs, ours in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=5e-5)  # measured: 1.2e-5 at values of 13
 
 
-def test_recomputation_changes_nothing(tiny_llm):
-    llm, _ = both(tiny_llm)
-    plain = read(llm, 32, 0.1)
-    llm.gradient_checkpointing_enable()
-    for ours, theirs in zip(read(llm, 32, 0.1), plain, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+def test_torchs_private_softmax_backward_equals_autograd():
+    generator = torch.Generator().manual_seed(7)
+    scores = torch.randn(3, 5, 7, generator=generator, requires_grad=True)
+    gradient = torch.randn(3, 5, 7, generator=generator)
+    probability = scores.softmax(dim=-1)
+    probability.backward(gradient)
+    torch.testing.assert_close(softmax_backward(gradient, probability.detach()), scores.grad, rtol=0, atol=1e-6)
 
 
 def kernel_arguments() -> dict[str, tuple]:
+    """Arguments of each elementwise function, float32."""
     generator = torch.Generator().manual_seed(4)
 
     def random(*size: int) -> Tensor:
-        return torch.randn(*size, generator=generator, dtype=torch.float64)
+        return torch.randn(*size, generator=generator, dtype=torch.float64).float()
 
     x_PH, weight_H = random(7, 12), random(12)
+    heads, weight_RE, cos_PE, sin_PE = random(7, 5, 8), random(4, 8), random(7, 4), random(7, 4)
     scale_P1 = fused.rms_norm(x_PH, weight_H, 1e-5)[1]
+    scale_PR1 = fused.norm_rotate(heads, weight_RE, 1e-5, cos_PE, sin_PE)[1]
     return {
         "rms_norm": (x_PH, weight_H, 1e-5),
         "rms_norm_backward": (random(7, 12), x_PH, weight_H, scale_P1, random(7, 12)),
-        "rotate": (random(7, 5, 8), random(7, 4), random(7, 4), 4),
+        "add_rms_norm": (x_PH, weight_H, 1e-5, random(7, 12)),
+        "add_rms_norm_backward": (random(7, 12), x_PH, weight_H, scale_P1),
+        "rotate": (heads, cos_PE, sin_PE, 4),
+        "norm_rotate": (heads, weight_RE, 1e-5, cos_PE, sin_PE),
+        "norm_rotate_backward": (random(7, 5, 8), heads, weight_RE, scale_PR1, cos_PE, sin_PE),
         "swiglu": (random(7, 12),),
         "swiglu_backward": (random(7, 6), random(7, 12)),
+        "geglu": (random(7, 12),),
+        "geglu_backward": (random(7, 6), random(7, 12)),
     }
 
 
 @pytest.mark.parametrize("name", fused.EAGER._fields)
 def test_compiled_equals_eager(name):
-    arguments = [a.float() if isinstance(a, Tensor) else a for a in kernel_arguments()[name]]
+    arguments = kernel_arguments()[name]
     compiled, eager = getattr(fused.compiled(), name)(*arguments), getattr(fused.EAGER, name)(*arguments)
     torch.testing.assert_close(compiled, eager, rtol=1e-5, atol=1e-5)
 
 
-def test_backward_passes_by_hand_equal_autograd():
-    arguments = {name: [a.float() if isinstance(a, Tensor) else a for a in given]
-                 for name, given in kernel_arguments().items()}  # fmt: skip
-    gradient_PH, x_PH, weight_H, scale_P1, residual_PH = arguments["rms_norm_backward"]
-    x_PH.requires_grad_()
-    (fused.rms_norm(x_PH, weight_H, 1e-5)[0] * gradient_PH).sum().backward()
-    ours = fused.rms_norm_backward(gradient_PH, x_PH.detach(), weight_H, scale_P1, residual_PH)
-    torch.testing.assert_close(ours, x_PH.grad + residual_PH, rtol=1e-5, atol=1e-5)
-    gradient_PM, gate_up_PM = arguments["swiglu_backward"]
-    gate_up_PM.requires_grad_()
-    (fused.swiglu(gate_up_PM) * gradient_PM).sum().backward()
-    torch.testing.assert_close(
-        fused.swiglu_backward(gradient_PM, gate_up_PM.detach()), gate_up_PM.grad, rtol=1e-5, atol=1e-5
-    )
-    x_PNE, cos_PE, sin_PE, rotated = arguments["rotate"]
-    x_PNE.requires_grad_()
-    gradient_PNE = torch.randn(x_PNE.shape, generator=torch.Generator().manual_seed(5))
-    (fused.rotate(x_PNE, cos_PE, sin_PE, rotated) * gradient_PNE).sum().backward()
-    torch.testing.assert_close(fused.rotate(gradient_PNE, cos_PE, -sin_PE, rotated), x_PNE.grad)
+@pytest.mark.parametrize("name", ["rms_norm", "add_rms_norm", "rotate", "norm_rotate", "swiglu", "geglu"])
+def test_backward_passes_by_hand_equal_autograd(name):
+    x, *others = kernel_arguments()[name]
+    x.requires_grad_()
+    out = getattr(fused, name)(x, *others)
+    out, scale = out if isinstance(out, tuple) else (out, None)
+    gradient = torch.randn(out.shape, generator=torch.Generator().manual_seed(5))
+    out.backward(gradient)
+    wanted, x = x.grad, x.detach()
+    match name:
+        case "rms_norm":
+            ours = fused.rms_norm_backward(gradient, x, others[0], scale, gradient)
+            wanted = wanted + gradient  # it adds what reached the input past the norm
+        case "add_rms_norm":
+            ours = fused.add_rms_norm_backward(gradient, x, others[0], scale)
+        case "rotate":
+            cos_PE, sin_PE, num_rotated = others
+            ours = fused.rotate(gradient, cos_PE, -sin_PE, num_rotated)
+        case "norm_rotate":
+            weight_RE, _, cos_PE, sin_PE = others
+            ours = fused.norm_rotate_backward(gradient, x, weight_RE, scale, cos_PE, sin_PE)
+        case "swiglu" | "geglu":
+            ours = getattr(fused, f"{name}_backward")(gradient, x)
+    torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-5)

@@ -2,15 +2,17 @@
 
 Between the matrix products of a block lie a norm, a rotation and a gated activation. Written as `transformers` writes
 them they are some thirty passes over the activations, and autograd adds as many. Each function here is one expression
-that `torch.compile` turns into one loop; eager, they compute the same.
+that `torch.compile` turns into one loop; uncompiled, it computes the same.
 
 Arithmetic is float32 inside, and the result is rounded once to the dtype of the input. The frozen weights get no
 gradient.
 
-Shape suffixes: P packed tokens, H width, N heads of queries, keys and values, E head width, M width of the MLP.
+Shape suffixes: P packed tokens, H width, N heads of queries, keys and values, R heads that are rotated (queries and
+keys), E head width or half of it, M width of the MLP.
 """
 
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -23,9 +25,13 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
+ROOT_OF_2_OVER_PI = (2 / math.pi) ** 0.5
+CUBIC = 0.044715
+"""Constants of gelu's tanh formula."""
+
 
 def rms_norm(x_PH: Tensor, weight_H: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """Root-mean-square norm (arXiv 1910.07467), and the inverse scale_P1 (float32) that its backward needs."""
+    """Return the root-mean-square norm (arXiv 1910.07467), and scale_P1 (float32) for its backward."""
     wide_PH = x_PH.float()
     scale_P1 = torch.rsqrt(wide_PH.square().mean(dim=-1, keepdim=True) + epsilon)
     return (wide_PH * scale_P1 * weight_H.float()).to(x_PH.dtype), scale_P1
@@ -34,15 +40,34 @@ def rms_norm(x_PH: Tensor, weight_H: Tensor, epsilon: float) -> tuple[Tensor, Te
 def rms_norm_backward(
     gradient_PH: Tensor, x_PH: Tensor, weight_H: Tensor, scale_P1: Tensor, residual_PH: Tensor
 ) -> Tensor:
-    """The gradient of `rms_norm`'s input, plus the gradient that reached it past the norm."""
-    normed_PH = x_PH.float() * scale_P1
+    """Return the gradient of `rms_norm`'s input, plus the gradient that reached the input past the norm."""
     inner_PH = gradient_PH.float() * weight_H.float()
+    return (residual_PH.float() + _through_norm(inner_PH, x_PH, scale_P1)).to(x_PH.dtype)
+
+
+def add_rms_norm(x_PH: Tensor, weight_H: Tensor, epsilon: float, residual_PH: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `residual + rms_norm(x)`, and scale_P1 (float32) for its backward."""
+    wide_PH = x_PH.float()
+    scale_P1 = torch.rsqrt(wide_PH.square().mean(dim=-1, keepdim=True) + epsilon)
+    return (residual_PH.float() + wide_PH * scale_P1 * weight_H.float()).to(x_PH.dtype), scale_P1
+
+
+def add_rms_norm_backward(gradient_PH: Tensor, x_PH: Tensor, weight_H: Tensor, scale_P1: Tensor) -> Tensor:
+    """Return the gradient of `add_rms_norm`'s first input; the residual gets the gradient as it is."""
+    return _through_norm(gradient_PH.float() * weight_H.float(), x_PH, scale_P1).to(x_PH.dtype)
+
+
+def _through_norm(inner_PH: Tensor, x_PH: Tensor, scale_P1: Tensor) -> Tensor:
+    """Return the gradient of x, float32, from that of `x · scale`."""
+    normed_PH = x_PH.float() * scale_P1
     mean_P1 = (inner_PH * normed_PH).mean(dim=-1, keepdim=True)
-    return (residual_PH.float() + scale_P1 * (inner_PH - normed_PH * mean_P1)).to(x_PH.dtype)
+    return scale_P1 * (inner_PH - normed_PH * mean_P1)
 
 
 def rotate(x_PNE: Tensor, cos_PE: Tensor, sin_PE: Tensor, num_rotated: int) -> Tensor:
-    """Rotary position embedding (arXiv 2104.09864) of the first heads; the others pass. Its backward is `-sin_PE`.
+    """Rotate the first heads (rotary position embedding, arXiv 2104.09864) and pass the others.
+
+    With `-sin_PE` the same function is its backward.
 
     Args:
         x_PNE: heads of queries, keys and values.
@@ -50,20 +75,54 @@ def rotate(x_PNE: Tensor, cos_PE: Tensor, sin_PE: Tensor, num_rotated: int) -> T
         sin_PE: half a head wide, float32.
         num_rotated: heads that are rotated.
     """
-    first, second = x_PNE[:, :num_rotated].float().chunk(2, dim=-1)
-    cos, sin = cos_PE[:, None], sin_PE[:, None]
-    rotated = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x_PNE.dtype)
+    rotated = _turn(x_PNE[:, :num_rotated].float(), cos_PE, sin_PE).to(x_PNE.dtype)
     return torch.cat([rotated, x_PNE[:, num_rotated:]], dim=1)
 
 
+def norm_rotate(
+    x_PNE: Tensor, weight_RE: Tensor, epsilon: float, cos_PE: Tensor, sin_PE: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Norm and rotate the first heads and pass the others; also return scale_PR1 (float32) for the backward.
+
+    Args:
+        x_PNE: heads of queries, keys and values.
+        weight_RE: the norm's weight for each head that is rotated.
+        epsilon: of the norm.
+        cos_PE: half a head wide, float32.
+        sin_PE: half a head wide, float32.
+    """
+    num_rotated = len(weight_RE)
+    wide_PRE = x_PNE[:, :num_rotated].float()
+    scale_PR1 = torch.rsqrt(wide_PRE.square().mean(dim=-1, keepdim=True) + epsilon)
+    rotated = _turn(wide_PRE * scale_PR1 * weight_RE.float(), cos_PE, sin_PE).to(x_PNE.dtype)
+    return torch.cat([rotated, x_PNE[:, num_rotated:]], dim=1), scale_PR1
+
+
+def norm_rotate_backward(
+    gradient_PNE: Tensor, x_PNE: Tensor, weight_RE: Tensor, scale_PR1: Tensor, cos_PE: Tensor, sin_PE: Tensor
+) -> Tensor:
+    """Return the gradient of `norm_rotate`'s heads."""
+    num_rotated = len(weight_RE)
+    inner_PRE = _turn(gradient_PNE[:, :num_rotated].float(), cos_PE, -sin_PE) * weight_RE.float()
+    to_x_PRE = _through_norm(inner_PRE, x_PNE[:, :num_rotated], scale_PR1).to(gradient_PNE.dtype)
+    return torch.cat([to_x_PRE, gradient_PNE[:, num_rotated:]], dim=1)
+
+
+def _turn(x_PNE: Tensor, cos_PE: Tensor, sin_PE: Tensor) -> Tensor:
+    """Rotate all heads; their first half and their second are the two coordinates."""
+    first, second = x_PNE.chunk(2, dim=-1)
+    cos, sin = cos_PE[:, None], sin_PE[:, None]
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
 def swiglu(gate_up_PM: Tensor) -> Tensor:
-    """`silu(gate) · up` (arXiv 2002.05202) of the two halves (P, 2 M) of one product."""
+    """Return `silu(gate) · up` (arXiv 2002.05202) of the two halves of one product (P, 2 M)."""
     gate_PM, up_PM = gate_up_PM.chunk(2, dim=-1)
     return (F.silu(gate_PM.float()) * up_PM.float()).to(gate_up_PM.dtype)
 
 
 def swiglu_backward(gradient_PM: Tensor, gate_up_PM: Tensor) -> Tensor:
-    """The gradient (P, 2 M) of both halves."""
+    """Return the gradient (P, 2 M) of both halves."""
     gate_PM, up_PM = (half.float() for half in gate_up_PM.chunk(2, dim=-1))
     wide_PM = gradient_PM.float()
     sigmoid_PM = torch.sigmoid(gate_PM)
@@ -72,21 +131,57 @@ def swiglu_backward(gradient_PM: Tensor, gate_up_PM: Tensor) -> Tensor:
     return torch.cat([to_gate_PM, wide_PM * silu_PM], dim=-1).to(gradient_PM.dtype)
 
 
+def geglu(gate_up_PM: Tensor) -> Tensor:
+    """Return `gelu(gate) · up` of the two halves of one product (P, 2 M), by gelu's tanh formula (arXiv 1606.08415)."""
+    gate_PM, up_PM = gate_up_PM.chunk(2, dim=-1)
+    return (F.gelu(gate_PM.float(), approximate="tanh") * up_PM.float()).to(gate_up_PM.dtype)
+
+
+def geglu_backward(gradient_PM: Tensor, gate_up_PM: Tensor) -> Tensor:
+    """Return the gradient (P, 2 M) of both halves."""
+    gate_PM, up_PM = (half.float() for half in gate_up_PM.chunk(2, dim=-1))
+    wide_PM = gradient_PM.float()
+    square_PM = gate_PM * gate_PM
+    tanh_PM = torch.tanh(ROOT_OF_2_OVER_PI * gate_PM * (1 + CUBIC * square_PM))
+    slope_PM = (1 - tanh_PM * tanh_PM) * ROOT_OF_2_OVER_PI * (1 + 3 * CUBIC * square_PM)
+    to_gate_PM = wide_PM * up_PM * (0.5 * (1 + tanh_PM) + 0.5 * gate_PM * slope_PM)
+    gelu_PM = 0.5 * gate_PM * (1 + tanh_PM)
+    return torch.cat([to_gate_PM, wide_PM * gelu_PM], dim=-1).to(gradient_PM.dtype)
+
+
 class Kernels(NamedTuple):
     """The functions above, eager or compiled."""
 
     rms_norm: Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
     rms_norm_backward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+    add_rms_norm: Callable[[Tensor, Tensor, float, Tensor], tuple[Tensor, Tensor]]
+    add_rms_norm_backward: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
     rotate: Callable[[Tensor, Tensor, Tensor, int], Tensor]
+    norm_rotate: Callable[[Tensor, Tensor, float, Tensor, Tensor], tuple[Tensor, Tensor]]
+    norm_rotate_backward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
     swiglu: Callable[[Tensor], Tensor]
     swiglu_backward: Callable[[Tensor, Tensor], Tensor]
+    geglu: Callable[[Tensor], Tensor]
+    geglu_backward: Callable[[Tensor, Tensor], Tensor]
 
 
-EAGER = Kernels(rms_norm, rms_norm_backward, rotate, swiglu, swiglu_backward)
+EAGER = Kernels(
+    rms_norm,
+    rms_norm_backward,
+    add_rms_norm,
+    add_rms_norm_backward,
+    rotate,
+    norm_rotate,
+    norm_rotate_backward,
+    swiglu,
+    swiglu_backward,
+    geglu,
+    geglu_backward,
+)
 
 
 def kernels(compile: bool) -> Kernels:
-    """Compiled functions where that is asked for and there is a C++ compiler, which torch needs on CPUs and GPUs."""
+    """Return the compiled functions if asked for, else the eager ones; torch compiles with a C++ compiler alone."""
     if not compile:
         return EAGER
     if not (shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")):
@@ -97,9 +192,9 @@ def kernels(compile: bool) -> Kernels:
 
 @lru_cache(maxsize=1)
 def compiled() -> Kernels:
-    """The functions compiled for any number of tokens.
+    """Return the functions compiled for any number of tokens.
 
-    The first call of each compiles it (2 cores: 10 s for all five), or finds it in torch's cache on disk (3 s).
+    The first call of each compiles it (2 cores: 10 s for a Llama's five), or finds it in torch's cache on disk (3 s).
     """
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # else it keeps a pool of processes for five functions
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # else torch keeps a pool of processes for them
     return Kernels._make(torch.compile(function, dynamic=True) for function in EAGER)

@@ -25,7 +25,7 @@ from laser.config.schema import Experiment
 from laser.data.batches import inference_batches
 from laser.engine.base import Engine
 from laser.errors import UserError
-from laser.models.packed.decoder import PackedLlama
+from laser.models.packed.decoder import PackedDecoder
 from laser.models.packed.readings import read_at
 from laser.storage.cache import make_once
 from laser.training.inputs import Histories, Inputs
@@ -75,7 +75,7 @@ def cached_outputs(engine: Engine, inputs: Inputs, config: Experiment) -> Output
 def _virtual_tokens(engine: Engine) -> tuple[Tensor, Tensor]:
     """Prefix and suffix, float32 on the CPU, where they are the same for all histories."""
     laser, state = engine.laser, engine.trainable_state()
-    if not isinstance(laser.llm, PackedLlama):
+    if not isinstance(laser.llm, PackedDecoder):
         raise UserError("warm_start.epochs: this LLM cannot be read packed (llm.implementation); set it to 0")
     if "bituning.suffix" not in state:
         raise UserError("warm_start.epochs: bituning.representation has no suffix to read at; set it to suffix")
@@ -99,7 +99,7 @@ def _read(
 ) -> Tensor:
     """Outputs of all parts, one after the other: float32 outputs_RH on the CPU of every worker."""
     laser, device = engine.laser, engine.device
-    assert isinstance(laser.llm, PackedLlama)
+    assert isinstance(laser.llm, PackedDecoder)
     laser.eval()
     prefix_LH, suffix_H = prefix_LH.to(device), suffix_H.to(device)
     prefixes, val, items = parts
