@@ -1,10 +1,11 @@
-"""The router by hand, and the routed M-Former against a dense loop over experts."""
+"""The router by hand, the routed M-Former against a dense loop over experts, and what a step of Laser moves in it."""
 
 import math
 
 import torch
 
 from laser.models.mformer import MFormer, Router
+from tiny.laser import batch, build, read, step
 
 
 def mformer(num_experts: int = 3, bf16: bool = False, num_virtual_tokens: int = 4) -> MFormer:
@@ -151,3 +152,20 @@ def test_gradients_are_the_same_to_the_bit_each_time():
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(gradient, found[0]) for gradient in found)
+
+
+def test_without_gate_the_router_learns_from_the_load_balance_alone(tiny_llm):
+    laser, config = build(tiny_llm, mformer__gate="none", training__load_balance_weight=0.0)
+    _, moved = step(laser, config)
+    assert moved == set(laser.trainable_parameters()) - {"mformer.router.score.weight"}
+    laser, config = build(tiny_llm, mformer__gate="none")
+    assert "mformer.router.score.weight" in step(laser, config)[1]
+
+
+def test_several_experts_per_user_all_get_gradient(tiny_llm):
+    laser, _ = build(tiny_llm, mformer__top_k=2)
+    read(laser, batch(1)).representation_BH.sum().backward()
+    per_expert_K = laser.mformer.query_tokens.grad.abs().amax(dim=(1, 2))
+    assert (per_expert_K > 0).sum() == 2
+    laser, config = build(tiny_llm, mformer__top_k=2)
+    assert step(laser, config)[1] == set(laser.trainable_parameters())

@@ -1,0 +1,1 @@
+"""Tiny real objects that tests in several folders build on."""

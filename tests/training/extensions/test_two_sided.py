@@ -1,0 +1,85 @@
+"""Stage 0: users, next items and negatives encoded in one step."""
+
+import numpy as np
+import pytest
+import torch
+
+from laser.config.compose import with_overrides
+from laser.config.schema import Experiment
+from laser.engine.base import parameter_groups
+from laser.engine.plain import PlainEngine
+from laser.training.extensions.two_sided import TwoSidedStep
+from laser.training.inputs import Inputs
+from laser.training.model import build_plain
+from laser.training.step import StepResult
+from tiny.laser import CPU, read
+
+
+def two_sided_gradients(experiment: Experiment, inputs: Inputs, **settings: object) -> tuple[StepResult, dict]:
+    """The first step's loss, and the weights after it by plain gradient descent."""
+    config = with_overrides(experiment, {f"training.{name}": value for name, value in settings.items()})
+    laser = build_plain(config, inputs, CPU)
+    engine = PlainEngine(laser, config.training, CPU)
+    engine.optimizer = torch.optim.SGD(parameter_groups(laser, config.training))
+    result = TwoSidedStep(engine, inputs.train, inputs.items, config.training, 0)(np.arange(13), 0, 1.0)
+    return result, engine.trainable_state()
+
+
+@pytest.mark.parametrize("negatives", ["sampled", "in_batch"])
+def test_a_two_sided_step_is_the_same_however_it_is_cut(experiment, inputs, negatives):
+    """One pass over the batch against many; in_batch then gathers first and passes twice."""
+    whole, weights = two_sided_gradients(experiment, inputs, negatives=negatives, micro_batch_size=1000)
+    cut, weights_of_cut = two_sided_gradients(experiment, inputs, negatives=negatives, micro_batch_size=8)
+    assert cut.contrastive == pytest.approx(whole.contrastive, abs=1e-5)
+    assert cut.load_balance == pytest.approx(whole.load_balance, abs=1e-6)
+    assert (cut.num_examples, cut.num_tokens) == (whole.num_examples, whole.num_tokens)
+    for name, weight in weights.items():
+        torch.testing.assert_close(weights_of_cut[name], weight, rtol=0, atol=1e-5)  # measured: 6e-7
+
+
+def test_the_in_batch_loss_equals_a_loop_over_the_batch_with_gradient_to_both_sides(experiment, inputs):
+    config = with_overrides(
+        experiment,
+        {"training.negatives": "in_batch", "training.micro_batch_size": 8, "training.load_balance_weight": 0.0},
+    )
+    laser = build_plain(config, inputs, CPU)
+    examples, losses = inputs.train.examples, []
+    rows = np.arange(13)
+    users_BH = read(laser, inputs.train.batch(rows, [1.0] * 13, CPU)).vector_BD
+    targets = examples.targets[rows].astype(np.int64)
+    items_BH = read(laser, inputs.items.batch(targets, [1.0] * 13, CPU)).vector_BD
+    masked = 0
+    for row in rows:
+        known = {*examples.whole_history(row).tolist(), targets[row]}
+        others = [other for other in rows if targets[other] not in known]
+        masked += 12 - len(others)
+        scores = torch.stack([users_BH[row] @ items_BH[other] for other in (row, *others)])
+        losses.append(-(scores / config.training.temperature).log_softmax(0)[0])
+    assert masked > 0  # the comparison covers false negatives
+    loss = torch.stack(losses).mean()
+    loss.backward()
+    rate = config.training.learning_rate
+    expected = {
+        name: p.detach() - rate * (0.0 if p.grad is None else p.grad)
+        for name, p in laser.trainable_parameters().items()
+    }
+    settings = {"negatives": "in_batch", "load_balance_weight": 0.0, "micro_batch_size": 8}
+    result, weights = two_sided_gradients(experiment, inputs, **settings)
+    assert result.contrastive == pytest.approx(float(loss.detach()), abs=1e-5)
+    for name, weight in expected.items():
+        torch.testing.assert_close(weights[name], weight, rtol=0, atol=1e-5)
+
+
+def test_sampled_negatives_are_new_to_the_user_and_the_same_each_time(experiment, inputs):
+    engine = PlainEngine(build_plain(experiment, inputs, CPU), experiment.training, CPU)
+    first, second, later = (
+        TwoSidedStep(engine, inputs.train, inputs.items, experiment.training, epoch) for epoch in (0, 0, 1)
+    )
+    for example in range(len(inputs.train)):
+        drawn = first._negatives(example)
+        assert len(drawn) == 10
+        assert not {*inputs.train.examples.whole_history(example).tolist(), inputs.train.examples.targets[example]} & {
+            *drawn.tolist()
+        }
+        assert drawn.tolist() == second._negatives(example).tolist()
+    assert first._negatives(0).tolist() != later._negatives(0).tolist()

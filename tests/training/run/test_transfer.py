@@ -1,0 +1,44 @@
+"""A run that starts from the weights of another."""
+
+import pytest
+import torch
+
+from laser.config.compose import with_overrides
+from laser.errors import UserError
+from laser.training.inputs import prepare_inputs
+from laser.training.plain import train_here
+from laser.training.run.checkpoint import latest_checkpoint, read_checkpoint
+from laser.training.run.transfer import check_start
+
+
+def test_zero_shot_evaluates_the_starting_weights_and_others_do_not_fit(experiment, inputs, tmp_path):
+    source = train_here(experiment, tmp_path / "source", lambda metrics, epoch: None)
+    zero_shot = with_overrides(
+        experiment,
+        {
+            "data.k_core": 50,
+            "training.start_from": str(tmp_path / "source"),
+            "training.stage1_epochs": 0,
+            "training.stage2_epochs": 0,
+            "training.test": True,
+        },
+    )
+    outcome = train_here(zero_shot, tmp_path / "target", lambda metrics, epoch: None)
+    assert (outcome.selected, outcome.epochs) == ("stage0-epoch0000", 0)
+    assert outcome.val == outcome.untrained_val
+    assert outcome.test is not None and outcome.test["mrr"] > 0
+    kept = read_checkpoint(tmp_path / "source" / "checkpoints" / source.selected).trainable()
+    for name, weight in latest_checkpoint(tmp_path / "target" / "checkpoints").trainable().items():
+        assert torch.equal(weight, kept[name]), name
+
+    other = with_overrides(zero_shot, {"mformer.num_experts": 2})
+    with pytest.raises(
+        UserError, match=r"start_from: weight mformer\.query_tokens is \(3, 4, 32\) in .* and is \(2, 4, 32\)"
+    ):
+        check_start(other, prepare_inputs(other).recommender_directory)
+    without = with_overrides(zero_shot, {"bituning.prefix": "free"})
+    with pytest.raises(UserError, match=r"start_from: weight bituning\.prefix is missing in .* and is \(4, 32\) here"):
+        check_start(without, None)
+    nowhere = with_overrides(zero_shot, {"training.start_from": str(tmp_path)})
+    with pytest.raises(UserError, match=r"training\.start_from: .* is neither a checkpoint nor a run with one; name"):
+        check_start(nowhere, prepare_inputs(nowhere).recommender_directory)

@@ -1,0 +1,73 @@
+"""Stages follow one another, from the best epoch before, and resume as if uninterrupted."""
+
+import pytest
+import torch
+
+from laser.config.compose import with_overrides
+from laser.engine.plain import PlainEngine
+from laser.errors import UserError
+from laser.training.loop import catalogue_step, train_epoch
+from laser.training.model import build_plain
+from laser.training.plain import train_here
+from laser.training.run.checkpoint import latest_checkpoint
+from laser.training.schedule import Schedule
+from tiny.laser import CPU
+
+
+def test_stage_0_and_the_schedule_resume_as_if_uninterrupted(experiment, inputs, tmp_path):
+    config = with_overrides(
+        experiment,
+        {
+            "training.alignment_epochs": 1,
+            "training.stage0_epochs": 2,
+            "training.schedule": "cosine",
+            "training.warmup_steps": 3,
+        },
+    )
+    whole = train_here(config, tmp_path / "whole", lambda metrics, epoch: None)
+
+    class Interrupt(Exception):
+        pass
+
+    def interrupt_at(last: int):
+        def report(metrics: object, epoch: int) -> None:
+            if epoch == last:
+                raise Interrupt
+
+        return report
+
+    for last in (1, 3):  # in stage 0, and after stage 1
+        with pytest.raises(Interrupt):
+            train_here(config, tmp_path / "parts", interrupt_at(last))
+    names = {path.name for path in (tmp_path / "parts" / "checkpoints").iterdir()}
+    assert "stage1-epoch0001" in names
+    parts = train_here(config, tmp_path / "parts", lambda metrics, epoch: None)
+    assert parts.epochs == whole.epochs == 4
+    assert parts.val == whole.val
+    one, other = (latest_checkpoint(tmp_path / name / "checkpoints") for name in ("whole", "parts"))
+    assert [row["stage"] for row in one.state.history[1:]] == [0, 0, 1, 2]
+    assert [row["loss"] for row in one.state.history[1:]] == [row["loss"] for row in other.state.history[1:]]
+    assert one.state.history[0]["alignment/loss"] > 0
+    for name, weight in one.trainable().items():
+        assert torch.equal(weight, other.trainable()[name]), name
+    with pytest.raises(UserError, match=r"training\.stage2_epochs: 7 differs from 1"):  # the cosine would be another
+        train_here(with_overrides(config, {"training.stage2_epochs": 7}), tmp_path / "parts", lambda *_: None)
+
+
+def test_a_stage_goes_on_from_the_best_epoch_before_it(experiment, inputs, tmp_path):
+    config = with_overrides(experiment, {"training.stage0_epochs": 2, "training.stage2_epochs": 0})
+    train_here(config, tmp_path, lambda metrics, epoch: None)
+    history = latest_checkpoint(tmp_path / "checkpoints").state.history
+    first_two = [row["val/ndcg@10"] for row in history[1:3]]
+    best = 1 + first_two.index(max(first_two))
+    alone = with_overrides(config, {"training.stage0_epochs": best, "training.stage1_epochs": 0})
+    train_here(alone, tmp_path / "alone", lambda metrics, epoch: None)
+    kept = latest_checkpoint(tmp_path / "alone" / "checkpoints")
+    assert kept.name == f"stage0-epoch{best:04d}"
+    laser = build_plain(config, inputs, CPU)
+    engine = PlainEngine(laser, config.training, CPU)
+    engine.load_trainable(kept.trainable())
+    step = catalogue_step(engine, inputs.train, kept.item_embeddings(), config.training)
+    schedule = Schedule(config.training, 0, 0, 1)
+    figures = train_epoch(engine, inputs.train, step, config.training, 2, "again", schedule, len(inputs.items))
+    assert figures["loss"] == pytest.approx(history[3]["loss"], abs=1e-6)
