@@ -1,6 +1,7 @@
 """The arithmetic of measurements: turns, medians, ratios."""
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from laser.benchmarks.measure import Timing, matrix_product, ratio, table, take_turns
 
@@ -18,10 +19,11 @@ def test_a_ratio_is_the_median_of_the_rounds_own_ratios():
     assert faster.per_second(6.0) == 3.0
 
 
-def test_the_yardstick_counts_two_operations_a_multiplication():
+def test_the_matrix_product_takes_the_operations_that_it_says():
     multiply, operations = matrix_product(torch.float32, torch.device("cpu"))
-    assert operations == 2 * 2048**3
-    multiply()
+    with FlopCounterMode(display=False) as counted:
+        multiply()
+    assert counted.get_total_flops() == operations == 2 * 2048**3
 
 
 def test_a_table_has_a_line_for_each_row():
