@@ -3,6 +3,7 @@
 import os
 import secrets
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,17 @@ import pytest
 REPO = Path(__file__).resolve().parent.parent
 
 # Set before any test imports Ray, transformers or MLflow; the worker processes that tests start inherit them.
+LEAKING = ("RAY_", "MLFLOW_", "HF_", "HUGGING_FACE_", "HUGGINGFACE_", "TRANSFORMERS_")
+for name in [name for name in os.environ if name.startswith(LEAKING)]:
+    del os.environ[name]  # addresses, tokens, caches of whoever runs the tests
+_home = tempfile.TemporaryDirectory(prefix="laser-tests-", ignore_cleanup_errors=True)
+os.environ["HF_HOME"] = _home.name  # neither the account's models nor its token
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test depends on a hub
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["RAY_AUTH_MODE"] = "token"  # else the first local ray.init() decides for every later one of this account
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-os.environ["HF_HUB_OFFLINE"] = "1"  # no test depends on a hub
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
-    os.environ.pop(name, None)
 # A script's background job ignores Ctrl-C, and so does whatever it starts: the jobs that tests interrupt too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
