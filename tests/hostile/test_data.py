@@ -389,6 +389,16 @@ def test_any_bytes_are_data_or_a_mistake(files: Files, name: str, content: bytes
         assert left(folder / "cache") == []
 
 
+@pytest.mark.parametrize("column", ["item", "title"])
+def test_text_of_a_parquet_file_that_is_not_utf_8_is_refused(column: str, tmp_path):
+    columns = {"item": pa.array(["a", "b", "c"]), "title": pa.array(["A", "B", "C"])}
+    broken = pa.array([b"a", b"\x80", b"c"], pa.binary()).view(pa.string())
+    items = pa.table(columns | {column: broken})
+    source = write(tmp_path / "raw", {"interactions.csv": INTERACTIONS, "items.parquet": items})
+    with pytest.raises(UserError, match=rf"items\.parquet:1: column '{column}' is not UTF-8; convert it"):
+        prepare_dataset(DataConfig(path=str(source)), tmp_path / "cache")
+
+
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(position=st.integers(0, len(parquet_bytes()) - 1), byte=st.integers(0, 255))
 def test_a_parquet_file_with_a_byte_altered_is_data_or_a_mistake(position: int, byte: int, tmp_path_factory):

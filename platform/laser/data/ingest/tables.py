@@ -75,10 +75,15 @@ class TableFile(ABC):
             UserError: the column holds structs, bytes or others that have no text.
         """
         try:
-            return as_text(column)
+            text = as_text(column)
         except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
             what = f"column {name!r} holds {column.type}"
             raise UserError(f"{self.path}:1: {what}; wanted text, numbers or lists of them") from error
+        try:
+            text.validate(full=True)  # a Parquet file may say "text" of any bytes
+        except pa.ArrowInvalid as error:
+            raise UserError(f"{self.path}:1: column {name!r} is not UTF-8; convert it") from error
+        return text
 
     def read(self, names: list[str]) -> pa.Table:
         """Read whole columns as text; for small files."""
