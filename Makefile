@@ -1,6 +1,6 @@
 # make            lists the targets
-# make demo       from nothing to a tuned Laser
-# make test       lint, types, import contract, tests
+# make demo       runs everything, from no data to a tuned Laser
+# make test       checks lint, types and the import contract, and runs the tests
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,7 +15,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-venv: $(STAMP) ## create .venv from constraints.txt (once; an interrupted installation starts over)
+venv: $(STAMP) ## create .venv from constraints.txt (once; starts over after an interrupted installation)
 
 # pip takes a half-written package for an installed one, so an unfinished environment is made anew.
 $(STAMP): constraints.txt pyproject.toml
@@ -24,7 +24,7 @@ $(STAMP): constraints.txt pyproject.toml
 	@if [ ! -x $(BIN)/python ] || [ -e $(UNFINISHED) ]; then $(PYTHON) -m venv --clear $(VENV); fi
 	@touch $(UNFINISHED)
 	DS_BUILD_OPS=0 $(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
-	@echo "compiling bytecode on all cores (some packages carry files for later Pythons, which are passed over)"
+	@echo "compiling bytecode on all cores (skips files that some packages carry for later Pythons)"
 	@$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
 	@rm $(UNFINISHED)
 	@touch $@
@@ -35,45 +35,45 @@ demo: $(STAMP) ## prepare, pretrain, tune over K and L on a local Ray cluster, p
 ui: $(STAMP) ## open the MLflow UI on mlflow.db (stop it with Ctrl-C)
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1
 
-cluster-local: $(STAMP) ## a Ray cluster of this machine whose worker nodes come and go (Ctrl-C stops it)
+cluster-local: $(STAMP) ## run a Ray cluster on this machine that adds and removes worker nodes (Ctrl-C stops it)
 	@$(BIN)/python jobs/cluster.py
 
-cluster-local-stop: $(STAMP) ## stop it from another terminal, also what a killed one left behind
+cluster-local-stop: $(STAMP) ## stop the local cluster from another terminal, and clean up after a killed one
 	@$(BIN)/python jobs/cluster.py stop=true
 
-test: $(STAMP) ## lint, types, import contract and tests, as CI runs them
+test: $(STAMP) ## check lint, types and import contract, and run the tests, as CI does
 	@$(MAKE) --no-print-directory lint types contract unit
 
-lint: $(STAMP) ## ruff: rules and format
+lint: $(STAMP) ## check rules and format with ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(STAMP) ## mypy
+types: $(STAMP) ## check types with mypy
 	$(BIN)/mypy
 
-contract: $(STAMP) ## import-linter: rooms import one way, frameworks are fenced
+contract: $(STAMP) ## check with import-linter that rooms import one way and that frameworks are fenced
 	$(BIN)/lint-imports --no-logo
 
-unit: $(STAMP) ## pytest, without the slow tests
+unit: $(STAMP) ## run all tests except the slow ones
 	$(BIN)/python -m pytest -q --durations=15
 
-test-slow: $(STAMP) ## the tests that take minutes
+test-slow: $(STAMP) ## run the tests that take minutes
 	$(BIN)/python -m pytest -q -m slow
 
-chaos: $(STAMP) ## kill workers, jobs, trials and nodes, fill the disk: what each costs, and that nothing is lost
+chaos: $(STAMP) ## kill workers, jobs, trials and nodes, fill the disk; check that nothing is lost and print what it cost
 	$(BIN)/python -m pytest -q -m ray tests/jobs/test_chaos.py tests/tracking/test_server_away.py
 
-# pip-audit is no part of the pinned environment: it has one of its own, made anew each time so that it is the latest.
-# --strict: a package that the database does not know fails the audit, instead of passing unseen.
-audit: ## known vulnerabilities in the pinned packages (fetches pip-audit and asks a database: needs a network)
+# pip-audit has its own environment, apart from the pinned one. It is made anew each time, to get the latest version.
+# With --strict, a package that the database does not know fails the audit, instead of passing unseen.
+audit: ## look for known vulnerabilities in the pinned packages (needs a network for pip-audit and its database)
 	@rm -rf $(AUDIT) && $(PYTHON) -m venv $(AUDIT)
 	@$(AUDIT)/bin/python -m pip install --disable-pip-version-check -q --retries 1 pip-audit || \
-		{ rm -rf $(AUDIT); echo "error: pip-audit could not be fetched; remedy: run it where a package index answers" >&2; exit 2; }
+		{ rm -rf $(AUDIT); echo "error: pip-audit could not be fetched; remedy: run it on a machine that reaches a package index" >&2; exit 2; }
 	@$(AUDIT)/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict --progress-spinner off \
-		|| { echo "error: the audit found something, or not every package could be looked up (see above)" >&2; false; }; \
+		|| { echo "error: the audit found vulnerabilities, or could not look up every package (see above)" >&2; false; }; \
 		status=$$?; rm -rf $(AUDIT); exit $$status
 
-format: $(STAMP) ## let ruff mend what it can
+format: $(STAMP) ## let ruff fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

@@ -1,9 +1,9 @@
-"""Measure speed: ours beside a peer, in turns, on the same data, in one process tree; one JSON line of figures.
+"""Measure our speed and that of a peer in turns, on the same data, in one process tree; print one JSON line.
 
     python jobs/benchmark.py suite=train data.path=<folder>
 
-Suites: train, encode, rank, catalogue, prepare, sharding, tune. docs/performance.md says what the figures mean, and
-shows ours.
+Suites: train, encode, rank, catalogue, prepare, sharding, tune. docs/performance.md says what the figures mean and
+shows those that we measured.
 """
 
 import logging
@@ -17,7 +17,7 @@ logger = logging.getLogger("benchmark")
 
 
 def main(job: BenchmarkJob) -> Mapping[str, Any]:
-    """Run one suite: the table on standard error; figures, hardware, versions and commit in the summary."""
+    """Run one suite and log its table. The summary holds the figures, hardware, versions and commit."""
     from laser.benchmarks.measure import table
     from laser.benchmarks.suites import run_suite
     from laser.tracking.environment import environment

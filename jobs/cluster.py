@@ -1,7 +1,7 @@
-"""A Ray cluster on this machine whose worker nodes come and go as trials ask for them; Ctrl-C stops it.
+"""Run a Ray cluster on this machine that adds and removes worker nodes as trials need them; Ctrl-C stops it.
 
-Nothing trains on its head, so a search brings up the worker nodes that it needs, and they leave when they are idle:
-what cluster.yaml does on AWS, with processes for machines. While it runs, in another terminal:
+Nothing trains on the head. So a search starts the worker nodes that it needs, and they leave when they are idle, as
+under cluster.yaml on AWS. Here each node is a group of processes. While the cluster runs, use another terminal:
 
     . runs/cluster/environment.sh
     ray job submit -- python jobs/tune.py search.driver_resource=head search.max_concurrent_trials=2
@@ -20,7 +20,7 @@ logger = logging.getLogger("cluster")
 
 
 def main(config: ClusterJob) -> Mapping[str, Any]:
-    """Run the cluster until it is interrupted; the summary is the most nodes that were alive at once."""
+    """Run the cluster until it is interrupted. The summary holds the most nodes that were alive at once."""
     from laser.cluster.local import local_cluster, stop_local_cluster
     from laser.cluster.nodes import LocalNodes
 
@@ -30,7 +30,7 @@ def main(config: ClusterJob) -> Mapping[str, Any]:
     nodes, most = LocalNodes(config.max_workers, config.cpus_per_worker, config.idle_seconds), 0
     with local_cluster(directory, nodes) as cluster:
         logger.info("one head, up to %d worker nodes; dashboard %s", config.max_workers, cluster.dashboard)
-        logger.info("elsewhere: . %s; Ctrl-C stops it", directory / "environment.sh")
+        logger.info("to use it in another terminal: . %s; Ctrl-C stops it", directory / "environment.sh")
         try:
             last = 0
             while cluster.running:
@@ -41,7 +41,7 @@ def main(config: ClusterJob) -> Mapping[str, Any]:
                 time.sleep(1)
         except KeyboardInterrupt:
             return {"stopped": True, "most_nodes": most}
-    raise RuntimeError(f"the head ended by itself; what it said is in {directory / 'head.log'}")
+    raise RuntimeError(f"the head ended by itself; its log is {directory / 'head.log'}")
 
 
 if __name__ == "__main__":

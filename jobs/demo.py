@@ -1,7 +1,8 @@
-"""From nothing to a tuned Laser: MovieLens-100K, SmolLM2, a search over K and L on a local Ray cluster, MLflow.
+"""Run everything, from no data to a tuned Laser, with MovieLens-100K, SmolLM2, a local Ray cluster and MLflow.
 
-Prepares the data, trains the ID-based recommender, starts a Ray head on this machine, submits jobs/tune.py to it, and
-stops what it started. What an earlier run made is used again; a search that was interrupted goes on where it stood.
+The job prepares the data and trains the ID-based recommender. Then it starts a Ray head on this machine, submits
+jobs/tune.py to it, which searches over K and L, and stops the head. It reuses what an earlier run has made, and resumes
+a search that was interrupted.
 """
 
 import json
@@ -21,7 +22,7 @@ logger = logging.getLogger("demo")
 
 
 def main(config: TuneExperiment) -> Mapping[str, Any]:
-    """Run the whole path; the summary is the search's."""
+    """Run all steps and return the summary of the search."""
     from laser.cluster.local import local_cluster
     from laser.tuning.sweep import latest_sweep
 
@@ -31,7 +32,7 @@ def main(config: TuneExperiment) -> Mapping[str, Any]:
         run([sys.executable, f"jobs/{name}.py", "config=configs/quickstart.yaml", *shared])
     sweep = latest_sweep(config)
     if sweep is not None and not sweep.complete:
-        logger.info("an earlier search was interrupted: going on with %s", sweep.path)
+        logger.info("an earlier search was interrupted; resuming %s", sweep.path)
         overrides.append("resume=true")
     with local_cluster(Path(config.cache_dir) / "demo-cluster") as cluster:
         summary = json.loads(cluster.run_job([sys.executable, "jobs/tune.py", *overrides]))
@@ -40,7 +41,7 @@ def main(config: TuneExperiment) -> Mapping[str, Any]:
 
 
 def run(command: list[str]) -> None:
-    """Run one of the other jobs, its summary among the messages."""
+    """Run another job, whose summary appears among the messages."""
     logger.info("$ %s", masked(shlex.join(command)))
     subprocess.run(command, check=True)
 

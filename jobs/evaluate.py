@@ -1,4 +1,4 @@
-"""Evaluate a recorded run again from its artifacts: the selected weights, item embeddings, recommender and config."""
+"""Evaluate a recorded run again from its files: the selected weights, item embeddings, recommender and config."""
 
 import tempfile
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ from laser.errors import UserError
 
 
 def main(job: EvaluateJob) -> Mapping[str, Any]:
-    """Rank the full catalogue for each user of the split; metrics that the run lacks are recorded in it."""
+    """Rank the full catalogue for each user of the split, and record the metrics if the run has none of this split."""
     from laser.config.compose import read_yaml, validate, with_overrides
     from laser.config.paths import with_absolute_paths
     from laser.tracking.runs import open_tracking
     from laser.training.evaluate import evaluate_checkpoint
-    from laser.training.inputs import prepare_inputs
+    from laser.training.prepare import prepare_inputs
 
     run = open_tracking(job.tracking, must_exist=True).find(job.run_id)
     with tempfile.TemporaryDirectory() as temporary:

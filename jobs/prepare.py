@@ -9,7 +9,7 @@ from laser.config.schema import Experiment
 
 
 def main(config: Experiment) -> Mapping[str, Any]:
-    """Prepare `data`, or find it prepared."""
+    """Prepare `data`, unless the cache already holds it."""
     from laser.data.prepare import prepare_dataset
 
     dataset = prepare_dataset(config.data, Path(config.cache_dir).expanduser())

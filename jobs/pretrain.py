@@ -1,4 +1,4 @@
-"""Train the ID-based recommender under the M-Former until validation stops improving; later runs find it trained."""
+"""Train the ID-based recommender that the M-Former reads, until validation stops improving. Later runs reuse it."""
 
 from collections.abc import Mapping
 from pathlib import Path

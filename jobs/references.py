@@ -3,8 +3,8 @@ each are chosen on validation; the test set is read only for the chosen ones.
 
     python jobs/references.py data=<folder>
 
-Each is an MLflow run, and a folder in <output_dir>/references-<dataset>: result.json and ranks/test.parquet. What an
-earlier call made is taken from the cache.
+Each baseline is an MLflow run, and a folder in <output_dir>/references-<dataset> with result.json and
+ranks/test.parquet. Baselines that an earlier call has made come from the cache.
 """
 
 import logging
@@ -19,7 +19,7 @@ logger = logging.getLogger("references")
 
 
 def main(job: ReferencesJob) -> Mapping[str, Any]:
-    """Search, record and compare; the summary holds each family's settings and metrics."""
+    """Search, record and compare the baselines. The summary holds each family's settings and metrics."""
     from laser.config.identity import recommender_tags
     from laser.data.prepare import prepare_dataset
     from laser.evaluation.user_ranks import TEST_RANKS

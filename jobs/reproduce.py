@@ -2,15 +2,15 @@
 
     python jobs/reproduce.py table=7 data=<folder>
 
-The base is an experiment file (config=); every cell changes one thing in it. Stored runs of the same settings on the
-same data are found in MLflow and not run again, whoever ran them. Ctrl-C or SIGTERM leaves cells that the same command
-goes on with. The report (Markdown, HTML with plots, JSON) lies under output_dir and in MLflow. The default base costs
-about five minutes a cell on two cores, also without bf16 (dry_run=true estimates yours). Per seed, table 2 has 3 cells,
-4 has 6, 5 has 3, 6 has 4, 7 has 5, additions 7, figure 3 has 12, figure 4 has 5; table 3 is counted in seconds.
+The base is an experiment file (config=), and every cell changes one thing in it. Runs of the same settings on the same
+data are found in MLflow and not run again, whoever ran them. After Ctrl-C or SIGTERM, the same command resumes the
+remaining cells. The report (Markdown, HTML with plots, JSON) lies under output_dir and in MLflow. A cell of the default
+base takes about five minutes on two cores, also without bf16; dry_run=true estimates yours. Per seed, table 2 has 3
+cells, 4 has 6, 5 has 3, 6 has 4, 7 has 5, additions 7, figure 3 has 12, figure 4 has 5. Table 3 takes seconds.
 
     python jobs/reproduce.py results=docs/results [add=<name> runs=[<run id>,...] references=[<name>,...]]
 
-writes the page of recorded results, after adding one from MLflow.
+This command adds a result from MLflow, if add= names one, and writes the page of recorded results.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from laser.config.jobs import ReproduceJob
 
 
 def main(job: ReproduceJob) -> Mapping[str, Any]:
-    """Look up, run what is missing, report; or list; or write the page of results."""
+    """Run the missing cells and write the report; or list the cells; or write the page of results."""
     from laser.reproduction.cells import wanted_table
     from laser.reproduction.make import listing, write_report
     from laser.reproduction.record import update_results

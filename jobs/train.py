@@ -1,7 +1,7 @@
 """Train Laser once: a frozen LLM under Bi-Tuning with an M-Former, in two stages, here or on Ray Train workers.
 
-What it needs and does not find in the cache (dataset, converted LLM, ID-based recommender, encodings) is made first.
-Ctrl-C leaves a run that goes on with resume=true, also on another number of workers.
+The job first makes what the cache lacks: dataset, converted LLM, ID-based recommender and encodings. After Ctrl-C, the
+run resumes with resume=true, also on another number of workers.
 """
 
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ from laser.config.schema import Experiment
 
 
 def main(config: Experiment) -> Mapping[str, Any]:
-    """Train, select on validation, test once, and record all of it as an MLflow run."""
+    """Train, select on validation, test once, and record everything as an MLflow run."""
     from laser.config.compose import with_overrides
     from laser.config.paths import with_absolute_paths
     from laser.tracking.runs import open_tracking
-    from laser.training.prepare import make_stages
+    from laser.training.prepare import make_artifacts
     from laser.training.run.directory import remember_run, remembered_run, run_directory
     from laser.training.run.outcome import run_results
     from laser.training.train import preflight, run_tags, train_laser
@@ -31,12 +31,12 @@ def main(config: Experiment) -> Mapping[str, Any]:
         run = tracking.find(start, setting="training.start_from")
         config = with_overrides(config, {"training.start_from": str(run.fetch("checkpoint", folder))})
     config = with_absolute_paths(config)
-    stages = make_stages(config)
+    artifacts = make_artifacts(config)
     run_dir = run_directory(Path(config.output_dir), config.name, config.resume)
-    preflight(run_dir, config, stages)
-    with tracking.run(config, "train", run_dir.name, run_tags(config, stages), remembered_run(run_dir)) as run:
+    preflight(run_dir, config, artifacts)
+    with tracking.run(config, "train", run_dir.name, run_tags(config, artifacts), remembered_run(run_dir)) as run:
         remember_run(run_dir, run.run_id)
-        outcome = train_laser(config, stages, run_dir, run.report)
+        outcome = train_laser(config, artifacts, run_dir, run.report)
         run.record(run_results(run_dir))
     return {"run_id": run.run_id, "run_dir": str(run_dir), **asdict(outcome)}
 

@@ -1,7 +1,7 @@
-"""Search over K, L and whatever else `space` names: each trial is a training run of its own on Ray Train workers.
+"""Search over K, L and all other settings that `space` names; each trial is a training run on Ray Train workers.
 
-Runs on the cluster that RAY_ADDRESS names, as under `ray job submit -- python jobs/tune.py`, or on this machine alone.
-Ctrl-C leaves a sweep that goes on with resume=true; finished trials stay as they are.
+The job runs on the cluster that RAY_ADDRESS names, as under `ray job submit -- python jobs/tune.py`, or on this machine
+alone. After Ctrl-C, the sweep resumes with resume=true, and finished trials stay as they are.
 """
 
 import logging
@@ -28,7 +28,7 @@ def main(config: TuneExperiment) -> Mapping[str, Any]:
     tracking = open_tracking(config.tracking)
     plan = plan_search(config)
     sweep = open_sweep(config)
-    tags = run_tags(plan.base, plan.stages) if plan.stages else {}
+    tags = run_tags(plan.base, plan.artifacts) if plan.artifacts else {}
     with sweep.running(), tracking.run(config, "tune", sweep.path.name, tags, sweep.run_id) as parent:
         sweep.remember_run(parent.run_id)
         records = leaderboard(run_search(plan, sweep, SweepTracker(tracking, parent.run_id)))

@@ -15,6 +15,7 @@ assert _spec is not None and _spec.loader is not None
 page = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(page)
 CONFIGS = sorted((REPO / "configs").rglob("*.yaml"))
+ROOMS = sorted(path.parent for path in (REPO / "platform" / "laser").glob("*/__init__.py"))
 JOBS = sorted((REPO / "jobs").glob("*.py"))
 PAGES = [*REPO.glob("*.md"), *sorted((REPO / "docs").rglob("*.md"))]
 
@@ -109,3 +110,11 @@ def test_links_between_pages_lead_somewhere(path: Path):
     targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text(encoding="utf-8"))
     missing = [target for target in targets if "://" not in target and not (path.parent / target).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda path: path.name)
+def test_a_room_is_small_enough_to_hold_one_idea(room: Path):
+    files = list(room.rglob("*.py"))
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files) <= 2500
+    for folder in {path.parent for path in files}:
+        assert len(list(folder.glob("*.py"))) <= 15, folder  # more of them want a subfolder that says why

@@ -6,6 +6,7 @@ import pytest
 from pydantic import PositiveInt
 
 from laser.cli.job import help_text
+from laser.config.families.recommenders import NoRecommenderConfig
 from laser.config.fields import marked, settings, without
 from laser.config.jobs import BenchmarkJob, ReproduceJob
 from laser.config.marks import (
@@ -24,7 +25,6 @@ from laser.config.marks import (
     THIS_SESSION,
     Mark,
 )
-from laser.config.recommenders import NoRecommenderConfig
 from laser.config.schema import DataConfig, Experiment, LLMConfig, TuneExperiment
 from laser.config.section import Section
 

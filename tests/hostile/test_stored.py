@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from laser.config.families.recommenders import SASRecConfig
 from laser.config.identity import stage_key
-from laser.config.recommenders import SASRecConfig
 from laser.config.schema import DataConfig
 from laser.data.dataset import open_dataset
 from laser.data.prepare import prepare_dataset

@@ -1,15 +1,19 @@
-"""Jobs run as users run them: processes of their own, on SmolLM2 and MovieLens-100K, both cut to seconds of work."""
+"""Runs jobs as users do, in their own processes, on SmolLM2 and MovieLens-100K, both cut to seconds of work."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
+
+from laser.cluster.local import LocalCluster, local_cluster
 
 SMALL = (
     "prompt.max_history_items=3",
@@ -38,16 +42,22 @@ class Workplace:
 
     directory: Path
     repo: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    """What its jobs see beside the environment of the tests."""
 
     def start(self, job: str, *arguments: str, **options: Any) -> "subprocess.Popen[str]":
-        environment = {**os.environ, **options.pop("environment", {})}
+        environment = {**os.environ, **self.environment, **options.pop("environment", {})}
         command = [sys.executable, str(self.repo / "jobs" / job), *arguments]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen(command, cwd=self.directory, env=environment, **pipes)
 
     def run(self, job: str, *arguments: str) -> dict[str, Any]:
         """Run a job to its end and return its summary."""
-        process = self.start(job, *arguments)
+        return self.finish(self.start(job, *arguments))
+
+    @staticmethod
+    def finish(process: "subprocess.Popen[str]") -> dict[str, Any]:
+        """Wait for a job that ends well and return its summary."""
         output, errors = process.communicate(timeout=900)
         assert process.returncode == 0, errors[-8000:]
         return json.loads(output.splitlines()[-1])
@@ -57,9 +67,33 @@ class Workplace:
         return [f"config={self.repo / 'configs' / config}", cache, *SMALL, *more]
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's database with its tables: they take seconds to make, and two jobs must not make them at once."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory, repo: Path, smollm2: Path) -> Workplace:
-    return Workplace(tmp_path_factory.mktemp("work"), repo)
+def workplace(tmp_path_factory: pytest.TempPathFactory, repo: Path, smollm2: Path, empty_store: Path) -> Workplace:
+    directory = tmp_path_factory.mktemp("work")
+    shutil.copy(empty_store, directory)
+    return Workplace(directory, repo)
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """One Ray cluster for all jobs that do not need one of their own: each start takes some 10 seconds."""
+    with local_cluster(tmp_path_factory.mktemp("ray") / "cluster") as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def joined(workplace: Workplace, cluster: LocalCluster) -> Workplace:
+    """The same workplace; its jobs join the shared cluster, as those of `ray job submit` do."""
+    token = Path(cluster.environment["RAY_AUTH_TOKEN_PATH"]).read_text().strip()  # goes before the tests' own
+    return replace(workplace, environment={**cluster.environment, "RAY_AUTH_TOKEN": token})
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
-"""Faults on real processes: each run ends as one that nothing disturbed, and nothing stands in its record twice.
+"""Tests faults on real processes: each run ends like an undisturbed one, and its record holds nothing twice.
 
-`make chaos` runs all of it and prints what each fault cost; the default run has the quick part alone.
+`make chaos` runs all tests and prints what each fault cost. The default run has only the quick ones.
 """
 
 import itertools
@@ -22,12 +22,15 @@ from mlflow import MlflowClient
 from laser.cluster.local import local_cluster
 from laser.cluster.nodes import LocalNodes
 from laser.cluster.processes import Note, marked_processes
+from laser.config.compose import load_config
+from laser.config.schema import Experiment
+from laser.training.prepare import make_stages
 from laser.training.run.checkpoint import Checkpoint, latest_checkpoint
 
 pytestmark = pytest.mark.ray
 
 SHORT, LONG = 3, 10
-"""Epochs of stage 1; one of stage 2 follows."""
+"""Number of epochs of stage 1; one epoch of stage 2 follows."""
 HERE = ("training.num_workers=0",)
 TWO = ("training.num_workers=2", "training.zero_stage=2", "training.max_failures=9")
 SWEEP = ("space.mformer.num_virtual_tokens=null", "space.mformer.num_experts=null", "space.training.seed={choice: [0]}")
@@ -50,7 +53,7 @@ class Job:
 
     @property
     def checkpoints(self) -> Path:
-        """Of the run, or of the sweep's first trial."""
+        """Return the checkpoints' directory of the run, or of the sweep's first trial."""
         runs = self.workplace.directory / "runs"
         if self.job == "train.py":
             return runs / self.name / "checkpoints"
@@ -61,7 +64,7 @@ class Job:
         return self
 
     def wait_for(self, condition: Callable[[], Any]) -> Any:
-        """What the condition gives, as soon as it gives something; the job must be running until then."""
+        """Wait until the condition returns something true, and return it. The job must run until then."""
         deadline = time.monotonic() + DEADLINE
         while not (found := condition()):
             assert self.process.poll() is None and time.monotonic() < deadline, self.process.communicate()[1][-8000:]
@@ -75,7 +78,7 @@ class Job:
         self.wait_for(is_there)
 
     def kill_one(self, name: str) -> bool:
-        """Kill one of this job's processes that Ray has given a name; whether there was any."""
+        """Kill one of this job's processes by the name that Ray gave it, and return whether there was one."""
         for process in psutil.Process(self.process.pid).children(recursive=True):
             try:
                 if name in " ".join(process.cmdline()):
@@ -86,7 +89,7 @@ class Job:
         return False
 
     def kill(self) -> None:
-        """Kill the job's own process; what it has started ends with it (Ray's agents after a minute or two)."""
+        """Kill the job's own process. Its children end with it (Ray's agents after a minute or two)."""
         started = psutil.Process(self.process.pid).children(recursive=True)
         self.process.kill()
         self.process.communicate()
@@ -109,12 +112,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that has ended well."""
+    """Holds what a run that ended well has left."""
 
     checkpoints: Path
     run_id: str
     seconds: float
-    """Of all its sessions, from the first start to the last end."""
+    """Time of all sessions of the run, from the first start to the last end."""
 
     @property
     def last(self) -> Checkpoint:
@@ -129,7 +132,7 @@ class Finished:
 
 @pytest.fixture(scope="module")
 def undisturbed_here(workplace) -> Finished:
-    workplace.run("pretrain.py", *workplace.settings("quickstart.yaml"))  # what all runs share is no part of the time
+    make_stages(load_config(Experiment, workplace.settings("quickstart.yaml"), None))  # is no part of the time
     return Job(workplace, "undisturbed-here", *HERE).start().finish()
 
 
@@ -139,7 +142,7 @@ def undisturbed(workplace) -> Finished:
 
 
 def difference(workplace, run: Finished, reference: Finished, tolerance: float = 0.0) -> float:
-    """The largest difference of a weight, after checks of all that two runs leave: it is at most the tolerance."""
+    """Check that two runs leave the same within the tolerance, and return the largest difference of a weight."""
     mine, theirs = run.last, reference.last
     assert mine.name == theirs.name and mine.name.startswith("stage2")
     weights, others = mine.trainable(), theirs.trainable()
@@ -160,7 +163,7 @@ def difference(workplace, run: Finished, reference: Finished, tolerance: float =
 
 
 def recorded(workplace, run: Finished) -> dict[tuple[str, int], float]:
-    """The losses that MLflow holds, by name and epoch; each epoch once."""
+    """Return the losses in MLflow by name and epoch, and check that each epoch is there once."""
     client = MlflowClient(f"sqlite:///{workplace.directory / 'mlflow.db'}")
     found = {}
     for name in ("loss", "loss/contrastive", "loss/load_balance", "tokens"):
@@ -171,7 +174,7 @@ def recorded(workplace, run: Finished) -> dict[tuple[str, int], float]:
     return found
 
 
-def test_killed_while_a_checkpoint_is_written(workplace, undisturbed_here, survived):
+def test_a_run_killed_while_it_writes_a_checkpoint_resumes_to_the_same_bits(workplace, undisturbed_here, survived):
     for attempt in itertools.count(1):
         job = Job(workplace, f"half-written-{attempt}", *HERE).start()
         half = job.wait_for(lambda: list(job.checkpoints.glob(".stage1-epoch0002.*")))  # noqa: B023
@@ -186,8 +189,8 @@ def test_killed_while_a_checkpoint_is_written(workplace, undisturbed_here, survi
     survived("killed while it writes a checkpoint", "resume=true", lost, difference(workplace, run, undisturbed_here))
 
 
-def test_a_disk_that_fills_up(workplace, undisturbed_here, survived):
-    """By a limit of the size of files that the running process is given; MLflow's database is on the same disk."""
+def test_a_full_disk_is_told_in_one_line_and_the_run_resumes_to_the_same_bits(workplace, undisturbed_here, survived):
+    """Limit the size of the running process's files. MLflow's database is on the same disk."""
     job = Job(workplace, "full-disk", *HERE).start()
     job.wait_for_epoch(1, 1)
     largest = (job.checkpoints / "stage1-epoch0001" / "item_embeddings.safetensors").stat().st_size
@@ -204,7 +207,7 @@ def test_a_disk_that_fills_up(workplace, undisturbed_here, survived):
 
 @pytest.mark.chaos
 @pytest.mark.slow
-def test_a_killed_worker(workplace, undisturbed, survived):
+def test_a_killed_worker_changes_no_bit(workplace, undisturbed, survived):
     job = Job(workplace, "worker", *TWO).start()
     job.wait_for_epoch(1, 1)
     assert job.kill_one("RayTrainWorker")
@@ -215,7 +218,7 @@ def test_a_killed_worker(workplace, undisturbed, survived):
 
 @pytest.mark.chaos
 @pytest.mark.slow
-def test_a_killed_job(workplace, undisturbed, survived):
+def test_a_killed_job_resumes_to_the_same_bits(workplace, undisturbed, survived):
     job = Job(workplace, "driver", *TWO).start()
     job.wait_for_epoch(1, 2)
     job.kill()
@@ -237,8 +240,8 @@ def test_a_killed_trial_is_tried_again(workplace, undisturbed, survived):
 
 @pytest.mark.chaos
 @pytest.mark.slow
-def test_a_lost_node_and_fewer_workers_for_a_while(workplace, undisturbed, survived, tmp_path):
-    """2 workers, 1 when a node goes, 2 when the autoscaler has brought another: in one run."""
+def test_a_run_survives_a_lost_node_on_fewer_workers(workplace, undisturbed, survived, tmp_path):
+    """Run with 2 workers, with 1 when a node goes, and with 2 again when the autoscaler has started another."""
     nodes = LocalNodes(max_workers=2, cpus=1, idle_seconds=600)
     with local_cluster(tmp_path / "cluster", nodes) as cluster:
         note = Note.read(tmp_path / "cluster" / "cluster.json")
@@ -261,7 +264,7 @@ def test_a_lost_node_and_fewer_workers_for_a_while(workplace, undisturbed, survi
 
 
 class Sizes:
-    """The numbers of train workers that were seen at work, one after the other."""
+    """Records the numbers of train workers that were seen at work, in order."""
 
     def __init__(self, session: str) -> None:
         self.session, self.seen = session, [2]
@@ -329,7 +332,7 @@ while True:
 
 
 def records(workplace, sweep: str) -> dict[str, dict[str, Any]]:
-    """How the trials of a sweep have ended, and when, by name."""
+    """Return by name how each trial of a sweep ended, and when."""
     found = {}
     for path in (workplace.directory / "runs" / "sweeps" / sweep / "trials").glob("*/record.json"):
         record = json.loads(path.read_text())
@@ -339,8 +342,8 @@ def records(workplace, sweep: str) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.chaos
 @pytest.mark.slow
-def test_one_fault_after_the_other(workplace, survived):
-    """Seeded: what is killed and when. Reports what is left of the speed."""
+def test_a_run_survives_one_fault_after_the_other(workplace, survived):
+    """Kill processes at seeded times, and report what is left of the speed."""
     reference = Job(workplace, "undisturbed-two", *TWO, epochs=LONG).start().finish()
     chance = random.Random(0)
     job, faults = Job(workplace, "chaos", *TWO, epochs=LONG).start(), ["worker", "job", "worker", "job"]
@@ -364,6 +367,6 @@ def test_one_fault_after_the_other(workplace, survived):
 
 
 def _epochs(job: Job) -> int:
-    """Epochs that are safe, read without a look at the hashes."""
+    """Return the number of epochs with a checkpoint, without checking its hashes."""
     states = [json.loads(path.read_text())["epoch"] for path in job.checkpoints.glob("stage*/state.json")]
     return max(states, default=0)

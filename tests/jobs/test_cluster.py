@@ -1,4 +1,4 @@
-"""jobs/cluster.py as an operator uses it: a sweep brings worker nodes up, they leave, and nothing is left behind."""
+"""Tests jobs/cluster.py as an operator uses it: a sweep starts worker nodes, they leave, and no process remains."""
 
 import os
 import shlex

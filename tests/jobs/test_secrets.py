@@ -1,4 +1,4 @@
-"""An environment full of secrets, none of which may stand in MLflow, in what a run leaves, or in any log."""
+"""Tests that no secret of the environment appears in MLflow, in the files of a run, or in any log."""
 
 import tempfile
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""One training run, three ways: plain torch, two ZeRO-3 workers (compiled), and one interrupted and resumed on two."""
+"""Tests one training in three ways: in plain torch, on two ZeRO-3 workers (compiled), and interrupted and resumed."""
 
 import json
 import signal
@@ -21,26 +21,37 @@ WEIGHT_TOLERANCE = 5e-5  # measured: 3e-6, after twelve steps of Adam
 
 
 STAGE0 = ("training.stage0_epochs=1", "training.negatives=in_batch")
-"""Before stage 1, an epoch in which each user's candidates are in other micro-batches and with the other worker."""
+"""Stage 0 has an epoch, in which a user's candidates lie in other micro-batches and with the other worker."""
 
 
 @pytest.fixture(scope="module")
-def plain(workplace):
-    return workplace.run(
-        "train.py", *workplace.settings("quickstart.yaml", *STAGE0, "name=plain", "training.num_workers=0")
-    )
+def both(workplace, joined):
+    """The summaries of `plain` and `sharded`, which run at the same time."""
+    settings = workplace.settings("quickstart.yaml", *STAGE0)
+    plain = workplace.start("train.py", *settings, "name=plain", "training.num_workers=0")
+    try:
+        sharded = joined.run("train.py", *settings, "name=sharded", "llm.compile=true")
+        return workplace.finish(plain), sharded
+    finally:
+        plain.kill()  # where the other one has failed
 
 
 @pytest.fixture(scope="module")
-def sharded(workplace):
-    return workplace.run(
-        "train.py", *workplace.settings("quickstart.yaml", *STAGE0, "name=sharded", "llm.compile=true")
-    )
+def plain(both):
+    return both[0]
 
 
 @pytest.fixture(scope="module")
-def resumed(workplace):
-    """Started on one worker under ZeRO-2, interrupted during stage 1, gone on with on two under ZeRO-3."""
+def sharded(both):
+    return both[1]
+
+
+@pytest.fixture(scope="module")
+def resumed(workplace, joined):
+    """Start on one worker under ZeRO-2, interrupt during stage 1, and resume on two workers under ZeRO-3.
+
+    The first session starts a Ray of its own and ends it; the second joins a cluster.
+    """
     settings = workplace.settings("quickstart.yaml", *STAGE0, "name=resumed")
     process = workplace.start("train.py", *settings, "training.num_workers=1", "training.zero_stage=2")
     place = workplace.directory / "runs" / "resumed" / "checkpoints" / "stage1-epoch0001"
@@ -53,7 +64,7 @@ def resumed(workplace):
     assert errors.splitlines()[-1] == "interrupted; resume with resume=true"
     interrupted = run_id(workplace, "resumed")
     assert client(workplace).get_run(interrupted).info.status == "KILLED"
-    return workplace.run("train.py", *settings, "resume=true")
+    return joined.run("train.py", *settings, "resume=true")
 
 
 def test_two_zero3_workers_train_as_one_plain_process(workplace, plain, sharded):
@@ -68,7 +79,7 @@ def test_interrupted_and_resumed_on_more_workers_ends_as_uninterrupted(workplace
 
 
 def compare(workplace, one: str, other: str) -> None:
-    """The same losses in each epoch, and the same weights and item embeddings at the end."""
+    """Check that losses of each epoch, final weights and final item embeddings are the same."""
     mine, theirs = (latest_checkpoint(workplace.directory / "runs" / name / "checkpoints") for name in (one, other))
     assert mine.state.epoch == theirs.state.epoch == 4
     for row, row_of_other in zip(mine.state.history[1:], theirs.state.history[1:], strict=True):
@@ -100,11 +111,11 @@ def test_a_run_holds_settings_metrics_of_each_epoch_environment_and_artifacts(wo
     assert read_ranks(folder / "ranks" / "test.parquet").metrics() == pytest.approx(resumed["test"], rel=1e-12)
 
 
-def test_evaluate_reproduces_the_test_metrics_from_the_artifacts(workplace, sharded):
+def test_evaluate_reproduces_the_test_metrics_from_the_artifacts(workplace, resumed):
     cache = f"cache_dir={workplace.repo / '.cache' / 'laser'}"
-    evaluated = workplace.run("evaluate.py", f"run_id={sharded['run_id']}", cache)
-    assert evaluated["metrics"] == pytest.approx(sharded["test"], abs=1e-3)
-    assert evaluated["recorded"] == pytest.approx(sharded["test"])
+    evaluated = workplace.run("evaluate.py", f"run_id={resumed['run_id']}", cache)
+    assert evaluated["metrics"] == pytest.approx(resumed["test"], abs=1e-3)
+    assert evaluated["recorded"] == pytest.approx(resumed["test"])
 
 
 def test_other_settings_do_not_resume(workplace, plain):

@@ -1,4 +1,4 @@
-"""A sweep over K that is killed while it runs, resumed, and found in MLflow."""
+"""Tests a sweep over K that is killed while it runs, resumed, and found in MLflow."""
 
 import json
 import signal
@@ -14,10 +14,22 @@ SPACE = ("space.mformer.num_virtual_tokens=null", "space.mformer.num_experts={ch
 FAST = ("training.num_workers=1", "training.zero_stage=0", "training.stage1_epochs=1", "training.stage2_epochs=1")
 
 
-def test_a_killed_sweep_goes_on_and_finished_trials_stay_untouched(workplace):
-    settings = workplace.settings("tune/quickstart.yaml", *SPACE, *FAST)
-    process = workplace.start("tune.py", *settings)
-    records = workplace.directory / "runs" / "sweeps" / "quickstart" / "trials"
+@pytest.fixture(scope="module")
+def diverging(joined):
+    """A sweep that runs while the others do. A learning rate beyond float32 gives NaN after the first step."""
+    space = ("space.mformer.num_experts=null", "space.training.learning_rate={choice: [1.0e+30, 1.0e-3]}")
+    settings = joined.settings("tune/quickstart.yaml", SPACE[0], *space, *FAST, "name=diverging")
+    process = joined.start(
+        "tune.py", *settings, "training.num_workers=0", "training.max_grad_norm=0.0", "training.warmup_steps=0"
+    )
+    yield process
+    process.kill()  # where the tests before it have failed
+
+
+def test_a_killed_sweep_goes_on_and_finished_trials_stay_untouched(joined, diverging):
+    settings = joined.settings("tune/quickstart.yaml", *SPACE, *FAST)
+    process = joined.start("tune.py", *settings)
+    records = joined.directory / "runs" / "sweeps" / "quickstart" / "trials"
     while not list(records.glob("*/record.json")):
         assert process.poll() is None, process.communicate()[1][-8000:]
         time.sleep(0.1)
@@ -27,7 +39,7 @@ def test_a_killed_sweep_goes_on_and_finished_trials_stay_untouched(workplace):
     [finished] = records.glob("*/record.json")
     before = (finished.stat().st_mtime_ns, finished.read_text())
 
-    summary = workplace.run("tune.py", *settings, "resume=true")
+    summary = joined.run("tune.py", *settings, "resume=true")
     assert summary["trials"] == {"finished": 2, "stopped": 0, "failed": 0}
     assert (finished.stat().st_mtime_ns, finished.read_text()) == before
     for path in records.glob("*/record.json"):
@@ -35,7 +47,7 @@ def test_a_killed_sweep_goes_on_and_finished_trials_stay_untouched(workplace):
         assert record["started"] < record["first_epoch"] < record["ended"]
         assert 0 < record["seconds"] < record["ended"] - record["started"]
 
-    client = MlflowClient(f"sqlite:///{workplace.directory / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{joined.directory / 'mlflow.db'}")
     parent = client.get_run(summary["parent_run_id"])
     assert parent.info.status == "FINISHED"
     children = client.search_runs(
@@ -54,16 +66,11 @@ def test_a_killed_sweep_goes_on_and_finished_trials_stay_untouched(workplace):
     assert "K=3" in parent.data.tags["mlflow.note.content"]
 
 
-def test_an_error_in_one_trial_does_not_end_the_others(workplace):
-    """A learning rate beyond float32 gives NaN after the first step."""
-    space = ("space.mformer.num_experts=null", "space.training.learning_rate={choice: [1.0e+30, 1.0e-3]}")
-    settings = workplace.settings("tune/quickstart.yaml", SPACE[0], *space, *FAST, "name=diverging")
-    summary = workplace.run(
-        "tune.py", *settings, "training.num_workers=0", "training.max_grad_norm=0.0", "training.warmup_steps=0"
-    )
+def test_an_error_in_one_trial_does_not_end_the_others(joined, diverging):
+    summary = joined.finish(diverging)
     assert summary["trials"] == {"finished": 1, "stopped": 0, "failed": 1}
     assert summary["best"]["overrides"] == {"training.learning_rate": 1e-3}
-    [failed] = (workplace.directory / "runs" / "sweeps" / "diverging" / "trials").glob("*/error.txt")
+    [failed] = (joined.directory / "runs" / "sweeps" / "diverging" / "trials").glob("*/error.txt")
     text = failed.read_text()
     assert "in train_epoch" in text and "\x1b" not in text
     assert text.splitlines()[-1].startswith("FloatingPointError: stage 1 epoch 1, step 2 (users ")

@@ -1,4 +1,4 @@
-"""Prefixes and representations: the right weights move, and a plain pass of one history gives the same numbers."""
+"""Tests which weights move with each prefix and representation, and compares with a plain pass of one history."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_other_representations_have_no_suffix_and_train_the_mformer(tiny_llm, re
 
 
 def test_plain_bi_tuning_has_the_papers_number_of_parameters():
-    """Table 3: 0.135 M at L = 32, H = 4096."""
+    """Table 3 of the paper has 0.135 M at L = 32, H = 4096."""
     plain = BiTuning(4096, 0.1, num_prefix_tokens=32)
     assert sum(p.numel() for p in plain.parameters()) == 33 * 4096 == 135_168
     assert abs(float(plain.prefix.detach().std()) - 0.1) < 0.001
@@ -51,7 +51,7 @@ def test_plain_bi_tuning_has_the_papers_number_of_parameters():
 
 @pytest.mark.parametrize("representation", ["mean", "eos"])
 def test_representations_equal_a_plain_pass_of_one_history(tiny_llm, representation):
-    """By `transformers` alone, unpadded: what stands where, and what is read."""
+    """Compare with a pass of each unpadded history by itself, computed with `transformers` alone."""
     overrides = {"recommender__type": "none", "bituning__prefix": "free", "bituning__representation": representation}
     laser, _ = build(tiny_llm, **overrides)
     reference, _ = build(tiny_llm, llm__implementation="transformers", **overrides)

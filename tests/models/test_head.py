@@ -1,11 +1,11 @@
-"""The head's score by hand, and which parts have a gradient."""
+"""Tests the head's score by hand, and which of its parts get a gradient."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from laser.config.schema import HeadConfig
-from laser.models.head import ITEMS, USERS, Head, Side
+from laser.models.head import ITEMS, USERS, Head
 from laser.models.laser import build_head
 
 
@@ -29,7 +29,7 @@ def test_the_score_by_hand():
         model.state_weight_C.copy_(torch.tensor([0.5, 0.0, -1.0]))
         model.state_scale.fill_(0.3)
         model.maps[ITEMS].weight.mul_(-1)
-    users, items = model(outputs_UH, Side(USERS, states_UC)), model(outputs_IH, Side(ITEMS, vectors_IC))
+    users, items = model(outputs_UH, USERS, states_UC), model(outputs_IH, ITEMS, vectors_IC)
     standard_UH = (outputs_UH - outputs_UH.mean(dim=0)) / outputs_UH.std(dim=0)
     text_UI = F.cosine_similarity(
         (standard_UH @ model.maps[USERS].weight.T)[:, None], (outputs_IH @ model.maps[ITEMS].weight.T)[None], dim=-1
@@ -51,7 +51,7 @@ def test_two_maps_are_equal_at_first_and_one_map_is_one():
 @pytest.mark.parametrize("width", [None, 4])
 def test_what_is_not_asked_for_is_not_there(width):
     model = head(width=width, collaborative=False, history_bias=False)
-    found = model(torch.randn(2, 6), Side(USERS, torch.randn(2, 3)))
+    found = model(torch.randn(2, 6), USERS, torch.randn(2, 3))
     assert found.vector_BD.shape == (2, width or 6) and found.history_bias is None
     assert {name for name, _ in model.named_parameters()} == {"text_scale"} | (
         {"maps.0.weight", "maps.1.weight"} if width else set()

@@ -1,10 +1,10 @@
-"""What is frozen stays frozen, what is trainable trains, and padding is invisible: on a tiny LLM and on SmolLM2."""
+"""Tests on a tiny LLM and on SmolLM2 that frozen weights stay, trainable ones move, and padding changes nothing."""
 
 import torch
 
 from laser.engine.plain import PlainEngine
+from laser.engine.step import training_step
 from laser.models.laser import Laser
-from laser.training.step import training_step
 from tiny.laser import CPU, alone, batch, build, catalogue, read
 
 

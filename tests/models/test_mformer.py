@@ -1,4 +1,4 @@
-"""The router by hand, the routed M-Former against a dense loop over experts, and what a step of Laser moves in it."""
+"""Tests the router by hand and the M-Former against a dense loop, and which of its weights a step of Laser moves."""
 
 import math
 
@@ -64,7 +64,7 @@ def test_the_routed_prefix_equals_a_dense_loop_over_experts():
 
 
 def test_the_gate_scales_the_gradient_and_not_the_value():
-    """Straight through: d prefix / d gate = prefix / gate for the chosen expert, 0 for the others."""
+    """Check that d prefix / d gate is prefix / gate for the chosen expert and 0 for the others (straight through)."""
     model = mformer()
     encoding_BNC, mask_BN = encodings(1)
     output = model(encoding_BNC, mask_BN)
@@ -104,7 +104,7 @@ def test_one_expert_is_no_choice():
 
 
 def test_several_experts_mix_by_their_gates():
-    """`Σ g_j E_j / Σ g_j` over the k best, each expert run by itself; the denominator has no gradient."""
+    """Compare with `Σ g_j E_j / Σ g_j` over the k best, each expert run by itself; the denominator has no gradient."""
     model = mformer()
     encoding_BNC, mask_BN = encodings(16)
     output = model(encoding_BNC, mask_BN, top_k=2)
@@ -139,7 +139,7 @@ def test_without_straight_through_the_prefix_teaches_the_router_nothing():
 
 
 def test_gradients_are_the_same_to_the_bit_each_time():
-    """Several rows share an expert, and two threads add their gradients up."""
+    """Let several rows share an expert, so that two threads add their gradients up."""
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

@@ -1,4 +1,4 @@
-"""The losses of twenty optimizer steps of Laser on real histories, and the command that stores them as golden.
+"""Computes the losses of twenty optimizer steps of Laser on real histories, and stores them as golden.
 
 python tests/numerics/golden.py     # writes golden.json anew; do so only when a change of the losses is intended
 
@@ -19,44 +19,45 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
 from laser.config.compose import validate, with_overrides
-from laser.config.recommenders import SASRecConfig
+from laser.config.families.recommenders import SASRecConfig
 from laser.config.schema import DataConfig, Experiment, LLMConfig
 from laser.data.prepare import prepare_dataset
 from laser.engine.base import Engine
 from laser.engine.plain import PlainEngine
-from laser.models.laser import build_laser
-from laser.models.llm import load_llm
 from laser.models.llm_source import resolve_llm
-from laser.recommenders.storage import build_recommender, save_recommender
-from laser.training.inputs import Inputs, prepare_inputs
+from laser.recommenders.registry import build_recommender
+from laser.recommenders.storage import save_recommender
+from laser.training.artifacts import Artifacts
+from laser.training.inputs import Inputs, open_inputs
 from laser.training.loop import catalogue_step, encode_items, train_epoch
-from laser.training.model import build_plain
+from laser.training.model import around, whole_laser
+from laser.training.prepare import make_artifacts
 from laser.training.schedule import Schedule
 
 GOLDEN = Path(__file__).with_name("golden.json")
 STEPS, BATCH_SIZE = 20, 9
 CPU = torch.device("cpu")
 MICRO_BATCH_SIZES = {"tiny": 4, "smollm2": 5}
-"""LLM → histories in one pass. Two workers take one pass a step with SmolLM2: ZeRO 3 gathers 113 MB in each."""
-PLACEMENTS: dict[str, dict[str, object]] = {"before": {}}
-"""Where the prefix stands → the settings that put it there."""
-CASES = tuple(f"{llm}-{placement}" for llm in MICRO_BATCH_SIZES for placement in PLACEMENTS)
+"""LLM → histories in one pass. With SmolLM2 two workers take one pass a step; ZeRO-3 gathers 113 MB in each."""
+VARIANTS: dict[str, dict[str, object]] = {"before": {}, "lora": {"finetuning.type": "lora"}}
+"""Place of the prefix, or weights of the LLM that are trained → the settings that say so."""
+CASES = ("tiny-before", "smollm2-before", "tiny-lora")
 
 Losses = list[list[float]]
-"""Of each step, the contrastive loss and the load-balance loss."""
+"""Each step's contrastive loss and load-balance loss."""
 Run = tuple[str, int]
 """A case, and the ZeRO level of the two workers that train it."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The directories that a training reads."""
+    """Holds the directories that a training reads."""
 
     cache: Path
     llms: dict[str, Path]
     """Name of an LLM → its directory."""
     recommender: Path
-    """An untrained one: a trained one would differ from machine to machine."""
+    """Directory of an untrained recommender; a trained one would differ from machine to machine."""
 
 
 def make_parts(cache: Path, folder: Path) -> Parts:
@@ -77,8 +78,8 @@ def make_parts(cache: Path, folder: Path) -> Parts:
 
 
 def experiment(case: str, parts: Parts, workers: int = 0, zero_stage: int = 0) -> Experiment:
-    """The settings of a case; the last of its batches and the shares of two workers are uneven."""
-    llm, placement = case.split("-")
+    """Return the settings of a case. The last batch is smaller, and the shards of two workers are uneven."""
+    llm, variant = case.split("-")
     config = validate(
         Experiment,
         {
@@ -95,7 +96,7 @@ def experiment(case: str, parts: Parts, workers: int = 0, zero_stage: int = 0) -
             },
         },
     )  # fmt: skip
-    return with_overrides(config, PLACEMENTS[placement])
+    return with_overrides(config, VARIANTS[variant])
 
 
 def train(engine: Engine, inputs: Inputs, config: Experiment) -> Losses:
@@ -116,26 +117,28 @@ def train(engine: Engine, inputs: Inputs, config: Experiment) -> Losses:
 
 
 def losses_in_one_process(case: str, parts: Parts) -> Losses:
-    """By plain torch, on one thread: on a busy machine more of them wait for one another."""
+    """Train in plain torch on one thread; on a busy machine several threads wait for one another."""
     config = experiment(case, parts)
-    inputs = prepare_inputs(config, parts.recommender)
+    artifacts = make_artifacts(config, parts.recommender)
+    inputs = open_inputs(config, artifacts)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return train(PlainEngine(build_plain(config, inputs, CPU), config.training, CPU), inputs, config)
+        return train(PlainEngine(whole_laser(config, artifacts, CPU), config.training, CPU), inputs, config)
     finally:
         torch.set_num_threads(threads)
 
 
 def losses_of_two_workers(runs: Sequence[Run], parts: Parts) -> dict[Run, list[Losses]]:
-    """By DeepSpeed, as each of the two workers sees them; one pair of processes makes all runs, one after another."""
+    """Train with DeepSpeed and return each worker's losses. One pair of processes makes all runs, one after another."""
+    artifacts = {case: make_artifacts(experiment(case, parts), parts.recommender) for case, _ in runs}
     with tempfile.TemporaryDirectory() as folder:
-        spawn(_worker, args=(runs, parts, Path(folder)), nprocs=2)
+        spawn(_worker, args=(runs, parts, artifacts, Path(folder)), nprocs=2)
         seen = [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in range(2)]
     return {run: [worker[number] for worker in seen] for number, run in enumerate(runs)}
 
 
-def _worker(rank: int, runs: Sequence[Run], parts: Parts, folder: Path) -> None:
+def _worker(rank: int, runs: Sequence[Run], parts: Parts, artifacts: dict[str, Artifacts], folder: Path) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}  # DeepSpeed asks for them
     from laser.engine.deepspeed import DeepSpeedEngine, sharded_llm
 
@@ -145,12 +148,12 @@ def _worker(rank: int, runs: Sequence[Run], parts: Parts, folder: Path) -> None:
     seen = []
     for case, zero_stage in runs:
         config = experiment(case, parts, 2, zero_stage)
-        inputs = prepare_inputs(config, parts.recommender)
         if zero_stage == 3:
-            llm = sharded_llm(inputs.llm_directory, torch.float32, config.llm, config.training)
+            sharded = sharded_llm(artifacts[case].llm_directory, torch.float32, config.loaded_llm, config.training)
+            laser = around(sharded, config, artifacts[case])
         else:
-            llm = load_llm(inputs.llm_directory, torch.float32, config.llm, CPU)
-        laser = build_laser(config, llm, inputs.recommender_width, inputs.embedding_std, inputs.first_token_H)
+            laser = whole_laser(config, artifacts[case], CPU)
+        inputs = open_inputs(config, artifacts[case])
         seen.append(train(DeepSpeedEngine(laser, config.training, CPU), inputs, config))
     (folder / f"{rank}.json").write_text(json.dumps(seen))
     dist.barrier()

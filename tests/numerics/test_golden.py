@@ -1,4 +1,4 @@
-"""Twenty steps of Laser have the stored losses, however many processes take them and whatever they shard."""
+"""Tests that twenty steps of Laser have the stored losses, for any number of processes and any ZeRO level."""
 
 import json
 
@@ -8,7 +8,7 @@ import torch
 from numerics.golden import CASES, GOLDEN, Losses, Parts, Run, losses_in_one_process, losses_of_two_workers, make_parts
 
 RUNS = [(case, level) for case in CASES for level in (0, 2, 3) if level or case.startswith("tiny")]
-"""Level 0 on the tiny LLM alone: what level 2 shards besides are weights that are trained, and they are the same."""
+"""Level 0 runs on the tiny LLM only. Level 2 differs from it only in trained weights, which both LLMs have alike."""
 TOLERANCE = 2e-5
 """Measured worst cases, at losses of 7 to 11: 2.4e-6 between one process and two workers at any level, 3.3e-6 between
 one and two threads, 2.4e-6 between AVX-512 and AVX2, 6.4e-6 between AVX-512 and no wide vectors. A temperature of .0501

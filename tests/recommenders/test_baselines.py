@@ -9,8 +9,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from laser.config.compose import load_config
-from laser.config.jobs import ReferencesJob
-from laser.config.recommenders import (
+from laser.config.families.recommenders import (
     FAMILIES,
     EASEConfig,
     HybridConfig,
@@ -19,6 +18,7 @@ from laser.config.recommenders import (
     StackConfig,
     TextSASRecConfig,
 )
+from laser.config.jobs import ReferencesJob
 from laser.data.dataset import Dataset
 from laser.data.prepare import prepare_dataset
 from laser.data.prompts import item_texts

@@ -1,4 +1,4 @@
-"""What every family keeps to. The cases are taken from the union in `laser.config.recommenders`."""
+"""What every family keeps to. The cases are taken from the union in `laser.config.families.recommenders`."""
 
 import importlib
 import pkgutil
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from laser.config.recommenders import (
+from laser.config.families.recommenders import (
     FAMILIES,
     FamilySection,
     NoRecommenderConfig,
@@ -86,7 +86,7 @@ def test_each_family_has_a_module_and_each_module_is_in_the_union():
 def test_a_family_that_is_not_used_is_not_imported():
     code = (
         "import sys\n"
-        "from laser.config.recommenders import PopularityConfig\n"
+        "from laser.config.families.recommenders import PopularityConfig\n"
         "from laser.recommenders import registry\n"
         "registry.build_recommender(PopularityConfig(), 3)\n"
         f"print(sorted(name for name in sys.modules if name.startswith('{families.__name__}.')))"

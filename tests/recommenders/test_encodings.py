@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 import torch
 
-from laser.config.recommenders import Bert4RecConfig
+from laser.config.families.recommenders import Bert4RecConfig
 from laser.data.examples import Examples
 from laser.recommenders.base import SequentialRecommender
-from laser.recommenders.encodings import HISTORIES_PER_RECORD_BATCH, user_encodings
+from laser.recommenders.encodings import HISTORIES_PER_RECORD_BATCH, Encodings, make_encodings
 from laser.recommenders.registry import build_recommender
 
 NUM_ITEMS, WIDTH, MAX_HISTORY = 20, 8, 5
@@ -37,7 +37,7 @@ def examples() -> Examples:
 
 
 def test_a_batch_holds_the_encodings_of_the_last_items_of_each_history(recommender, examples, tmp_path: Path):
-    encodings = user_encodings(recommender, examples, tmp_path, "all")
+    encodings = Encodings(make_encodings(recommender, examples, tmp_path, "all"))
     assert len(encodings) == len(examples) and encodings.width == WIDTH
     indices = np.array([len(examples) - 1, 0, 5, HISTORIES_PER_RECORD_BATCH, HISTORIES_PER_RECORD_BATCH - 1, 5])
     encoding_BNC, mask_BN = encodings.batch(indices)
@@ -52,7 +52,7 @@ def test_a_batch_holds_the_encodings_of_the_last_items_of_each_history(recommend
 
 
 def test_the_file_is_arrow_and_is_mapped_not_copied(recommender, examples, tmp_path: Path):
-    encodings = user_encodings(recommender, examples, tmp_path, "all")
+    encodings = Encodings(make_encodings(recommender, examples, tmp_path, "all"))
     before = pa.total_allocated_bytes()
     history = encodings.history(3)
     assert pa.total_allocated_bytes() == before and not history.flags.owndata and not history.flags.writeable
@@ -62,17 +62,16 @@ def test_the_file_is_arrow_and_is_mapped_not_copied(recommender, examples, tmp_p
 
 def test_a_second_request_reads_the_file_of_the_first(recommender, examples, tmp_path: Path):
     few = examples.take(np.arange(4))
-    path = user_encodings(recommender, few, tmp_path, "few").path
+    path = make_encodings(recommender, few, tmp_path, "few")
     os.utime(path, (1, 1))
-    assert user_encodings(recommender, few, tmp_path, "few").path.stat().st_mtime == 1
+    assert make_encodings(recommender, few, tmp_path, "few").stat().st_mtime == 1
     with pytest.raises(AssertionError, match="belongs to others"):
-        user_encodings(recommender, examples, tmp_path, "few")
+        make_encodings(recommender, examples, tmp_path, "few")
 
 
 def test_items_are_histories_of_one(recommender, tmp_path: Path):
-    encoding_BNC, mask_BN = user_encodings(recommender, Examples.of_items(NUM_ITEMS), tmp_path, "items").batch(
-        np.arange(NUM_ITEMS)
-    )
+    path = make_encodings(recommender, Examples.of_items(NUM_ITEMS), tmp_path, "items")
+    encoding_BNC, mask_BN = Encodings(path).batch(np.arange(NUM_ITEMS))
     assert encoding_BNC.shape == (NUM_ITEMS, 1, WIDTH) and mask_BN.all()
 
 
@@ -80,10 +79,10 @@ def test_an_interrupted_computation_leaves_nothing_to_be_taken_for_whole(recomme
     broken = examples.take(np.arange(4))
     broken.item_ids[broken.starts[2]] += NUM_ITEMS * 2  # no such item: the embedding refuses it
     with pytest.raises(IndexError):
-        user_encodings(recommender, broken, tmp_path, "few")
+        make_encodings(recommender, broken, tmp_path, "few")
     broken.item_ids[broken.starts[2]] -= NUM_ITEMS * 2
     assert [path.name for path in tmp_path.iterdir()] == ["few.arrow.lock"]
-    assert len(user_encodings(recommender, broken, tmp_path, "few")) == 4
+    assert len(Encodings(make_encodings(recommender, broken, tmp_path, "few"))) == 4
 
 
 def test_two_requests_at_once_compute_once(recommender, examples, tmp_path: Path):
@@ -91,8 +90,8 @@ def test_two_requests_at_once_compute_once(recommender, examples, tmp_path: Path
     hook = recommender.encoder.register_forward_hook(lambda *_: calls.append(1))
     with ThreadPoolExecutor(2) as pool:  # the lock holds between threads as between processes
         futures = [
-            pool.submit(user_encodings, recommender, examples.take(np.arange(4)), tmp_path, "few") for _ in range(2)
+            pool.submit(make_encodings, recommender, examples.take(np.arange(4)), tmp_path, "few") for _ in range(2)
         ]
-        assert [len(future.result()) for future in futures] == [4, 4]
+        assert [len(Encodings(future.result())) for future in futures] == [4, 4]
     hook.remove()
     assert len(calls) == 1

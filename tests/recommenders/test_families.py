@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from laser.config.recommenders import Bert4RecConfig, SASRecConfig, TextSASRecConfig
+from laser.config.families.recommenders import Bert4RecConfig, SASRecConfig, TextSASRecConfig
 from laser.recommenders.base import TrainedRecommender
 from laser.recommenders.families.bert4rec import BERT4Rec
 from laser.recommenders.families.sasrec import SASRec

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from laser.config.recommenders import EASEConfig, HybridConfig, ItemKNNConfig, PopularityConfig
+from laser.config.families.recommenders import EASEConfig, HybridConfig, ItemKNNConfig, PopularityConfig
 from laser.data.examples import Examples
 from laser.errors import UserError
 from laser.recommenders.base import FittedRecommender, last_state
-from laser.recommenders.encodings import user_encodings
+from laser.recommenders.encodings import Encodings, make_encodings
 from laser.recommenders.families import ease
 from laser.recommenders.families.item_knn import ItemKNN
 from laser.recommenders.item_item import ItemItemRecommender
@@ -164,7 +164,7 @@ def test_training_examples_are_encoded_without_their_own_user(config, tmp_path):
     examples = Examples(flat, np.arange(8, dtype=np.int32), ends - [len(s) for s in data], ends - 1, flat[ends - 1])
     examples = examples.take(np.array([0, 3, 7]))
     model = fitted(config, data).requires_grad_(False)
-    own = user_encodings(model, examples, tmp_path, "own", lambda user: data[user])
+    own = Encodings(make_encodings(model, examples, tmp_path, "own", lambda user: data[user]))
     for row, user in enumerate([0, 3, 7]):
         history = batch([data[user][:-1].tolist()])
         expected = model.encode_without(*history, [data[user]])[0].numpy()

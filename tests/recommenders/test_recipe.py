@@ -7,14 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-CONFIG = "platform/laser/config/recommenders.py"
+CONFIG = "platform/laser/config/families/recommenders.py"
 
 
 def test_the_recipe_adds_a_family_that_passes_the_contract(repo: Path, tmp_path: Path):
     blocks = re.findall(r"```(python|bash)\n(.*?)```", (repo / "docs/recipes/recommender.md").read_text(), re.S)
     (_, section), (_, union), (_, module) = (block for block in blocks if block[0] == "python")
     command = next(text for language, text in blocks if language == "bash").split()
-    for folder in ("platform", "tests/recommenders"):
+    for folder in ("platform", "tests/recommenders", "tests/tiny"):
         shutil.copytree(repo / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("tests/conftest.py", "pyproject.toml"):
         shutil.copyfile(repo / file, tmp_path / file)

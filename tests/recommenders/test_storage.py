@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from laser.config.recommenders import Bert4RecConfig, ItemKNNConfig, SASRecConfig, StackConfig
+from laser.config.families.recommenders import Bert4RecConfig, ItemKNNConfig, SASRecConfig, StackConfig
 from laser.errors import UserError
 from laser.recommenders.families.stack import Stack
 from laser.recommenders.registry import build_recommender

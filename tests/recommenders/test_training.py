@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from laser.config.recommenders import Bert4RecConfig, SASRecConfig
+from laser.config.families.recommenders import Bert4RecConfig, SASRecConfig
 from laser.config.schema import DataConfig
 from laser.data.dataset import Dataset
 from laser.data.prepare import prepare_dataset

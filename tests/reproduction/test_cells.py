@@ -3,8 +3,8 @@
 import pytest
 
 from laser.config.compose import flatten, with_overrides
+from laser.config.families.recommenders import SASRecConfig
 from laser.config.identity import recommender_key, settings_key
-from laser.config.recommenders import SASRecConfig
 from laser.config.schema import Experiment
 from laser.errors import UserError
 from laser.reproduction.cells import base_experiment, cells_of, distinct, wanted_table

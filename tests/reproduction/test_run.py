@@ -16,8 +16,8 @@ from laser.tracking.cells import CellStore
 from laser.tracking.environment import environment
 from laser.tracking.run import Run
 from laser.tracking.runs import open_tracking
-from laser.training.inputs import prepare_inputs
-from laser.training.model import build_plain
+from laser.training.model import whole_laser
+from laser.training.prepare import prepare_inputs
 from laser.training.run.checkpoint import read_checkpoint
 from laser.training.run.outcome import read_outcome
 
@@ -140,7 +140,7 @@ def test_experts_are_those_that_the_model_itself_chooses(finished):
     experts = expert_users(cell.config, checkpoint.path, path / "recommender")
     assert len(experts.users) == 40 and experts.num_experts == 8 and experts.attribute == "category"
     inputs = prepare_inputs(cell.config)
-    laser = build_plain(cell.config, inputs, torch.device("cpu"))
+    laser = whole_laser(cell.config, inputs.artifacts, torch.device("cpu"))
     laser.load_state_dict(checkpoint.trainable(), strict=False)
     for user in range(5):  # one by one, and without padding
         batch = inputs.test.batch([user], [1.0], torch.device("cpu"))

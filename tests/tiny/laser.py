@@ -2,7 +2,8 @@
 
 Tests make their batches and call the model through these functions alone.
 
-Shape suffixes: B batch, T text tokens, N history items, C recommender width, I items, H LLM width.
+Shape suffixes: B batch, Q text tokens of all histories, T those of one, N history items, C recommender width, I items,
+H LLM width.
 """
 
 from pathlib import Path
@@ -12,11 +13,11 @@ from torch import Tensor
 
 from laser.config.compose import with_overrides
 from laser.config.schema import Experiment, MFormerConfig, TrainingConfig
-from laser.engine.base import Batch
 from laser.engine.plain import PlainEngine
+from laser.engine.step import StepResult, training_step
+from laser.models.batch import Batch
 from laser.models.laser import Laser, LaserOutput, build_laser
 from laser.models.llm import load_llm
-from laser.training.step import StepResult, training_step
 
 CPU = torch.device("cpu")
 WIDTH, LENGTH = 32, 4
@@ -42,38 +43,42 @@ def batch(size: int = 12, width: int = RECOMMENDER_WIDTH) -> Batch:
     lengths_B = torch.randint(1, 30, (size,), generator=generator)
     mask_BT = torch.arange(30) < lengths_B[:, None]
     return Batch(
-        token_ids_BT=torch.randint(1, 250, (size, 30), generator=generator) * mask_BT,
-        token_mask_BT=mask_BT,
+        token_ids_Q=torch.randint(1, 250, (size, 30), generator=generator)[mask_BT],
+        text_lengths_B=lengths_B,
         encoding_BNC=3 * torch.randn(size, 5, width, generator=generator),
         encoding_mask_BN=torch.arange(5) < torch.randint(1, 6, (size, 1), generator=generator),
         targets_B=torch.randint(0, 20, (size,), generator=generator),
         weights_B=torch.ones(size),
-        num_tokens=int(mask_BT.sum()),
+        state_BC=torch.zeros(size, width),
+        num_users=size,
+        num_tokens=int(lengths_B.sum()),
     )
 
 
 def alone(whole: Batch, row: int) -> Batch:
-    """One history of a batch, without padding."""
-    text_T, items_N = whole.token_mask_BT[row], whole.encoding_mask_BN[row]
+    """One user's history of a batch, without padding."""
+    text_T, items_N = text(whole, row), whole.encoding_mask_BN[row]
     return Batch(
-        token_ids_BT=whole.token_ids_BT[row : row + 1, text_T],
-        token_mask_BT=text_T[None, text_T],
+        token_ids_Q=text_T,
+        text_lengths_B=torch.tensor([len(text_T)]),
         encoding_BNC=whole.encoding_BNC[row : row + 1, items_N],
         encoding_mask_BN=items_N[None, items_N],
         targets_B=whole.targets_B[row : row + 1],
         weights_B=whole.weights_B[row : row + 1],
-        num_tokens=int(text_T.sum()),
+        state_BC=whole.state_BC[row : row + 1],
+        num_users=1,
+        num_tokens=len(text_T),
     )
 
 
 def text(whole: Batch, row: int) -> Tensor:
     """The tokens of one history."""
-    return whole.token_ids_BT[row][whole.token_mask_BT[row]]
+    return whole.token_ids_Q.split(whole.text_lengths_B.tolist())[row]
 
 
 def read(laser: Laser, whole: Batch) -> LaserOutput:
     """Represent the histories of a batch."""
-    return laser(whole.token_ids_BT, whole.token_mask_BT, whole.encoding_BNC, whole.encoding_mask_BN, whole.of)
+    return laser(whole)
 
 
 def catalogue(laser: Laser) -> Tensor:
@@ -81,13 +86,16 @@ def catalogue(laser: Laser) -> Tensor:
     return torch.randn(20, laser.llm_width, generator=torch.Generator().manual_seed(4))
 
 
-def step(laser: Laser, config: Experiment, width: int = RECOMMENDER_WIDTH) -> tuple[StepResult, set[str]]:
-    """Take one step over a batch of 12, and name the weights that moved. The LLM keeps its bits."""
+def step(
+    laser: Laser, config: Experiment, width: int = RECOMMENDER_WIDTH, llm_is_frozen: bool = True
+) -> tuple[StepResult, set[str]]:
+    """Take one step over a batch of 12, and name the weights that moved. A frozen LLM keeps its bits."""
     before = {name: weight.clone() for name, weight in laser.state_dict().items()}
     engine = PlainEngine(laser, config.training, CPU)
     result = training_step(engine, [batch(width=width)], catalogue(laser), config.training, 1.0)
     moved = {name for name, weight in laser.state_dict().items() if not torch.equal(weight, before[name])}
     assert torch.isfinite(torch.tensor(result.contrastive))
-    assert not [name for name in moved if name.startswith("llm.")]
-    assert all(parameter.grad is None for parameter in laser.llm.parameters())
+    if llm_is_frozen:
+        assert not [name for name in moved if name.startswith("llm.")]
+        assert all(parameter.grad is None for parameter in laser.llm.parameters())
     return result, moved

@@ -1,16 +1,17 @@
-"""A whole experiment that takes seconds."""
+"""Provides a whole experiment that takes seconds."""
 
 import pytest
 
 from laser.config.compose import validate
 from laser.config.schema import Experiment
-from laser.training.inputs import Inputs, prepare_inputs
+from laser.training.inputs import Inputs
+from laser.training.prepare import prepare_inputs
 from tiny.laser import BASE
 
 
 @pytest.fixture(scope="session")
 def experiment(tiny_llm, cache, tmp_path_factory) -> Experiment:
-    """Real histories of MovieLens-100K before a random two-layer LLM: a whole run takes seconds."""
+    """Return an experiment on real histories of MovieLens-100K with a random two-layer LLM; a run takes seconds."""
     return validate(
         Experiment,
         {

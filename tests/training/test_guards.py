@@ -1,4 +1,4 @@
-"""What ends a training early and what it warns of: on real epochs where an epoch is enough to see it."""
+"""Tests what ends a training early and what it warns of, on real epochs where one epoch shows it."""
 
 import hashlib
 import json
@@ -15,10 +15,10 @@ from laser.config.compose import validate, with_overrides
 from laser.config.schema import Experiment, TrainingConfig
 from laser.errors import UserError
 from laser.training.guards import WINDOW, LossGuard, memory_advice, report_collapse
-from laser.training.plain import train_here
-from laser.training.prepare import make_stages
+from laser.training.prepare import make_artifacts
 from laser.training.run.checkpoint import latest_checkpoint
 from laser.training.train import preflight
+from tiny.training import train
 
 USERS = np.arange(100, 104, dtype=np.int32)
 
@@ -46,7 +46,7 @@ def test_a_loss_that_explodes_names_epoch_step_users_and_remedy():
         [30.0] * WINDOW + [60.0] * WINDOW,  # a small temperature starts high
     ],
 )
-def test_what_is_no_explosion(losses):
+def test_a_hard_batch_a_small_loss_and_a_high_start_are_no_explosion(losses):
     feed(LossGuard("epoch", num_items=1000, max_growth=3.0), losses)
 
 
@@ -105,9 +105,9 @@ def experiment(tiny_llm, cache, tmp_path_factory) -> Experiment:
 
 
 def test_a_training_that_explodes_keeps_its_last_good_checkpoint(experiment, tmp_path):
-    """Its second epoch is trained at a rate and a scale of the loss at which nothing holds."""
+    """Train the second epoch at a learning rate and a loss scale that make the loss explode."""
     once = with_overrides(experiment, {"training.stage1_epochs": 1})
-    train_here(once, tmp_path, lambda *_: None)
+    train(once, tmp_path, lambda *_: None)
     before = latest_checkpoint(tmp_path / "checkpoints")
     assert before.name == "stage1-epoch0001"
     state = before.trainable()
@@ -117,14 +117,14 @@ def test_a_training_that_explodes_keeps_its_last_good_checkpoint(experiment, tmp
     place = tmp_path / "checkpoints" / before.name
     _claim_settings(place, broken)
     with pytest.raises(FloatingPointError, match=r"^stage 1 epoch 2, step \d+ \(users "):
-        train_here(broken, tmp_path, lambda *_: None)
+        train(broken, tmp_path, lambda *_: None)
     after = latest_checkpoint(tmp_path / "checkpoints")
     assert after.name == before.name
     assert all(torch.equal(weight, state[name]) for name, weight in after.trainable().items())
 
 
 def _claim_settings(place, config) -> None:
-    """Make a checkpoint say that it was trained under other settings, with right checksums."""
+    """Rewrite a checkpoint so that it names other settings, with matching checksums."""
     state = json.loads((place / "state.json").read_text())
     state["settings"]["training.learning_rate"] = config.training.learning_rate
     (place / "state.json").write_text(json.dumps(state))
@@ -134,8 +134,8 @@ def _claim_settings(place, config) -> None:
 
 
 def test_a_disk_without_room_for_the_checkpoints_is_refused_before_anything_starts(experiment, tmp_path, monkeypatch):
-    stages = make_stages(experiment)
-    train_here(with_overrides(experiment, {"training.stage1_epochs": 0}), tmp_path / "run", lambda *_: None)
+    stages = make_artifacts(experiment)
+    train(with_overrides(experiment, {"training.stage1_epochs": 0}), tmp_path / "run", lambda *_: None)
     [written] = (tmp_path / "run" / "checkpoints").iterdir()
     item_bytes = (written / "item_embeddings.safetensors").stat().st_size
     assert stages.checkpoint_bytes > item_bytes > 0

@@ -1,8 +1,8 @@
-"""What a run reads: examples of chosen users, and prompts of users and items."""
+"""Tests the inputs of a run: examples of chosen users, and prompts of users and items."""
 
 from laser.config.compose import with_overrides
 from laser.models.llm import load_tokenizer
-from laser.training.inputs import prepare_inputs
+from laser.training.prepare import prepare_inputs
 
 
 def test_shares_of_users_are_nested_and_prefixes_are_of_the_same_users(movielens):
@@ -22,7 +22,7 @@ def test_items_may_have_an_instruction_of_their_own(experiment):
     same = prepare_inputs(experiment)
     history, item = own.val.examples.history(0), own.items.examples.history(0)
     assert own.val.prompts.tokens(history).tolist() == same.val.prompts.tokens(history).tolist()
-    tokenizer = load_tokenizer(own.llm_directory)
+    tokenizer = load_tokenizer(own.artifacts.llm_directory)
     theirs, ours = (tokenizer.decode(part.items.prompts.tokens(item)) for part in (same, own))
     assert ours == theirs.replace("Sum up", "An item")
     assert own.items.lengths[0] == len(own.items.prompts.tokens(item))

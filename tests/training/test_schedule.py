@@ -1,4 +1,4 @@
-"""The learning rate's factor over steps and stages."""
+"""Tests the learning rate's factor over steps and stages."""
 
 import pytest
 

@@ -1,11 +1,11 @@
-"""A run trains on the users that `selection` keeps, and validates and tests on all."""
+"""Tests that a run trains on the users that `selection` keeps, and validates and tests on all users."""
 
 import numpy as np
 import pytest
 
 from laser.config.compose import validate, with_overrides
 from laser.config.schema import Experiment
-from laser.training.inputs import prepare_inputs
+from laser.training.prepare import prepare_inputs
 
 
 @pytest.fixture(scope="module")

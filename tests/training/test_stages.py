@@ -1,4 +1,4 @@
-"""Stages follow one another, from the best epoch before, and resume as if uninterrupted."""
+"""Tests that each stage starts from the best epoch so far, and that a resumed run equals an uninterrupted one."""
 
 import pytest
 import torch
@@ -7,11 +7,11 @@ from laser.config.compose import with_overrides
 from laser.engine.plain import PlainEngine
 from laser.errors import UserError
 from laser.training.loop import catalogue_step, train_epoch
-from laser.training.model import build_plain
-from laser.training.plain import train_here
+from laser.training.model import whole_laser
 from laser.training.run.checkpoint import latest_checkpoint
 from laser.training.schedule import Schedule
 from tiny.laser import CPU
+from tiny.training import train
 
 
 def test_stage_0_and_the_schedule_resume_as_if_uninterrupted(experiment, inputs, tmp_path):
@@ -24,7 +24,7 @@ def test_stage_0_and_the_schedule_resume_as_if_uninterrupted(experiment, inputs,
             "training.warmup_steps": 3,
         },
     )
-    whole = train_here(config, tmp_path / "whole", lambda metrics, epoch: None)
+    whole = train(config, tmp_path / "whole", lambda metrics, epoch: None)
 
     class Interrupt(Exception):
         pass
@@ -38,10 +38,10 @@ def test_stage_0_and_the_schedule_resume_as_if_uninterrupted(experiment, inputs,
 
     for last in (1, 3):  # in stage 0, and after stage 1
         with pytest.raises(Interrupt):
-            train_here(config, tmp_path / "parts", interrupt_at(last))
+            train(config, tmp_path / "parts", interrupt_at(last))
     names = {path.name for path in (tmp_path / "parts" / "checkpoints").iterdir()}
     assert "stage1-epoch0001" in names
-    parts = train_here(config, tmp_path / "parts", lambda metrics, epoch: None)
+    parts = train(config, tmp_path / "parts", lambda metrics, epoch: None)
     assert parts.epochs == whole.epochs == 4
     assert parts.val == whole.val
     one, other = (latest_checkpoint(tmp_path / name / "checkpoints") for name in ("whole", "parts"))
@@ -51,20 +51,20 @@ def test_stage_0_and_the_schedule_resume_as_if_uninterrupted(experiment, inputs,
     for name, weight in one.trainable().items():
         assert torch.equal(weight, other.trainable()[name]), name
     with pytest.raises(UserError, match=r"training\.stage2_epochs: 7 differs from 1"):  # the cosine would be another
-        train_here(with_overrides(config, {"training.stage2_epochs": 7}), tmp_path / "parts", lambda *_: None)
+        train(with_overrides(config, {"training.stage2_epochs": 7}), tmp_path / "parts", lambda *_: None)
 
 
 def test_a_stage_goes_on_from_the_best_epoch_before_it(experiment, inputs, tmp_path):
     config = with_overrides(experiment, {"training.stage0_epochs": 2, "training.stage2_epochs": 0})
-    train_here(config, tmp_path, lambda metrics, epoch: None)
+    train(config, tmp_path, lambda metrics, epoch: None)
     history = latest_checkpoint(tmp_path / "checkpoints").state.history
     first_two = [row["val/ndcg@10"] for row in history[1:3]]
     best = 1 + first_two.index(max(first_two))
     alone = with_overrides(config, {"training.stage0_epochs": best, "training.stage1_epochs": 0})
-    train_here(alone, tmp_path / "alone", lambda metrics, epoch: None)
+    train(alone, tmp_path / "alone", lambda metrics, epoch: None)
     kept = latest_checkpoint(tmp_path / "alone" / "checkpoints")
     assert kept.name == f"stage0-epoch{best:04d}"
-    laser = build_plain(config, inputs, CPU)
+    laser = whole_laser(config, inputs.artifacts, CPU)
     engine = PlainEngine(laser, config.training, CPU)
     engine.load_trainable(kept.trainable())
     step = catalogue_step(engine, inputs.train, kept.item_embeddings(), config.training)

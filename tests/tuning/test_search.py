@@ -3,11 +3,13 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from laser.config.compose import with_overrides
 from laser.config.schema import TuneExperiment
 from laser.tracking.interface import EPOCH
+from laser.training.model import weightless_laser
 from laser.tuning.search import plan_search, trial_scheduler
 from laser.tuning.trial import METRIC, best_report
 
@@ -79,4 +81,21 @@ def test_the_untrained_model_is_no_candidate_unless_it_is_alone():
 def test_trials_share_no_artifacts_that_depend_on_what_they_vary(key, values):
     base = with_overrides(TuneExperiment(), {"recommender.type": "stack", "data.path": "nowhere"})
     config = base.model_copy(update={"space": {key: {"choice": values}}})
-    assert plan_search(config).stages is None  # else they were made of data that is not there
+    assert plan_search(config).artifacts is None  # else they were made of data that is not there
+
+
+def test_each_planned_trial_has_its_own_checkpoint_size(tiny_llm, cache):
+    base = with_overrides(
+        TuneExperiment(),
+        {
+            "llm": str(tiny_llm), "cache_dir": str(cache), "recommender": "popularity", "prompt.max_history_items": 3,
+            "mformer.num_layers": 1, "mformer.num_heads": 4, "training.train_users": 9, "training.validation_users": 9,
+        },
+    )  # fmt: skip
+    space = {"mformer.hidden_size": {"choice": [16, 64]}, "mformer.num_experts": {"choice": [2]}}
+    plan = plan_search(base.model_copy(update={"space": space}))
+    small, large = plan.checkpoint_bytes.values()
+    assert plan.artifacts is not None and small < large
+    laser = weightless_laser(with_overrides(plan.base, plan.trials[1]), plan.artifacts, torch.device("cpu"))
+    weights = sum(weight.numel() for weight in laser.trainable_parameters().values())
+    assert large == 4 * (3 * weights + plan.artifacts.num_items * 32)  # weights, two moments, item embeddings

@@ -17,9 +17,9 @@ from torch import Tensor
 from laser.benchmarks.measure import matrix_product, peak_mib, take_turns
 from laser.benchmarks.suites import BenchmarkResult
 from laser.config.jobs import BenchmarkJob
+from laser.engine.losses import item_contrastive_loss
 from laser.evaluation.ranking import catalogue_ranks
 from laser.training.loop import ITEM_DTYPES
-from laser.training.losses import item_contrastive_loss
 
 FILL_ITEMS = 4_096
 """Embeddings that are drawn; the others are made from these."""

@@ -19,8 +19,9 @@ from laser.config.jobs import BenchmarkJob
 from laser.data.batches import inference_batches
 from laser.engine.plain import PlainEngine
 from laser.models.llm import choose_dtype
-from laser.training.inputs import Histories, prepare_inputs
-from laser.training.model import build_plain
+from laser.training.inputs import Histories
+from laser.training.model import whole_laser
+from laser.training.prepare import prepare_inputs
 
 PEER_BATCH = 32
 
@@ -37,7 +38,7 @@ def run(job: BenchmarkJob) -> BenchmarkResult:
     size = len(sample)
     engines = {
         name: PlainEngine(
-            build_plain(with_overrides(job, {"llm.implementation": implementation}), inputs, device),
+            whole_laser(with_overrides(job, {"llm.implementation": implementation}), inputs.artifacts, device),
             job.training,
             device,
         )

@@ -14,10 +14,10 @@ from laser.benchmarks.measure import Work
 from laser.config.compose import with_overrides
 from laser.config.jobs import BenchmarkJob
 from laser.data.batches import pad_right
+from laser.engine.losses import item_scores
 from laser.errors import UserError
 from laser.models.llm import choose_dtype, load_llm
 from laser.training.inputs import Inputs
-from laser.training.losses import item_scores
 
 
 class PromptTuned(nn.Module):
@@ -52,7 +52,7 @@ class PeerTrainer:
         except ImportError as error:
             raise UserError(f"suite: {job.suite} needs the peer's package ({error}); pip install peft") from error
         settings = with_overrides(job, {"llm.implementation": "transformers"}).llm
-        llm = load_llm(inputs.llm_directory, choose_dtype(job.llm.dtype, device), settings, device)
+        llm = load_llm(inputs.artifacts.llm_directory, choose_dtype(job.llm.dtype, device), settings, device)
         prompt = PromptTuningConfig(
             task_type=TaskType.FEATURE_EXTRACTION, num_virtual_tokens=job.mformer.num_virtual_tokens
         )

@@ -21,11 +21,13 @@ from laser.benchmarks.suites import BenchmarkResult
 from laser.config.compose import with_overrides
 from laser.config.jobs import BenchmarkJob
 from laser.data.batches import training_batches
-from laser.models.laser import build_laser
-from laser.models.llm import choose_dtype, load_llm
-from laser.training.inputs import prepare_inputs
+from laser.engine.step import training_step
+from laser.models.llm import choose_dtype
+from laser.training.artifacts import Artifacts
+from laser.training.inputs import open_inputs
 from laser.training.loop import own_micro_batches
-from laser.training.step import training_step
+from laser.training.model import around, whole_laser
+from laser.training.prepare import make_artifacts
 
 SETTINGS = ((1, 0), (1, 3), (2, 0), (2, 2), (2, 3))
 """(workers, ZeRO level)."""
@@ -35,11 +37,11 @@ MIB = 2**20
 def run(job: BenchmarkJob) -> BenchmarkResult:
     """Measure each setting once a round."""
     job = with_overrides(job, {"training.train_users": job.benchmark.train_histories})
-    prepare_inputs(job)  # so that the workers find everything made
+    artifacts = make_artifacts(job)
     found: dict[tuple[int, int], list[list[dict[str, float]]]] = {setting: [] for setting in SETTINGS}
     for number in range(job.benchmark.rounds):
         for setting in SETTINGS if number % 2 else reversed(SETTINGS):
-            found[setting].append(_measured(job, *setting))
+            found[setting].append(_measured(job, artifacts, *setting))
     rows = [
         {
             "workers": workers,
@@ -66,16 +68,16 @@ def run(job: BenchmarkJob) -> BenchmarkResult:
     return BenchmarkResult(figures, rows)
 
 
-def _measured(job: BenchmarkJob, workers: int, stage: int) -> list[dict[str, float]]:
+def _measured(job: BenchmarkJob, artifacts: Artifacts, workers: int, stage: int) -> list[dict[str, float]]:
     """Start the workers of one setting and collect what each reports."""
     overrides = {"training.num_workers": workers, "training.zero_stage": stage}
     text = with_overrides(job, overrides).model_dump_json()
     with tempfile.TemporaryDirectory() as folder:
-        spawn(_worker, args=(workers, text, folder), nprocs=workers)
+        spawn(_worker, args=(workers, text, artifacts, folder), nprocs=workers)
         return [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in range(workers)]
 
 
-def _worker(rank: int, workers: int, text: str, folder: str) -> None:
+def _worker(rank: int, workers: int, text: str, artifacts: Artifacts, folder: str) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(workers)}  # DeepSpeed asks for them
     from laser.engine.deepspeed import DeepSpeedEngine, sharded_llm
     from laser.engine.deepspeed_private import held_weight
@@ -85,13 +87,12 @@ def _worker(rank: int, workers: int, text: str, folder: str) -> None:
     torch.set_num_threads(max(1, int(job.training.cpus_per_worker)))
     backend = "nccl" if job.training.use_gpu else "gloo"
     dist.init_process_group(backend, init_method=f"file://{folder}/meeting", rank=rank, world_size=workers)
-    inputs = prepare_inputs(job)
-    dtype = choose_dtype(job.llm.dtype, device)
+    inputs = open_inputs(job, artifacts)
     if job.training.zero_stage == 3:
-        llm = sharded_llm(inputs.llm_directory, dtype, job.llm, job.training)
+        dtype = choose_dtype(job.loaded_llm.dtype, device)
+        laser = around(sharded_llm(artifacts.llm_directory, dtype, job.loaded_llm, job.training), job, artifacts)
     else:
-        llm = load_llm(inputs.llm_directory, dtype, job.llm, device)
-    laser = build_laser(job, llm, inputs.recommender_width, inputs.embedding_std)
+        laser = whole_laser(job, artifacts, device)
     engine = DeepSpeedEngine(laser, job.training, device)
     held = [held_weight(weight) for weight in laser.llm.parameters()]
     items_IH = torch.randn(len(inputs.items), laser.llm_width, generator=torch.Generator().manual_seed(0)).to(device)

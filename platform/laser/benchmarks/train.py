@@ -20,10 +20,11 @@ from laser.config.compose import with_overrides
 from laser.config.jobs import BenchmarkJob
 from laser.data.batches import training_batches
 from laser.engine.plain import PlainEngine
+from laser.engine.step import training_step
 from laser.models.llm import choose_dtype
-from laser.training.inputs import Histories, Inputs, prepare_inputs
-from laser.training.model import build_plain
-from laser.training.step import training_step
+from laser.training.inputs import Histories, Inputs
+from laser.training.model import whole_laser
+from laser.training.prepare import prepare_inputs
 
 BATCH_SIZES = (4, 8, 16, 32)
 
@@ -122,7 +123,7 @@ class Ours:
 
     def __init__(self, job: BenchmarkJob, inputs: Inputs, device: torch.device) -> None:
         self.job, self.inputs, self.device = job, inputs, device
-        laser = build_plain(job, inputs, device)
+        laser = whole_laser(job, inputs.artifacts, device)
         self.engine = PlainEngine(laser, job.training, device)
         self.item_embeddings_IH = text_embeddings(laser, inputs.items).to(device)
         self.num_tokens = int(inputs.train.lengths.sum()) + laser.num_added_tokens * len(inputs.train)
@@ -141,8 +142,9 @@ class Ours:
         def pass_through() -> None:
             for batch in batches:
                 shape = (len(batch.targets_B), laser.num_virtual_tokens, laser.llm_width)
-                prefix_BLH = (self.inputs.embedding_std * torch.randn(shape, device=self.device)).requires_grad_()
-                laser.bituning(laser.llm, prefix_BLH, batch.token_ids_BT, batch.token_mask_BT).sum().backward()
+                std = self.inputs.artifacts.embedding_std
+                prefix_BLH = (std * torch.randn(shape, device=self.device)).requires_grad_()
+                laser.bituning(laser.llm, prefix_BLH, batch.token_ids_Q, batch.text_lengths_B).sum().backward()
             laser.zero_grad(set_to_none=True)
             wait(self.device)
 
@@ -153,7 +155,7 @@ class Ours:
         curves = []
         for implementation in ("auto", "transformers"):
             job = with_overrides(self.job, {"llm.implementation": implementation})
-            engine = PlainEngine(build_plain(job, self.inputs, self.device), job.training, self.device)
+            engine = PlainEngine(whole_laser(job, self.inputs.artifacts, self.device), job.training, self.device)
             losses: list[float] = []
             _Epoch(engine, self.inputs, self.item_embeddings_IH, job.training, batch_size, losses)()
             curves.append(np.array(losses))

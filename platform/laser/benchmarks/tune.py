@@ -16,7 +16,7 @@ from typing import Any
 
 from laser.benchmarks.suites import BenchmarkResult
 from laser.config.jobs import BenchmarkJob
-from laser.training.inputs import prepare_inputs
+from laser.training.prepare import make_artifacts
 from laser.tuning.sweep import Sweep, TrialRecord, TrialState
 
 REFERENCE_SECONDS = 300.0
@@ -24,8 +24,8 @@ REFERENCE_SECONDS = 300.0
 
 
 def run(job: BenchmarkJob) -> BenchmarkResult:
-    """Time a sweep whose shared stages are made, once with all trials finished and once with ASHA."""
-    prepare_inputs(job)
+    """Time a sweep whose artifacts are made, once with all trials finished and once with ASHA."""
+    make_artifacts(job)
     return summarise({scheduler: _sweep(job, scheduler) for scheduler in ("none", "asha")})
 
 

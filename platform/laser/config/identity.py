@@ -9,9 +9,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from laser.config.compose import flatten
+from laser.config.families.recommenders import RecommenderConfig
 from laser.config.fields import marked
 from laser.config.marks import HOW_IT_RUNS, LABEL
-from laser.config.recommenders import RecommenderConfig
 from laser.config.schema import Experiment
 from laser.config.section import Section
 

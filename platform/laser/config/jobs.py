@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from laser.config.recommenders import BASELINES, FAMILIES, FamilySection, TrainedSection
+from laser.config.families.recommenders import BASELINES, FAMILIES, FamilySection, TrainedSection
 from laser.config.schema import DataConfig, Experiment, Format, TrackingConfig
 from laser.config.section import Section, Seed
 

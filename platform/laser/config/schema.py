@@ -1,14 +1,17 @@
 """Every setting of an experiment: its unit, its default, where the default comes from, and its marks.
 
-The module is torch-free, as `laser.config.recommenders` and `laser.config.jobs` are, because ``--help`` reads these
-alone. Defaults are the paper's (arXiv 2409.01605) where it names one. Sections are frozen and refuse unknown keys;
-values are validated strictly (``'7'`` is not ``7``).
+The module is torch-free, as `laser.config.families` and `laser.config.jobs` are, because ``--help`` reads these alone.
+Defaults are the paper's (arXiv 2409.01605) where it names one. Sections are frozen and refuse unknown keys; values are
+validated strictly (``'7'`` is not ``7``).
 """
 
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from laser.config.families.finetuning import FinetuningConfig, NoFinetuning
+from laser.config.families.recommenders import Bert4RecConfig, RecommenderConfig
+from laser.config.families.selection import AllUsers, SelectionConfig
 from laser.config.marks import (
     ARTIFACT,
     FINGERPRINTED,
@@ -24,9 +27,7 @@ from laser.config.marks import (
     SEED,
     THIS_SESSION,
 )
-from laser.config.recommenders import Bert4RecConfig, RecommenderConfig
 from laser.config.section import Fraction, NonNegativeFloat, PositiveFraction, Section, Seed
-from laser.config.selection import AllUsers, SelectionConfig
 
 Layout = Literal["recformer", "recbole", "pairs", "amazon"]
 """Raw layouts, in the order in which `auto` tries them. Each is read by the module `laser.data.sources.<layout>`."""
@@ -248,6 +249,8 @@ class TrainingConfig(Section):
     """Adam learning rate of the virtual tokens (query tokens, suffix); null takes learning_rate, as the paper does."""
     head_learning_rate: NonNegativeFloat | None = None
     """Adam learning rate of the head in the stages; null takes learning_rate, 0 keeps the head as it is."""
+    llm_learning_rate: PositiveFloat | None = None
+    """Adam learning rate of weights within the LLM (finetuning.type); null takes learning_rate."""
     weight_decay: NonNegativeFloat = 0.0
     """AdamW weight decay; 0 is Adam, as in the paper."""
     warmup_steps: NonNegativeInt = 0
@@ -315,6 +318,8 @@ class Experiment(Section):
     llm: LLMConfig = LLMConfig()
     recommender: Annotated[RecommenderConfig, ARTIFACT] = Bert4RecConfig()
     """The frozen ID-based recommender under the M-Former. Paper: bert4rec."""
+    finetuning: FinetuningConfig = NoFinetuning()
+    """What of the LLM itself is trained, beside the virtual tokens. Paper: nothing."""
     bituning: Annotated[BiTuningConfig, ARTIFACT] = BiTuningConfig()
     mformer: MFormerConfig = MFormerConfig()
     head: HeadConfig = HeadConfig()
@@ -328,6 +333,14 @@ class Experiment(Section):
     def uses_recommender(self) -> bool:
         """Whether anything reads the ID-based recommender. If not, none is trained."""
         return self.bituning.prefix == "mformer" or self.head.collaborative
+
+    @property
+    def loaded_llm(self) -> LLMConfig:
+        """How the LLM is loaded: a packed decoder gives its own weights no gradient, and bf16 rounds updates away."""
+        if not self.finetuning.trains_llm:
+            return self.llm
+        dtype = "fp32" if self.finetuning.needs_fp32 else self.llm.dtype
+        return self.llm.model_copy(update={"implementation": "transformers", "dtype": dtype})
 
     @property
     def warms_up_head(self) -> bool:
@@ -346,6 +359,20 @@ class Experiment(Section):
             raise ValueError(
                 'recommender.type: "none"; the M-Former and head.collaborative read a recommender: name one, or set '
                 "bituning.prefix to free or none and head.collaborative to false"
+            )
+        if self.finetuning.trains_llm and self.llm.implementation == "packed":
+            raise ValueError(
+                'llm.implementation: "packed"; it gives the LLM\'s own weights no gradient, which finetuning.type '
+                f'"{self.finetuning.type}" trains: set it to auto'
+            )
+        if self.finetuning.needs_fp32 and self.llm.dtype == "bf16":
+            raise ValueError(
+                'llm.dtype: "bf16"; small updates of the LLM\'s weights would be rounded away: set it to fp32 or auto'
+            )
+        if self.finetuning.trains_llm and self.warms_up_head:
+            raise ValueError(
+                f'finetuning.type: "{self.finetuning.type}"; the head is made ready on outputs of a packed LLM: set '
+                "warm_start.epochs to 0 and head.standardise to false, or finetuning.type to none"
             )
         if self.warm_start.epochs and self.head == HeadConfig():
             raise ValueError(

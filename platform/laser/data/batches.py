@@ -1,4 +1,4 @@
-"""Batches of histories of similar length, padded to the right. Their order does not depend on the number of workers."""
+"""Batches of histories of similar length. Their order does not depend on the number of workers."""
 
 from collections.abc import Sequence
 

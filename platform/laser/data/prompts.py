@@ -40,35 +40,9 @@ class Prompts:
     """Item i's text is `bodies[offsets[i]:offsets[i + 1]]`."""
 
     @staticmethod
-    def build(dataset: Dataset, config: PromptConfig, tokenizer: Any, cache_dir: Path | None = None) -> "Prompts":
-        """Tokenise the segments of a dataset, or map those that are in the cache.
-
-        Args:
-            dataset: gives the titles and attributes of items.
-            config: instruction, attributes and limits.
-            tokenizer: a fast tokenizer of transformers.
-            cache_dir: item texts are cached in its folder `prompts`; with None they are tokenised anew.
-
-        Raises:
-            UserError: the dataset lacks an attribute that the prompt names.
-        """
-        attributes = dataset.item_attributes if config.attributes is None else config.attributes
-        for name in attributes:
-            if name not in dataset.item_attributes:
-                known = ", ".join(dataset.item_attributes) or "none"
-                raise UserError(f"prompt.attributes: {name!r} is no attribute of {dataset.name} (it has: {known})")
-        numbers = tokenizer([f">> {k}." for k in range(1, config.max_history_items + 1)], add_special_tokens=False)
-        bodies, offsets = _bodies(dataset, attributes, config.max_item_tokens, tokenizer, cache_dir)
-        return Prompts(
-            instruction=_instruction(config.instruction, tokenizer),
-            numbers=[np.asarray(ids, dtype=np.int32) for ids in numbers["input_ids"]],
-            bodies=bodies,
-            offsets=offsets,
-        )
-
-    def with_instruction(self, instruction: str, tokenizer: Any) -> "Prompts":
-        """Return prompts of the same items with another instruction, which may be empty."""
-        return replace(self, instruction=_instruction(instruction, tokenizer))
+    def build(dataset: Dataset, config: PromptConfig, tokenizer: Any, cache_dir: Path) -> "Prompts":
+        """`PromptFiles.make`, opened."""
+        return PromptFiles.make(dataset, config, tokenizer, cache_dir).open()
 
     def tokens(self, history: NDArray[np.int32]) -> Tokens:
         """Return the prompt of one history of at most `max_history_items` items."""
@@ -91,8 +65,58 @@ class Prompts:
         return len(self.instruction) + number_lengths[counts] + totals[examples.ends] - totals[examples.starts]
 
 
-def _instruction(text: str, tokenizer: Any) -> Tokens:
-    return np.asarray(tokenizer(text + "\n")["input_ids"] if text else [], dtype=np.int32)
+@dataclass(frozen=True)
+class PromptFiles:
+    """The segments of a dataset's prompts, made: plain data that other processes open. It pickles."""
+
+    instruction: tuple[int, ...]
+    numbers: tuple[tuple[int, ...], ...]
+    items: Path
+    """The items' texts, an Arrow file of lists of tokens."""
+
+    @staticmethod
+    def make(dataset: Dataset, config: PromptConfig, tokenizer: Any, cache_dir: Path) -> "PromptFiles":
+        """Tokenise the segments of a dataset; the items' texts once, into the cache.
+
+        Args:
+            dataset: its items' titles and attributes are read.
+            config: instruction, attributes and limits.
+            tokenizer: a fast tokenizer of transformers.
+            cache_dir: holds `prompts/`.
+
+        Raises:
+            UserError: the dataset lacks an attribute that the prompt names.
+        """
+        attributes = dataset.item_attributes if config.attributes is None else config.attributes
+        for name in attributes:
+            if name not in dataset.item_attributes:
+                known = ", ".join(dataset.item_attributes) or "none"
+                raise UserError(f"prompt.attributes: {name!r} is no attribute of {dataset.name} (it has: {known})")
+        numbers = tokenizer([f">> {k}." for k in range(1, config.max_history_items + 1)], add_special_tokens=False)
+        return PromptFiles(
+            instruction=_instruction(config.instruction, tokenizer),
+            numbers=tuple(map(tuple, numbers["input_ids"])),
+            items=_make_items(dataset, attributes, config.max_item_tokens, tokenizer, cache_dir.absolute()),
+        )
+
+    def with_instruction(self, instruction: str, tokenizer: Any) -> "PromptFiles":
+        """The same items after another instruction, which may be empty."""
+        return replace(self, instruction=_instruction(instruction, tokenizer))
+
+    def open(self) -> Prompts:
+        """Map the items' texts."""
+        with pa.memory_map(str(self.items)) as source:
+            mapped = pa.ipc.open_file(source).read_all().column("tokens").chunk(0)
+        return Prompts(
+            instruction=np.asarray(self.instruction, dtype=np.int32),
+            numbers=[np.asarray(ids, dtype=np.int32) for ids in self.numbers],
+            bodies=mapped.values.to_numpy(),
+            offsets=mapped.offsets.to_numpy(),
+        )
+
+
+def _instruction(text: str, tokenizer: Any) -> tuple[int, ...]:
+    return tuple(tokenizer(text + "\n")["input_ids"]) if text else ()
 
 
 def item_texts(items: pa.Table, attributes: tuple[str, ...]) -> list[str]:
@@ -105,13 +129,10 @@ def item_texts(items: pa.Table, attributes: tuple[str, ...]) -> list[str]:
     return texts
 
 
-def _bodies(
-    dataset: Dataset, attributes: tuple[str, ...], max_tokens: int, tokenizer: Any, cache_dir: Path | None
-) -> tuple[Tokens, NDArray[np.int64]]:
-    if cache_dir is None:
-        return _tokenise(dataset, attributes, max_tokens, tokenizer)
-    backend = tokenizer.backend_tokenizer.to_str()
-    place = cache_dir / "prompts" / stage_key("items", dataset.fingerprint, attributes, max_tokens, backend)
+def _make_items(
+    dataset: Dataset, attributes: tuple[str, ...], max_tokens: int, tokenizer: Any, cache_dir: Path
+) -> Path:
+    """The file of the items' texts as tokens, made once."""
 
     def write(aside: Path) -> None:
         bodies, offsets = _tokenise(dataset, attributes, max_tokens, tokenizer)
@@ -119,10 +140,10 @@ def _bodies(
         with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
 
+    backend = tokenizer.backend_tokenizer.to_str()
+    place = cache_dir / "prompts" / stage_key("items", dataset.fingerprint, attributes, max_tokens, backend)
     make_once(place, write)
-    with pa.memory_map(str(place)) as source:
-        mapped = pa.ipc.open_file(source).read_all().column("tokens").chunk(0)
-    return mapped.values.to_numpy(), mapped.offsets.to_numpy()
+    return place
 
 
 def _tokenise(

@@ -5,37 +5,14 @@ same with ZeRO over many workers.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from laser.config.schema import TrainingConfig
-from laser.models.head import Side, Sides
-from laser.models.laser import Laser, LaserOutput, Part
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one forward pass reads. B histories, T text tokens, N items; right-padded.
-
-    `weights_B` is 0 for a history that only fills a worker's part of a batch: it has no effect on the loss.
-    """
-
-    token_ids_BT: Tensor
-    token_mask_BT: Tensor
-    encoding_BNC: Tensor
-    encoding_mask_BN: Tensor
-    targets_B: Tensor
-    weights_B: Tensor
-    num_tokens: int
-    """Text tokens of the weighted histories, without padding and virtual tokens."""
-    of: Side | Sides | None = None
-    """Whether these are users or items, and what the recommender has of them; a head needs it."""
-    own_items: tuple[Tensor, Tensor] | None = None
-    """Row and id of each item in the whole histories, once a row, int64; a history bias needs it."""
-
+from laser.models.batch import Batch
+from laser.models.laser import Laser, LaserOutput, Reading
 
 OptimizerState = dict[str, Tensor]
 """`<parameter>.exp_avg` and `<parameter>.exp_avg_sq` in full shape, and `step` (one number), all on the CPU."""
@@ -49,7 +26,7 @@ class Engine(Protocol):
     rank: int
     world_size: int
 
-    def forward(self, batch: Batch, part: Part = "history") -> LaserOutput:
+    def forward(self, batch: Batch, reading: Reading = Laser.represent) -> LaserOutput:
         """Run the model on this worker's batch. Under ZeRO-3 all workers must call it equally often."""
 
     def backward(self, loss: Tensor) -> None:
@@ -61,8 +38,8 @@ class Engine(Protocol):
     def sum(self, tensor: Tensor) -> Tensor:
         """Return the elementwise sum over all workers (collective)."""
 
-    def router_weight(self) -> Tensor | None:
-        """Return the router's whole weight W_r (K, C), without gradient; None without M-Former (collective)."""
+    def whole(self, parameter: Tensor) -> Tensor:
+        """Return a parameter in its full shape, without gradient (collective)."""
 
     def trainable_state(self) -> dict[str, Tensor]:
         """Return trainable weights and statistics in full shape, float32, on the CPU of each worker (collective)."""
@@ -78,8 +55,9 @@ class Engine(Protocol):
 
 
 def parameter_groups(laser: Laser, config: TrainingConfig) -> list[dict]:
-    """Group the virtual tokens, the head and all other trainable weights, each with its own learning rate."""
+    """Group virtual tokens, head, weights within the LLM, and all others, each with its own learning rate."""
     rates = {
+        "llm": config.learning_rate if config.llm_learning_rate is None else config.llm_learning_rate,
         "tokens": config.learning_rate if config.token_learning_rate is None else config.token_learning_rate,
         "head": config.learning_rate if config.head_learning_rate is None else config.head_learning_rate,
         "others": config.learning_rate,
@@ -87,7 +65,10 @@ def parameter_groups(laser: Laser, config: TrainingConfig) -> list[dict]:
     tokens = set(laser.virtual_token_names())
 
     def kind(name: str) -> str:
-        return "tokens" if name in tokens else "head" if name.startswith("head.") else "others"
+        if name in tokens:
+            return "tokens"
+        part = name.partition(".")[0]
+        return part if part in rates else "others"
 
     named = laser.trainable_parameters()
     groups: list[dict] = [

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from laser.config.schema import LLMConfig, TrainingConfig
 from laser.engine.base import (
-    Batch,
     OptimizerState,
     adam,
     read_adam_state,
@@ -37,7 +36,8 @@ from laser.engine.deepspeed_private import (
     write_sharded_moment,
 )
 from laser.engine.memory import GATHERED_BLOCKS
-from laser.models.laser import Laser, LaserOutput, Part
+from laser.models.batch import Batch
+from laser.models.laser import Laser, LaserOutput, Reading
 from laser.models.llm import Decoder, decoder_weights, empty_llm, llm_config
 
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -118,10 +118,8 @@ class DeepSpeedEngine:
         if self.level:
             materialise_moments(self.engine.optimizer, sharded=self.level == 3)
 
-    def forward(self, batch: Batch, part: Part = "history") -> LaserOutput:
-        return self.engine(
-            batch.token_ids_BT, batch.token_mask_BT, batch.encoding_BNC, batch.encoding_mask_BN, batch.of, part
-        )
+    def forward(self, batch: Batch, reading: Reading = Laser.represent) -> LaserOutput:
+        return self.engine(batch, reading)
 
     def backward(self, loss: Tensor) -> None:
         # DeepSpeed averages the workers' gradients. Ours are parts of one loss, so they must be summed.
@@ -136,13 +134,13 @@ class DeepSpeedEngine:
         dist.all_reduce(total)
         return total
 
-    def router_weight(self) -> Tensor | None:
-        mformer = self.laser.mformer
-        return None if mformer is None else self._full(mformer.router.score.weight)
+    def whole(self, parameter: Tensor) -> Tensor:
+        with self._gathered(parameter):
+            return parameter.detach().clone()
 
     def trainable_state(self) -> dict[str, Tensor]:
         named = self.laser.trainable_parameters()
-        state = {name: self._full(parameter).to("cpu", torch.float32) for name, parameter in named.items()}
+        state = {name: self.whole(parameter).to("cpu", torch.float32) for name, parameter in named.items()}
         return state | {name: value.to("cpu", copy=True) for name, value in self.laser.statistics().items()}
 
     def load_trainable(self, state: Mapping[str, Tensor]) -> None:
@@ -194,10 +192,6 @@ class DeepSpeedEngine:
 
     def _gathered(self, parameter: Tensor, writer: int | None = None) -> Any:
         return deepspeed.zero.GatheredParameters([parameter], modifier_rank=writer, enabled=self.level == 3)
-
-    def _full(self, parameter: Tensor) -> Tensor:
-        with self._gathered(parameter):
-            return parameter.detach().clone()
 
 
 def _largest_block(laser: Laser) -> int:

@@ -33,7 +33,7 @@ class Footprint:
     """The sizes in bytes that a worker's memory depends on."""
 
     llm: int
-    """All weights of the frozen LLM."""
+    """The LLM's frozen weights."""
     largest_block: int
     """The largest group of LLM weights that level 3 gathers at once."""
     trainable: int
@@ -98,7 +98,7 @@ def footprint(laser: Laser, config: Experiment, longest: int, catalogue: int) ->
     if not training.gradient_checkpointing:  # and queries, keys, values, attended, middle, probabilities, MLP's halves
         width += 6 * decoder.hidden_size + 2 * decoder.intermediate_size
     return Footprint(
-        llm=_bytes(laser.llm.parameters()),
+        llm=_bytes(weight for weight in laser.llm.parameters() if not weight.requires_grad),
         largest_block=max(_bytes(module.parameters(recurse=False)) for module in laser.llm.modules()),
         trainable=_bytes(laser.trainable_parameters().values()),
         activations=tokens * decoder.num_hidden_layers * width * size

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from laser.config.schema import TrainingConfig
-from laser.engine.base import Batch, OptimizerState, adam, read_adam_state, scale_learning_rates, write_adam_state
-from laser.models.laser import Laser, LaserOutput, Part
+from laser.engine.base import OptimizerState, adam, read_adam_state, scale_learning_rates, write_adam_state
+from laser.models.batch import Batch
+from laser.models.laser import Laser, LaserOutput, Reading
 
 
 class PlainEngine:
@@ -20,10 +21,8 @@ class PlainEngine:
         self.config = config
         self.optimizer = adam(laser, config)
 
-    def forward(self, batch: Batch, part: Part = "history") -> LaserOutput:
-        return self.laser(
-            batch.token_ids_BT, batch.token_mask_BT, batch.encoding_BNC, batch.encoding_mask_BN, batch.of, part
-        )
+    def forward(self, batch: Batch, reading: Reading = Laser.represent) -> LaserOutput:
+        return self.laser(batch, reading)
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()
@@ -42,9 +41,8 @@ class PlainEngine:
     def sum(self, tensor: Tensor) -> Tensor:
         return tensor
 
-    def router_weight(self) -> Tensor | None:
-        mformer = self.laser.mformer
-        return None if mformer is None else mformer.router.score.weight.detach()
+    def whole(self, parameter: Tensor) -> Tensor:
+        return parameter.detach()
 
     def trainable_state(self) -> dict[str, Tensor]:
         return {

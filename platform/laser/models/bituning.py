@@ -1,10 +1,10 @@
-"""Bi-Tuning: trainable virtual tokens at both ends of the text, around a frozen LLM (arXiv 2409.01605, section 3).
+"""Bi-Tuning: puts trainable virtual tokens at both ends of a frozen LLM's text (arXiv 2409.01605, section 3).
 
-Its variants are those of the paper's ablations: a prefix that is given, trained freely or absent (Table 4), and a
-representation read at a trainable suffix, at the LLM's own [EOS] token, or as the mean over the text (Table 5).
+It has the variants of the paper's ablations. The prefix is given, trained freely, or absent (Table 4). The
+representation is read at a trainable suffix, at the LLM's own [EOS] token, or as the mean over the text (Table 5).
 
-Shape suffixes: B batch, L prefix length, T text tokens, S the whole sequence, P packed tokens of all sequences, H LLM
-width.
+Shape suffixes: B batch, L prefix length, Q text tokens of all histories, T text tokens of one, S the whole sequence, P
+packed tokens of all sequences, H LLM width.
 """
 
 from typing import Literal
@@ -21,17 +21,17 @@ Representation = Literal["suffix", "mean", "eos"]
 
 
 class BiTuning(nn.Module):
-    """Holds the virtual tokens that are trained themselves, and reads the representation of a history.
+    """Holds the virtual tokens that are trained directly, and reads the representation of a history.
 
     Args:
         llm_width: H.
-        embedding_std: scale of the LLM's input embeddings. A suffix of another scale reads little from the text: at
+        embedding_std: std of the LLM's input embeddings. A suffix of another scale reads little from the text: with
             std .02 under embeddings of .136, untrained validation NDCG@10 was .005 instead of .04 (SmolLM2,
             Scientific_mini).
-        representation: `suffix` reads the output at a trainable token `s` after the text, `eos` at the LLM's own token
-            there, `mean` the mean of the outputs at the text's tokens, with nothing after it.
-        num_prefix_tokens: length of a prefix of its own, the same for all histories; 0 holds none.
-        eos_token_id: the LLM's [EOS] token; for `eos` alone.
+        representation: `suffix` reads the output at a trainable token `s` after the text. `eos` reads it at the LLM's
+            own [EOS] token after the text. `mean` averages the outputs at the text's tokens and adds no token.
+        num_prefix_tokens: length of a free prefix, the same for all histories; 0 for none.
+        eos_token_id: the LLM's [EOS] token, with `eos` only.
     """
 
     def __init__(
@@ -50,38 +50,37 @@ class BiTuning(nn.Module):
 
     @property
     def num_end_tokens(self) -> int:
-        """Tokens that follow the text: 0 or 1."""
+        """Number of tokens after the text: 0 or 1."""
         return 0 if self.representation == "mean" else 1
 
-    def forward(self, llm: Decoder, prefix_BLH: Tensor | None, token_ids_BT: Tensor, token_mask_BT: Tensor) -> Tensor:
+    def forward(self, llm: Decoder, prefix_BLH: Tensor | None, token_ids_Q: Tensor, text_lengths_B: Tensor) -> Tensor:
         """Run `[prefix; text; suffix]` through the LLM once and return the representation.
 
         Args:
             llm: decoder without LM head.
-            prefix_BLH: virtual tokens before the text; None takes its own, or none.
-            token_ids_BT: text tokens, int64, right-padded.
-            token_mask_BT: true at real tokens.
+            prefix_BLH: virtual tokens before the text. With None, the free prefix is used, if there is one.
+            token_ids_Q: text tokens of all histories, int64, one history after the other.
+            text_lengths_B: number of tokens of each history's text, int64, at least one.
 
         Returns:
             representation_BH, float32.
         """
         if prefix_BLH is None:
-            none_LH = torch.empty(0, self.llm_width, device=token_ids_BT.device)
-            prefix_BLH = (none_LH if self.prefix is None else self.prefix).expand(len(token_ids_BT), -1, -1)
+            none_LH = torch.empty(0, self.llm_width, device=token_ids_Q.device)
+            prefix_BLH = (none_LH if self.prefix is None else self.prefix).expand(len(text_lengths_B), -1, -1)
         read = self._packed if isinstance(llm, PackedDecoder) else self._padded
-        return read(llm, prefix_BLH, token_ids_BT, token_mask_BT).float()
+        return read(llm, prefix_BLH, token_ids_Q, text_lengths_B).float()
 
-    def _end(self, llm: Decoder, token_ids_BT: Tensor) -> Tensor:
-        """What follows the text, `end_EH`, with E of `num_end_tokens`."""
+    def _end(self, llm: Decoder, token_ids_Q: Tensor) -> Tensor:
+        """Return the embeddings after the text, `end_EH`, where E is `num_end_tokens`."""
         if self.suffix is not None:
             return self.suffix[None]
-        return _embed(llm, token_ids_BT.new_tensor([] if self.eos_token_id is None else [self.eos_token_id]))
+        return _embed(llm, token_ids_Q.new_tensor([] if self.eos_token_id is None else [self.eos_token_id]))
 
-    def _packed(self, llm: PackedDecoder, prefix_BLH: Tensor, token_ids_BT: Tensor, token_mask_BT: Tensor) -> Tensor:
-        """The sequences one after the other, without padding."""
-        text_QH, end_EH = _embed(llm, token_ids_BT[token_mask_BT]), self._end(llm, token_ids_BT)
+    def _packed(self, llm: PackedDecoder, prefix_BLH: Tensor, token_ids_Q: Tensor, text_lengths_B: Tensor) -> Tensor:
+        """Read the sequences one after the other, without padding."""
+        text_QH, end_EH = _embed(llm, token_ids_Q), self._end(llm, token_ids_Q)
         batch, prefix_length, width = prefix_BLH.shape
-        text_lengths_B = token_mask_BT.sum(dim=1)
         packing = Packing.of(text_lengths_B + prefix_length + len(end_EH))
         is_virtual_P = packing.position_P < prefix_length
         prefix_rows = is_virtual_P.nonzero()[:, 0]
@@ -98,14 +97,14 @@ class BiTuning(nn.Module):
         history_Q = torch.repeat_interleave(text_lengths_B)
         return text_QH.new_zeros(batch, width).index_add(0, history_Q, text_QH) / text_lengths_B[:, None]
 
-    def _padded(self, llm: PreTrainedModel, prefix_BLH: Tensor, token_ids_BT: Tensor, token_mask_BT: Tensor) -> Tensor:
-        """The sequences side by side, padded to the right.
+    def _padded(self, llm: PreTrainedModel, prefix_BLH: Tensor, token_ids_Q: Tensor, text_lengths_B: Tensor) -> Tensor:
+        """Read the sequences side by side, padded to the right.
 
-        The suffix follows the last real token, so what comes after it is padding alone; under causal attention nothing
-        before can see it. No attention mask is needed, which keeps the fast attention kernels.
+        The suffix follows the last real token, so only padding comes after it. Under causal attention no earlier token
+        sees the padding. So no attention mask is needed, and the fast attention kernels apply.
         """
-        tail_BTH, end_EH = _embed(llm, token_ids_BT), self._end(llm, token_ids_BT)
-        lengths_B = token_mask_BT.sum(dim=1)
+        token_ids_BT, token_mask_BT = padded(token_ids_Q, text_lengths_B)
+        tail_BTH, end_EH, lengths_B = _embed(llm, token_ids_BT), self._end(llm, token_ids_Q), text_lengths_B
         if len(end_EH):
             tail_BTH = torch.cat([tail_BTH, torch.zeros_like(tail_BTH[:, :1])], dim=1)
             is_end_BT = torch.arange(tail_BTH.shape[1], device=lengths_B.device) == lengths_B[:, None]
@@ -118,10 +117,19 @@ class BiTuning(nn.Module):
         return (hidden_BTH.float() * token_mask_BT[..., None]).sum(dim=1) / lengths_B[:, None]
 
 
-def mean_text_embeddings(llm: Decoder, token_ids_BT: Tensor, token_mask_BT: Tensor) -> Tensor:
-    """The mean of each text's input embeddings, `text_BH` float32, without gradient."""
-    text_BTH = _embed(llm, token_ids_BT).float() * token_mask_BT[..., None]
-    return text_BTH.sum(dim=1) / token_mask_BT.sum(dim=1, keepdim=True)
+def padded(token_ids_Q: Tensor, text_lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Pad packed texts to the right with 0: return `token_ids_BT`, and a mask that is true at real tokens."""
+    mask_BT = torch.arange(int(text_lengths_B.max()), device=text_lengths_B.device) < text_lengths_B[:, None]
+    token_ids_BT = torch.zeros_like(mask_BT, dtype=token_ids_Q.dtype)
+    token_ids_BT[mask_BT] = token_ids_Q
+    return token_ids_BT, mask_BT
+
+
+def mean_text_embeddings(llm: Decoder, token_ids_Q: Tensor, text_lengths_B: Tensor) -> Tensor:
+    """Return the mean of each text's input embeddings, `text_BH`, float32."""
+    token_ids_BT, mask_BT = padded(token_ids_Q, text_lengths_B)
+    text_BTH = _embed(llm, token_ids_BT).float() * mask_BT[..., None]
+    return text_BTH.sum(dim=1) / text_lengths_B[:, None]
 
 
 def _virtual_tokens(std: float, *shape: int) -> nn.Parameter:
@@ -129,5 +137,7 @@ def _virtual_tokens(std: float, *shape: int) -> nn.Parameter:
 
 
 def _embed(llm: Decoder, token_ids: Tensor) -> Tensor:
-    with torch.no_grad():  # frozen leaves need no graph; through the module, because ZeRO-3 gathers its weight
-        return llm.get_input_embeddings()(token_ids)
+    """Look up input embeddings through the module, so that ZeRO-3 gathers its weight. A frozen table needs no graph."""
+    table = llm.get_input_embeddings()
+    with torch.set_grad_enabled(torch.is_grad_enabled() and any(w.requires_grad for w in table.parameters())):
+        return table(token_ids)

@@ -1,14 +1,14 @@
-"""The space in which users and items are compared, when it is not the LLM's own (neither in the paper nor in its code).
+"""Head: maps the LLM's outputs to a space where users and items are compared (neither in the paper nor in its code).
 
-A frozen LLM's outputs have cosines close to 1 and were not made to rank. A linear map of them, trained for a minute on
-cached outputs (`laser.training.extensions.warm_start`), ranks several times better before any virtual token has moved.
-The frozen recommender's own product of user and item may be added, so that what it knows need not pass through the LLM:
+A frozen LLM's outputs have cosines close to 1 and were not made to rank. A linear map, trained for a minute on cached
+outputs (`laser.training.extensions.warm_start`), ranks several times better before any virtual token has moved. The
+head can add the frozen recommender's product of user and item, so that its knowledge need not pass through the LLM:
 
     score(u, i) = a cos(W_u x_u, W_i x_i) + g Σ_c e_c (1 + w_c) z_uc v_ic + b [i in the history of u]
 
-x are the LLM's outputs, standardised by fixed means and deviations; z_u is the recommender's last hidden state and v_i
-its vector of an item, e_c the fixed unit of each of their dimensions. The score is a dot product of two
-concatenations, so ranking and loss stay what they are.
+x are the LLM's outputs, standardised by fixed means and stds. z_u is the recommender's last hidden state, v_i its
+embedding of an item, and e_c the fixed scale of their dimension c. The score is a dot product of two concatenations,
+so ranking and loss need no change.
 
 Shape suffixes: B batch, H LLM width, D head width, C recommender width, S sides: users, items.
 """
@@ -22,42 +22,26 @@ from torch import Tensor, nn
 USERS, ITEMS = 0, 1
 
 
-class Side(NamedTuple):
-    """What is compared with what."""
-
-    side: int
-    """USERS or ITEMS."""
-    state_BC: Tensor
-    """The recommender's last hidden state of each history, or its vector of each item; C is 0 without one."""
-
-
-class Sides(NamedTuple):
-    """Users and, below them in the same batch, items."""
-
-    users: Side
-    items: Side
-
-
 class HeadOutput(NamedTuple):
-    """What scores are made of."""
+    """Holds the parts of the scores."""
 
     vector_BD: Tensor
-    """Float32; the dot products of those of users and items are the scores."""
+    """float32; a score is the dot product of a user's and an item's."""
     history_bias: Tensor | None
-    """b, (1,)."""
+    """b, (1,); None if the head has no history bias."""
 
 
 class Head(nn.Module):
-    """See the module.
+    """Maps outputs of users and items to embeddings whose dot products are the scores (equation above).
 
     Args:
         llm_width: H.
-        width: D; None compares the LLM's outputs as they are.
-        recommender_width: C where the recommender's product is added, else 0.
-        shared: one map for users and items; else two, equal at first.
-        dropout: probability, of the map's inputs.
-        history_bias: learn b, which is 0 at first; else there is none.
-        text_scale: a at first.
+        width: D; None compares the LLM's outputs without a map.
+        recommender_width: C if the recommender's product is added, else 0.
+        shared: whether one map serves users and items; otherwise two maps start equal.
+        dropout: probability of dropping an input of the map.
+        history_bias: whether to learn b, which starts at 0; otherwise the score has no b.
+        text_scale: initial value of a.
     """
 
     def __init__(
@@ -92,24 +76,30 @@ class Head(nn.Module):
     deviation_SH: Tensor
     state_unit_C: Tensor
 
-    def forward(self, output_BH: Tensor, of: Side) -> HeadOutput:
-        """Map the LLM's outputs of users or of items."""
-        text_BD = (output_BH.float() - self.center_SH[of.side]) / self.deviation_SH[of.side]
+    def forward(self, output_BH: Tensor, side: int, state_BC: Tensor) -> HeadOutput:
+        """Map the LLM's outputs of users or items to the space of comparison.
+
+        Args:
+            output_BH: the LLM's outputs.
+            side: USERS or ITEMS; all rows are of this side.
+            state_BC: the recommender's last hidden state of each user, or its embedding of each item; C is 0 without a
+                recommender.
+        """
+        text_BD = (output_BH.float() - self.center_SH[side]) / self.deviation_SH[side]
         if self.maps:
-            text_BD = self.maps[of.side](self.dropout(text_BD))
+            text_BD = self.maps[side](self.dropout(text_BD))
         text_BD = F.normalize(text_BD, dim=-1)
-        if of.side == USERS:
+        if side == USERS:
             text_BD = text_BD * self.text_scale
-        bias = None if self.history_bias is None else self.history_bias.clone()  # outlives ZeRO-3's gathered weight
+        bias = None if self.history_bias is None else self.history_bias.clone()  # ZeRO-3 frees the gathered weight
         if self.state_weight_C is None or self.state_scale is None:
             return HeadOutput(text_BD, bias)
-        state_BC = of.state_BC
-        if of.side == USERS:
+        if side == USERS:
             state_BC = state_BC * self.state_unit_C * (1 + self.state_weight_C) * self.state_scale.exp()
         return HeadOutput(torch.cat([text_BD, state_BC], dim=-1), bias)
 
     @torch.no_grad()
     def standardise(self, outputs_RH: Tensor, side: int) -> None:
-        """Take mean and deviation of one side from its outputs."""
+        """Set mean and std of one side from its outputs."""
         self.center_SH[side] = outputs_RH.mean(dim=0)
         self.deviation_SH[side] = outputs_RH.std(dim=0).clamp(min=1e-6)

@@ -1,12 +1,10 @@
 """Laser: a frozen LLM, adapted by the M-Former's prefix and one suffix token (arXiv 2409.01605).
 
-Shape suffixes: B batch, N history items, C recommender width, T text tokens, H LLM width, D width of the space of
-comparison.
-
-Parameters under `llm.` are frozen; all others are trained.
+Shape suffixes: B batch, C recommender width, L virtual tokens, H LLM width, D width of what is compared.
 """
 
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,40 +12,39 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from laser.config.schema import Experiment, HeadConfig, MFormerConfig
+from laser.models.batch import Batch
 from laser.models.bituning import BiTuning, mean_text_embeddings
-from laser.models.head import Head, Side, Sides
+from laser.models.finetuning import finetune
+from laser.models.head import ITEMS, USERS, Head
 from laser.models.llm import Decoder, eos_token_id
 from laser.models.mformer import MFormer, Routing
 
-Part = Literal["history", "prefix", "text"]
-"""What a pass reads: the whole history; the M-Former's prefix alone; the text's input embeddings alone."""
-
 SEED_STEP = 1_000_003
-"""Between the seeds of the parts of a model."""
+"""Distance between the seeds of a model's parts."""
 
 
 class LaserOutput(NamedTuple):
-    """What one pass gives for each history."""
+    """Holds the outputs of one pass for each history."""
 
     representation_BH: Tensor
-    """h_u of a user's history or, for a history of one item, h_i; float32. Of a part, the mean over its tokens."""
+    """h_u of a user's history or, for a history of one item, h_i; float32."""
     vector_BD: Tensor
-    """What is compared: a user's times an item's is the score. Without head, h at length 1: cosines."""
+    """A score is the dot product of a user's and an item's. Without a head it is h, normalised: scores are cosines."""
     history_bias: Tensor | None
-    """Added to the scores of the items of the own history, (1,); None adds nothing."""
+    """Bias on the scores of the items of a user's own history, (1,); None for no bias."""
     routing: Routing | None
-    """None where there is no M-Former."""
+    """How the M-Former routed each history; None without an M-Former."""
 
 
 class Laser(nn.Module):
-    """Histories in, representations out; users and items go through the same weights and template.
+    """Represents histories; users and items go through the same weights and template.
 
     Args:
         llm: frozen decoder without LM head.
-        mformer: makes the prefix; None leaves it to `bituning`.
+        mformer: makes the prefix; with None, `bituning` provides it.
         bituning: holds the suffix, or a prefix that is the same for all, and runs the LLM.
-        head: maps representations to where they are compared; None compares them by cosine, as the paper does.
-        alignment_top_k: experts per user while the prefix alone is read.
+        head: maps representations to the space of comparison; None compares them by cosine, as the paper does.
+        alignment_top_k: experts per user during alignment.
     """
 
     def __init__(
@@ -72,71 +69,64 @@ class Laser(nn.Module):
         self._recompute = False
         self.train()
 
-    def forward(
-        self,
-        token_ids_BT: Tensor,
-        token_mask_BT: Tensor,
-        encoding_BNC: Tensor,
-        encoding_mask_BN: Tensor,
-        of: Side | Sides | None = None,
-        part: Part = "history",
-    ) -> LaserOutput:
-        """Represent a batch of histories.
+    def forward(self, batch: Batch, reading: "Reading | None" = None) -> LaserOutput:
+        """Read a batch with `represent`, or with another method of this class that has the same signature.
 
-        Args:
-            token_ids_BT: the text of each history, int64, right-padded.
-            token_mask_BT: true at real tokens.
-            encoding_BNC: the frozen recommender's hidden states, float32, right-padded; C is 0 without M-Former.
-            encoding_mask_BN: true at real items.
-            of: whether these are users or items, and the recommender's vectors of them; for the head alone.
-            part: what to read; of the prefix or the text alone, the mean is compared by cosine.
+        Engines call the model through this method only, because DeepSpeed puts its hooks here.
         """
-        if part == "text":
-            return _by_cosine(mean_text_embeddings(self.llm, token_ids_BT, token_mask_BT), None)
-        if part == "prefix":
-            assert self.mformer is not None, "only the M-Former's prefix is read by itself"
-            prefix_BLH, routing = self.mformer(encoding_BNC, encoding_mask_BN, self.alignment_top_k)
-            return _by_cosine(prefix_BLH.mean(dim=1), routing)
+        return self.represent(batch) if reading is None else reading(self, batch)
+
+    def represent(self, batch: Batch) -> LaserOutput:
+        """Represent each history: run `[prefix; text; suffix]` through the LLM once."""
         prefix_BLH = routing = None
         if self.mformer is not None:
-            prefix_BLH, routing = self.mformer(encoding_BNC, encoding_mask_BN)
-        representation_BH = self.bituning(self.llm, prefix_BLH, token_ids_BT, token_mask_BT)
+            prefix_BLH, routing = self.mformer(batch.encoding_BNC, batch.encoding_mask_BN)
+        representation_BH = self.bituning(self.llm, prefix_BLH, batch.token_ids_Q, batch.text_lengths_B)
         if self.head is None:
             return _by_cosine(representation_BH, routing)
-        assert of is not None, "a head has two sides"
-        sides = (of,) if isinstance(of, Side) else (of.users, of.items)
-        parts_BH = representation_BH.split([len(side.state_BC) for side in sides])
-        mapped = [self.head(part_BH, side) for part_BH, side in zip(parts_BH, sides, strict=True)]
+        sizes = [batch.num_users, len(batch) - batch.num_users]
+        parts = zip((USERS, ITEMS), representation_BH.split(sizes), batch.state_BC.split(sizes), strict=True)
+        mapped = [self.head(part_BH, side, state_BC) for side, part_BH, state_BC in parts if len(part_BH)]
         vector_BD = torch.cat([output.vector_BD for output in mapped])
         return LaserOutput(representation_BH, vector_BD, mapped[0].history_bias, routing)
 
+    def average_prefix(self, batch: Batch) -> LaserOutput:
+        """Return the mean of the M-Former's prefix, which alignment trains; scores are cosines."""
+        assert self.mformer is not None, "average_prefix needs an M-Former"
+        prefix_BLH, routing = self.mformer(batch.encoding_BNC, batch.encoding_mask_BN, self.alignment_top_k)
+        return _by_cosine(prefix_BLH.mean(dim=1), routing)
+
+    def average_text(self, batch: Batch) -> LaserOutput:
+        """Return the mean of the text's input embeddings, to which alignment draws the prefix."""
+        return _by_cosine(mean_text_embeddings(self.llm, batch.token_ids_Q, batch.text_lengths_B), None)
+
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
-        """Everything but the LLM, by name."""
-        return {name: parameter for name, parameter in self.named_parameters() if not name.startswith("llm.")}
+        """Return the parameters that require a gradient, by name."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def statistics(self) -> dict[str, Tensor]:
-        """What is neither trained nor the LLM's and yet part of the model, by name: small, whole on every worker."""
+        """Return the head's buffers by name. They are not trained, are small, and are whole on every worker."""
         return {name: buffer for name, buffer in self.named_buffers() if name.startswith("head.")}
 
     @property
     def num_added_tokens(self) -> int:
-        """Tokens that the LLM reads of each history beside its text."""
+        """Number of tokens that the LLM reads for each history in addition to its text."""
         return self.num_virtual_tokens + self.bituning.num_end_tokens
 
     @property
     def llm_block_weights(self) -> int:
-        """N, the LLM's weights that every token is multiplied with: all but the embeddings."""
+        """N, the number of the LLM's weights that every token is multiplied with: all but the embeddings."""
         embeddings = sum(weight.numel() for weight in self.llm.get_input_embeddings().parameters())
         return sum(weight.numel() for weight in self.llm.parameters()) - embeddings
 
     @staticmethod
     def virtual_token_names() -> tuple[str, ...]:
-        """The trainable weights that are virtual tokens themselves; they may have a learning rate of their own."""
+        """Return the names of the weights that are virtual tokens. They may have their own learning rate."""
         return ("mformer.query_tokens", "bituning.prefix", "bituning.suffix")
 
     @torch.no_grad()
     def start_virtual_tokens(self, token_H: Tensor) -> None:
-        """Make every virtual token the given one; the M-Former's prefix then is the same for all users at first."""
+        """Set every virtual token to the given one. The M-Former's prefix then starts the same for all users."""
         for tokens in (self.bituning.suffix, self.bituning.prefix):
             if tokens is not None:
                 tokens.copy_(token_H.expand_as(tokens))
@@ -151,16 +141,20 @@ class Laser(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "Laser":
-        """Switch the trainable part; the frozen LLM always stays in evaluation mode."""
+        """Switch the mode of the trainable part; the frozen LLM always stays in evaluation mode."""
         super().train(mode)
         self.llm.eval()
         if self._recompute:
-            # transformers recomputes a block only while its own flag says training; its submodules, dropout among
-            # them, stay.
+            # transformers recomputes a block only while the block itself is in training mode. Its submodules, dropout
+            # among them, stay in evaluation mode.
             for module in self.llm.modules():
                 if isinstance(module, GradientCheckpointingLayer):
                     module.training = mode
         return self
+
+
+Reading = Callable[[Laser, Batch], LaserOutput]
+"""A method of `Laser` that reads a batch."""
 
 
 def _by_cosine(representation_BH: Tensor, routing: Routing | None) -> LaserOutput:
@@ -174,16 +168,16 @@ def build_laser(
     embedding_std: float,
     first_token_H: Tensor | None = None,
 ) -> Laser:
-    """Laser around a loaded LLM, initialised from `training.seed` alone: the same on every worker.
+    """Build Laser around a loaded LLM, initialised from `training.seed` alone, the same on every worker.
 
-    Each part draws by itself, so that variants that lack one, or have it larger, start with the same others.
+    Each part has its own seed. So variants that lack a part, or have a larger one, start with the same other parts.
 
     Args:
-        config: sections bituning, mformer, head and training.
+        config: the sections bituning, mformer, head, finetuning and training are read.
         llm: the frozen decoder, whole or sharded by ZeRO-3.
         recommender_width: C; 0 without a recommender.
-        embedding_std: standard deviation of the LLM's input embeddings, the scale of the virtual tokens.
-        first_token_H: what every virtual token is before training; None draws them at random.
+        embedding_std: std of the LLM's input embeddings, at which virtual tokens start.
+        first_token_H: value of every virtual token before training; None draws them at random.
     """
     llm_width = llm.config.get_text_config().hidden_size
     with torch.random.fork_rng():
@@ -201,14 +195,16 @@ def build_laser(
         )
         torch.manual_seed(config.training.seed + 2 * SEED_STEP)
         head = build_head(config.head, llm_width, recommender_width)
-    laser = Laser(llm, mformer, bituning, head, config.training.alignment_top_k)
+        laser = Laser(llm, mformer, bituning, head, config.training.alignment_top_k)
+        torch.manual_seed(config.training.seed + 3 * SEED_STEP)
+        finetune(laser.llm, config.finetuning)
     if first_token_H is not None:
         laser.start_virtual_tokens(first_token_H)
     return laser
 
 
 def build_head(config: HeadConfig, llm_width: int, recommender_width: int) -> Head | None:
-    """The head of these settings; None where they are the paper's. Weights come from torch's global generator."""
+    """Build the head of these settings, with weights from torch's global generator. The paper's settings give None."""
     if config == HeadConfig():
         return None
     return Head(
@@ -223,7 +219,7 @@ def build_head(config: HeadConfig, llm_width: int, recommender_width: int) -> He
 
 
 def build_mformer(config: MFormerConfig, recommender_width: int, llm_width: int, output_std: float) -> MFormer:
-    """The M-Former of these settings; its weights come from torch's global generator."""
+    """Build the M-Former of these settings, with weights from torch's global generator."""
     return MFormer(
         recommender_width=recommender_width,
         llm_width=llm_width,

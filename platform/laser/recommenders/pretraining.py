@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from laser.config.families.recommenders import FamilySection, TextSection
 from laser.config.identity import stage_key
-from laser.config.recommenders import FamilySection, TextSection
 from laser.data.dataset import Dataset
 from laser.evaluation.user_ranks import TEST_RANKS
 from laser.recommenders.base import SequentialRecommender, TrainedRecommender

@@ -1,13 +1,13 @@
 """Finds the module of a recommender's family, and builds a model with it.
 
-The registry is the union `RecommenderConfig` of `laser.config.recommenders`: a family's module has the name of its
-section's `type`, and is imported when a model of it is built. It has a function `build(config, num_items)`.
+The registry is the union `RecommenderConfig` of `laser.config.families.recommenders`: a family's module has the name of
+its section's `type`, and is imported when a model of it is built. It has a function `build(config, num_items)`.
 """
 
 import importlib
 from typing import cast
 
-from laser.config.recommenders import FamilySection, NoRecommenderConfig
+from laser.config.families.recommenders import FamilySection, NoRecommenderConfig
 from laser.errors import UserError
 from laser.recommenders.base import SequentialRecommender
 

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from laser.config.recommenders import FamilySection, RecommenderConfig
+from laser.config.families.recommenders import FamilySection, RecommenderConfig
 from laser.errors import UserError
 from laser.recommenders.base import SequentialRecommender
 from laser.recommenders.registry import build_recommender

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from laser.cli.progress import progress
 from laser.config.identity import stage_key
 from laser.config.schema import LLMConfig, PromptConfig
-from laser.data.batches import inference_batches, pad_right
+from laser.data.batches import inference_batches
 from laser.data.dataset import Dataset
 from laser.data.prompts import Prompts
 from laser.models.bituning import BiTuning
@@ -70,7 +70,9 @@ def _compute(
     features_IH = np.empty((dataset.num_items, width), dtype=np.float32)
     with progress(batches, "item features", "batch") as steps, torch.inference_mode():
         for items in steps:
-            token_ids, mask = pad_right([prompts.item(int(item)) for item in items], 0)
-            features_BH = mean(llm, None, torch.from_numpy(token_ids).to(device), torch.from_numpy(mask).to(device))
+            texts = [prompts.item(int(item)) for item in items]
+            token_ids_Q = torch.from_numpy(np.concatenate(texts).astype(np.int64)).to(device)
+            lengths_B = torch.tensor([len(text) for text in texts], device=device)
+            features_BH = mean(llm, None, token_ids_Q, lengths_B)
             features_IH[items] = features_BH.cpu().numpy()
     return features_IH

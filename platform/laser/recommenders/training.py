@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from laser.cli.progress import progress
-from laser.config.recommenders import FamilySection, TrainedSection
+from laser.config.families.recommenders import FamilySection, TrainedSection
 from laser.data.batches import pad_right, training_batches
 from laser.data.dataset import Dataset
 from laser.errors import UserError

@@ -20,9 +20,9 @@ from laser.evaluation.metrics import SELECTION_METRIC
 from laser.recommenders.pretraining import pretrained_recommender, pretraining_device
 from laser.reproduction.cells import Cell, base_experiment, cells_directory, cells_of, distinct
 from laser.reproduction.paper import Table
-from laser.tracking.interface import RunResults, Store, StoredRun
-from laser.training.prepare import make_stages
-from laser.training.run.checkpoint import latest_checkpoint
+from laser.tracking.interface import EPOCH, RunResults, Store, StoredRun
+from laser.training.prepare import make_artifacts
+from laser.training.run.history import read_history
 from laser.training.run.outcome import run_results
 from laser.training.train import run_tags
 from laser.tuning.sweep import Sweep
@@ -61,8 +61,8 @@ class Reproduction:
         """`stored`, `<n> epochs done` of one that was interrupted, or `to run`."""
         if cell.key in self.stored:
             return "stored"
-        checkpoint = latest_checkpoint(self.sweep.trial(cell.overrides).path / "checkpoints")
-        return f"{checkpoint.state.epoch} epochs done" if checkpoint else "to run"
+        rows = read_history(self.sweep.trial(cell.overrides).path).rows
+        return f"{rows[-1][EPOCH]:.0f} epochs done" if rows else "to run"
 
 
 def look_up(job: ReproduceJob, table: Table, store: Store) -> Reproduction:
@@ -107,7 +107,7 @@ def run_missing(reproduction: Reproduction, store: Store) -> Reproduction:
         logger.info("%s: %d cells to run", reproduction.table.name, len(missing))
         by_artifacts = {_artifact_settings(cell.config): cell.config for cell in missing}
         for config in by_artifacts.values():
-            make_stages(config)  # before any trial, so that a mistake of the user's is reported as one
+            make_artifacts(config)  # before any trial, so that a mistake of the user's is reported as one
         for cell in missing:
             if cell.kind == "recommender":
                 _run_recommender(cell, store)
@@ -177,7 +177,7 @@ def _run_trials(reproduction: Reproduction, cells: Sequence[Cell], store: Store)
         if record is None or not record.is_final:
             trials.append(cell.overrides)
         else:  # it ended under another store of runs
-            run = store.start(cell.config, trial.name, run_tags(cell.config, make_stages(cell.config)), trial.run_id)
+            run = store.start(cell.config, trial.name, run_tags(cell.config, make_artifacts(cell.config)), trial.run_id)
             store.finish(run.run_id, record.state, run_results(trial.path), None)
     if not trials:
         return

@@ -1,1 +1,1 @@
-"""MLflow runs and their artifacts. Of the other rooms it knows the config alone."""
+"""MLflow runs and their artifacts. Of the other rooms it knows settings and the names of metrics."""

@@ -1,7 +1,7 @@
 """One MLflow run: reported to, filled, read and closed.
 
 The store may be away for a while. What an epoch reports meanwhile is kept and delivered with the next report. What a
-kill loses, `Run.record` takes from the run's checkpoints. All other calls wait for the store.
+kill loses, `Run.record` takes from the run's history. All other calls wait for the store.
 
 MLflow refuses `@` in names, so `val/ndcg@10` is recorded as `val/ndcg_at_10`.
 """

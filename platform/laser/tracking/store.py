@@ -44,7 +44,7 @@ def client(uri: str) -> Any:
         if time.monotonic() > deadline:
             raise UserError(
                 f"tracking.uri: {masked(uri)} has not answered for {PATIENCE_SECONDS / 60:.0f} minutes; start MLflow "
-                "again and rerun with resume=true: what it has missed is recorded from the checkpoints"
+                "again and rerun with resume=true: what it has missed is recorded from the run's history"
             )
         if time.monotonic() > told + TELL_SECONDS:
             told = time.monotonic()

@@ -1,1 +1,1 @@
-"""Losses, steps, stages, checkpoints; DeepSpeed and Ray Train behind one file each."""
+"""Trains Laser in stages and checkpoints each epoch; Ray Train stays in one file."""

@@ -1,4 +1,4 @@
-"""What watches a training: losses that leave all bounds, a router that uses one expert, memory that is not there."""
+"""Watches a training for losses that explode, a router that uses one expert, and memory that runs out."""
 
 import logging
 from collections import deque
@@ -15,23 +15,22 @@ from laser.config.schema import TrainingConfig
 logger = logging.getLogger(__name__)
 
 WINDOW = 20
-"""Steps whose mean loss is looked at: a single hard batch is no explosion."""
+"""Steps over which the loss is averaged, because a single hard batch is no explosion."""
 COLLAPSED = 0.95
-"""Share of the histories with one first choice from which on a router counts as collapsed."""
+"""A router counts as collapsed if one expert is the first choice of at least this fraction of the histories."""
 NAMED_USERS = 8
-"""Users of a batch that an error names."""
+"""An error names at most this many users of a batch."""
 
 
 class LossGuard:
-    """Ends an epoch whose loss is not finite, or grows to a multiple of where it began.
+    """Ends an epoch whose loss is not finite, or grows to a multiple of its start.
 
-    It began at the mean of the epoch's first steps, or at ln I where that is more: the loss of a uniform guess among
-    all items.
+    The start is the mean of the epoch's first steps, and at least ln I: the loss of a uniform guess among all items.
 
     Args:
         label: names the epoch in the error.
         num_items: I.
-        max_growth: the multiple, over the mean of the last steps; 0 looks for infinite losses alone.
+        max_growth: the mean of the last steps may reach this multiple of the start; 0 sets no limit.
     """
 
     def __init__(self, label: str, num_items: int, max_growth: float) -> None:
@@ -41,16 +40,17 @@ class LossGuard:
         self.losses: deque[float] = deque(maxlen=WINDOW)
 
     def check(self, number: int, contrastive: float, load_balance: float, users: NDArray[np.int32]) -> None:
-        """Look at one step's losses.
+        """Check one step's losses.
 
         Args:
             number: the step's number in its epoch, from 0.
-            contrastive: its contrastive loss.
-            load_balance: its load-balance loss.
+            contrastive: the step's contrastive loss.
+            load_balance: the step's load-balance loss.
             users: ids of the batch's users.
 
         Raises:
-            FloatingPointError: names epoch, step, losses, users and the settings to lower.
+            FloatingPointError: the loss is not finite or explodes; names epoch, step, losses, users and the settings to
+                lower.
         """
         remedy = "lower training.learning_rate or set training.max_grad_norm"
         where = f"{self.label}, step {number + 1} (users {_named(users)})"
@@ -75,7 +75,7 @@ def _named(users: NDArray[np.int32]) -> str:
 
 
 def report_collapse(label: str, figures: Mapping[str, float]) -> None:
-    """Warn of a router whose first choice is nearly always the same expert, from the figures of an epoch."""
+    """Warn if an epoch's figures show that the router nearly always chose the same expert first."""
     loads = {name: share for name, share in figures.items() if name.startswith("expert_load/")}
     if len(loads) < 2:
         return
@@ -90,7 +90,7 @@ def report_collapse(label: str, figures: Mapping[str, float]) -> None:
 
 @contextmanager
 def memory_advice(training: TrainingConfig) -> Iterator[None]:
-    """Turn an allocation that failed into a MemoryError that names the settings to lower."""
+    """Turn a failed allocation into a MemoryError that names the settings to lower."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -101,8 +101,8 @@ def memory_advice(training: TrainingConfig) -> Iterator[None]:
         raise MemoryError(
             f"out of memory ({str(error).splitlines()[0]}): lower training.micro_batch_size "
             f"(now {training.micro_batch_size}) and training.inference_batch_tokens (now "
-            f"{training.inference_batch_tokens}), set {checkpointing}{sharding}and go on with resume=true: the result "
-            "stays; or lower prompt.max_history_items in a run of its own"
+            f"{training.inference_batch_tokens}), set {checkpointing}{sharding}and resume with resume=true: these "
+            "settings do not change the result; or lower prompt.max_history_items in a new run"
         ) from error
 
 

@@ -1,6 +1,6 @@
-"""One epoch of training, and the two kinds of reading without gradient: encoding the catalogue and ranking users.
+"""Trains one epoch; encodes the catalogue and ranks users without gradient.
 
-Shape suffixes: B batch, E examples, I catalogue items, D width of what is compared, K experts.
+Shape suffixes: B batch, E examples, I catalogue items, D width of the embeddings, K experts.
 """
 
 import time
@@ -14,35 +14,36 @@ from torch import Tensor
 from laser.cli.progress import progress
 from laser.config.schema import TrainingConfig
 from laser.data.batches import inference_batches, training_batches
-from laser.engine.base import Batch, Engine
+from laser.engine.base import Engine
+from laser.engine.step import StepResult, own_share, training_step
 from laser.evaluation.lists import LIST_SIZE
 from laser.evaluation.ranking import TILE_USERS, catalogue_ranks, ranks_with_history_bias
 from laser.evaluation.top_items import top_items
 from laser.evaluation.user_ranks import UserRanks
-from laser.models.laser import LaserOutput, Part
+from laser.models.batch import Batch
+from laser.models.laser import Laser, LaserOutput, Reading
 from laser.training.guards import LossGuard, report_collapse
 from laser.training.inputs import Histories
 from laser.training.schedule import Schedule
-from laser.training.step import StepResult, own_share, training_step
 
 ITEM_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-"""`training.item_dtype` → dtype."""
+"""Maps `training.item_dtype` to a dtype."""
 SUM_ELEMENTS = 2**24
-"""Numbers of the item embeddings that the workers add up at once, because a sum takes a copy."""
+"""The workers add up this many numbers of the item embeddings at once, because a sum takes a copy."""
 
 
 TakeStep = Callable[[NDArray[np.int64], int, float], StepResult]
-"""Takes the examples of a global batch, the step's number in its epoch, and the learning rate's factor."""
+"""Takes one step, given a global batch's examples, the step's number in its epoch, and the learning rate's factor."""
 
 
 def catalogue_step(
-    engine: Engine, histories: Histories, items_ID: Tensor, config: TrainingConfig, part: Part = "history"
+    engine: Engine, histories: Histories, items_ID: Tensor, config: TrainingConfig, reading: Reading = Laser.represent
 ) -> TakeStep:
-    """Steps against what is compared of all items, held fixed (stages 1 and 2)."""
+    """Return a function that takes a step against fixed item embeddings of the whole catalogue (stages 1 and 2)."""
 
     def take_step(indices: NDArray[np.int64], number: int, factor: float) -> StepResult:
         micro_batches = own_micro_batches(engine, histories, indices, config.micro_batch_size)
-        return training_step(engine, micro_batches, items_ID, config, factor, part)
+        return training_step(engine, micro_batches, items_ID, config, factor, reading)
 
     return take_step
 
@@ -60,17 +61,17 @@ def train_epoch(
     """Train one epoch and return its figures.
 
     Args:
-        engine: this worker's model.
+        engine: this worker's model and optimizer.
         histories: the training examples, the same on every worker.
-        take_step: what a step does.
-        config: batch sizes, seed.
-        epoch: epochs done before this one, over all stages: with the seed it determines the order of the data.
+        take_step: takes one optimizer step.
+        config: gives batch sizes and seed.
+        epoch: number of epochs before this one, over all stages. It and the seed determine the order of the data.
         label: names the epoch in the progress line.
-        schedule: of the learning rates in this epoch.
+        schedule: gives the factor on the learning rates in this epoch.
         num_items: size of the catalogue.
 
     Raises:
-        FloatingPointError: the loss is not finite or explodes; names the epoch, the step and its users.
+        FloatingPointError: the loss is not finite or explodes. The message names the epoch, the step and its users.
     """
     engine.laser.train()
     torch.manual_seed(config.seed + 1_000_003 * epoch + engine.rank)  # for dropout: no generator state to save
@@ -110,7 +111,7 @@ def train_epoch(
 def own_micro_batches(
     engine: Engine, histories: Histories, indices: NDArray[np.int64], micro_batch_size: int
 ) -> list[Batch]:
-    """This worker's share of a global batch, in micro-batches: equally many on every worker, of equal size."""
+    """Return this worker's shard of a global batch in micro-batches; number and sizes are the same on every worker."""
     own, weights = own_share(engine, indices)
     return [
         histories.batch(own[start : start + micro_batch_size], weights[start : start + micro_batch_size], engine.device)
@@ -119,11 +120,12 @@ def own_micro_batches(
 
 
 def outputs(
-    engine: Engine, histories: Histories, batch_tokens: int, label: str, part: Part = "history"
+    engine: Engine, histories: Histories, batch_tokens: int, label: str, reading: Reading = Laser.represent
 ) -> Iterator[tuple[NDArray[np.int64], LaserOutput]]:
     """Yield `(indices, output)` for this worker's part of the histories, without gradient.
 
-    The batches are dealt out to the workers in turn; a worker that has none left repeats one and yields nothing for it.
+    The workers take batches in turn. A worker that has none left repeats the last batch and yields nothing for it,
+    because under ZeRO-3 every forward pass is a collective operation.
     """
     engine.laser.eval()
     batches = inference_batches(histories.lengths, batch_tokens)
@@ -132,28 +134,28 @@ def outputs(
         for start in starts:
             number = start + engine.rank
             indices = batches[min(number, len(batches) - 1)]
-            output = engine.forward(histories.batch(indices, [1.0] * len(indices), engine.device), part)
+            output = engine.forward(histories.batch(indices, [1.0] * len(indices), engine.device), reading)
             if number < len(batches):
                 yield indices, output
 
 
 def encode_items(engine: Engine, items: Histories, config: TrainingConfig) -> Tensor:
-    """What is compared of all items (I, D), in `training.item_dtype`, on every worker; each encodes its part."""
+    """Return the item embeddings (I, D) in `training.item_dtype` on every worker; each worker encodes a part."""
     width, dtype = engine.laser.vector_width, ITEM_DTYPES[config.item_dtype]
     items_ID = torch.zeros(len(items), width, device=engine.device, dtype=dtype)
     for indices, output in outputs(engine, items, config.inference_batch_tokens, "encode items"):
         items_ID[torch.from_numpy(indices).to(engine.device)] = output.vector_BD.to(dtype)
     for part in items_ID.split(max(1, SUM_ELEMENTS // width)):
-        part.copy_(engine.sum(part))  # exact: all workers but one add zeros
+        part.copy_(engine.sum(part))  # exact, because all workers but one add zeros
     return items_ID
 
 
 def evaluate(
     engine: Engine, histories: Histories, items_ID: Tensor, config: TrainingConfig, label: str, lists: bool = False
 ) -> UserRanks:
-    """Each user's rank of the target in the full catalogue, and the recommended list if `lists`.
+    """Rank each user's target in the full catalogue, and recommend a list to each user if `lists` is true.
 
-    Each worker ranks its part of the users.
+    Each worker ranks a part of the users, and every worker returns the ranks of all.
     """
     examples = histories.examples
     ranks_2E = torch.zeros(2, len(histories), dtype=torch.int64, device=engine.device)
@@ -176,7 +178,7 @@ def evaluate(
 def _many_users(
     batches: Iterable[tuple[NDArray[np.int64], LaserOutput]],
 ) -> Iterator[tuple[NDArray[np.int64], Tensor, float]]:
-    """Yield `(indices, vector_BD, history bias)` of several of the LLM's batches: ranking reads the whole catalogue."""
+    """Yield `(indices, vector_BD, history bias)` of several batches at once; each ranking reads the whole catalogue."""
     indices: list[NDArray[np.int64]] = []
     vectors: list[Tensor] = []
     bias = 0.0
@@ -194,7 +196,7 @@ def _many_users(
 def user_ranks(
     vector_BD: Tensor, items_ID: Tensor, targets_B: Tensor, histories: Sequence[np.ndarray], bias: float
 ) -> tuple[Tensor, Tensor]:
-    """Ranks of the targets, with `bias` on the items of the histories and with them masked: int64 ranks_B, twice."""
+    """Rank the targets twice: with `bias` on the histories' items, and with these masked. Both are int64 ranks_B."""
     ranks_B = catalogue_ranks(vector_BD, items_ID, targets_B)
     masked_B = ranks_with_history_bias(ranks_B, vector_BD, items_ID, targets_B, histories, -torch.inf)
     if bias:

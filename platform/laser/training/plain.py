@@ -1,4 +1,4 @@
-"""Laser in this process alone, by plain torch: no Ray, no DeepSpeed."""
+"""Trains Laser in this process with plain torch, without Ray and DeepSpeed."""
 
 from pathlib import Path
 
@@ -7,17 +7,18 @@ import torch
 from laser.config.schema import Experiment
 from laser.engine.plain import PlainEngine
 from laser.tracking.interface import Report
+from laser.training.artifacts import Artifacts
 from laser.training.guards import memory_advice
-from laser.training.inputs import prepare_inputs
-from laser.training.model import build_plain
+from laser.training.inputs import open_inputs
+from laser.training.model import whole_laser
 from laser.training.run.outcome import Outcome
 from laser.training.stages import TwoStageTraining
 
 
-def train_here(config: Experiment, run_dir: Path, report: Report) -> Outcome:
-    """Both stages, selection and test; see `laser.training.train.train_laser`."""
-    inputs = prepare_inputs(config)
+def train_here(config: Experiment, artifacts: Artifacts, run_dir: Path, report: Report) -> Outcome:
+    """Train all stages, select the best epoch and test it; see `laser.training.train.train_laser`."""
+    inputs = open_inputs(config, artifacts)
     device = torch.device("cuda" if config.training.use_gpu else "cpu")
     with memory_advice(config.training):
-        engine = PlainEngine(build_plain(config, inputs, device), config.training, device)
+        engine = PlainEngine(whole_laser(config, artifacts, device), config.training, device)
         return TwoStageTraining(engine, inputs, config, run_dir, report).run()

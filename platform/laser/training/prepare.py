@@ -1,19 +1,121 @@
-"""Making what a run shares with others, before anything is started for it."""
+"""Makes the artifacts of an experiment, before any worker starts.
+
+Each artifact is cached under a key of its own settings and inputs, so a sweep over K and L makes it once.
+"""
 
 from dataclasses import replace
+from pathlib import Path
 
+from safetensors.numpy import save_file
+
+from laser.config.identity import stage_key
 from laser.config.schema import Experiment
-from laser.training.artifacts import SharedStages
+from laser.data.dataset import Dataset
+from laser.data.examples import Examples
+from laser.data.prepare import prepare_dataset
+from laser.data.prompts import PromptFiles
+from laser.errors import UserError
+from laser.models.llm import embedding_std, eos_embedding, eos_token_id, llm_config, load_tokenizer
+from laser.models.llm_source import resolve_llm
+from laser.recommenders.base import SequentialRecommender
+from laser.recommenders.encodings import make_encodings
+from laser.recommenders.pretraining import pretrained_recommender, pretraining_device
+from laser.recommenders.storage import load_recommender, weights_hash
+from laser.storage.cache import make_once
+from laser.training.artifacts import Artifacts
+from laser.training.examples import select_examples
+from laser.training.inputs import ITEM_EMBEDDINGS, Inputs, open_inputs
+from laser.training.model import checkpoint_bytes
 
 
-def make_stages(config: Experiment) -> SharedStages:
-    """Make the shared stages that are missing.
+def make_artifacts(config: Experiment, recommender_directory: Path | None = None) -> Artifacts:
+    """Find the artifacts of an experiment and make the missing ones.
+
+    Args:
+        config: the experiment.
+        recommender_directory: holds a trained recommender that replaces the one of `config.recommender`.
 
     Raises:
-        UserError: bad data, settings or LLM source, or a dataset that leaves nothing to train or validate on.
+        UserError: data, settings or the LLM's source are bad, or the dataset leaves nothing to train or validate on.
     """
-    from laser.training.inputs import prepare_inputs
-    from laser.training.model import checkpoint_size
+    cache = Path(config.cache_dir).expanduser().absolute()
+    dataset = prepare_dataset(config.data, cache)
+    llm_directory = resolve_llm(config.llm.source, cache)
+    remote_code = config.llm.trust_remote_code
+    llm = llm_config(llm_directory, config.llm.num_layers, remote_code)  # raises here if the depth is wrong
+    if config.bituning.representation == "eos":
+        eos_token_id(llm)
+    first_token_H = eos_embedding(llm_directory, remote_code) if config.bituning.init == "eos" else None
+    recommender = None
+    if config.uses_recommender and recommender_directory is None:
+        device = pretraining_device(config.training.use_gpu)
+        pretrained = pretrained_recommender(config.recommender, dataset, cache, test=False, device=device)
+        recommender, recommender_directory = pretrained.model, pretrained.directory
+    elif recommender_directory is not None:
+        recommender = load_recommender(recommender_directory)
+    tokenizer = load_tokenizer(llm_directory)
+    prompts = item_prompts = PromptFiles.make(dataset, config.prompt, tokenizer, cache)
+    if config.prompt.item_instruction is not None:
+        item_prompts = prompts.with_instruction(config.prompt.item_instruction, tokenizer)
+    examples = select_examples(dataset, config)
+    _check_enough(config, examples)
+    artifacts = Artifacts(
+        dataset=dataset.name,
+        fingerprint=dataset.fingerprint,
+        dataset_directory=dataset.path.absolute(),
+        num_items=dataset.num_items,
+        llm_directory=llm_directory.absolute(),
+        prompts=prompts,
+        item_prompts=item_prompts,
+        embedding_std=embedding_std(llm_directory, remote_code),
+        first_token=None if first_token_H is None else tuple(first_token_H.tolist()),
+        recommender=None if recommender_directory is None else recommender_directory.absolute(),
+        digests={split: part.digest() for split, part in examples.items()},
+    )
+    if recommender is not None:
+        assert recommender_directory is not None
+        weights = weights_hash(recommender_directory)
+        artifacts = replace(
+            artifacts,
+            recommender_width=recommender.hidden_size,
+            recommender_blocks=recommender.blocks,
+            item_embeddings=_item_embeddings(recommender, weights, dataset, cache / "encodings"),
+            encodings=_encodings(recommender, weights, dataset, examples, cache / "encodings"),
+        )
+    return replace(artifacts, checkpoint_bytes=checkpoint_bytes(config, artifacts))
 
-    inputs = prepare_inputs(config)
-    return replace(inputs.stages, checkpoint_bytes=checkpoint_size(config, inputs))
+
+def prepare_inputs(config: Experiment, recommender_directory: Path | None = None) -> Inputs:
+    """Make the missing artifacts and open all of them in this process."""
+    return open_inputs(config, make_artifacts(config, recommender_directory))
+
+
+def _encodings(
+    recommender: SequentialRecommender, weights: str, dataset: Dataset, examples: dict[str, Examples], directory: Path
+) -> dict[str, Path]:
+    """Encode the histories of each split with the recommender and return the files.
+
+    Training users are encoded as if the recommender had not been fitted to them.
+    """
+    encodings = {}
+    for split, part in examples.items():
+        key = stage_key("encodings", 3, weights, dataset.fingerprint, split, part.digest())
+        own_sequence = dataset.train_items if split in ("train", "prefixes") else None
+        encodings[split] = make_encodings(recommender, part, directory, key, own_sequence)
+    return encodings
+
+
+def _item_embeddings(recommender: SequentialRecommender, weights: str, dataset: Dataset, directory: Path) -> Path:
+    """Write the recommender's item embeddings and return their file."""
+    place = directory / f"{stage_key('items', 1, weights, dataset.fingerprint)}.safetensors"
+    make_once(place, lambda aside: save_file({ITEM_EMBEDDINGS: recommender.item_embeddings().copy()}, aside))
+    return place
+
+
+def _check_enough(config: Experiment, examples: dict[str, Examples]) -> None:
+    for split, name in (("train", "training"), ("val", "validation")):
+        if not len(examples[split]):
+            raise UserError(
+                f"data.path: {config.data.path} has no {name} example: users need at least 3 interactions "
+                "(4 to train on); lower data.k_core or data.min_rating, or take more data"
+            )

@@ -1,4 +1,4 @@
-"""Ray Train workers around the training loop; with `laser.tuning` the only place in the package that imports ray."""
+"""Runs the training loop on Ray Train workers; no other module of this room imports Ray."""
 
 import logging
 import warnings
@@ -16,12 +16,13 @@ from laser.cluster.ray_private import leave_interrupts_alone
 from laser.config.compose import with_overrides
 from laser.config.schema import Experiment
 from laser.tracking.interface import EPOCH, Report
+from laser.training.artifacts import Artifacts
 
 logger = logging.getLogger(__name__)
 
 
 class _ReportToDriver(UserCallback):
-    """Hands the first worker's metrics to the caller's `report`, in the controller's process."""
+    """Passes the first worker's metrics to the caller's `report`, in the controller's process."""
 
     def __init__(self, report: Report) -> None:
         self.report = report
@@ -31,12 +32,14 @@ class _ReportToDriver(UserCallback):
         self.report(values, int(values.pop(EPOCH)))
 
 
-def train_on_workers(config: Experiment, run_dir: Path, report: Report, callbacks: Sequence[Any] = ()) -> None:
-    """Train on `training.num_workers` Ray Train workers; the outcome stands in `run_dir/result.json`."""
+def train_on_workers(
+    config: Experiment, artifacts: Artifacts, run_dir: Path, report: Report, callbacks: Sequence[Any] = ()
+) -> None:
+    """Train on `training.num_workers` Ray Train workers, which write the outcome to `run_dir/result.json`."""
     training = config.training
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"config": config.model_dump_json(), "run_dir": str(run_dir)},
+        train_loop_config={"config": config.model_dump_json(), "artifacts": artifacts, "run_dir": run_dir},
         torch_config=TorchConfig(backend="nccl" if training.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=(training.min_workers, training.num_workers) if training.min_workers else training.num_workers,
@@ -57,42 +60,39 @@ def train_on_workers(config: Experiment, run_dir: Path, report: Report, callback
         trainer.fit()
 
 
-def _worker(settings: dict[str, str]) -> None:
-    """What each Ray Train worker runs: open the shared inputs, shard the model, train in step with the others."""
+def _worker(settings: dict[str, Any]) -> None:
+    """Run one Ray Train worker: open the artifacts, shard the model, and train in step with the other workers."""
     config = Experiment.model_validate_json(settings["config"])
-    config = with_overrides(config, {"training.num_workers": get_context().get_world_size()})  # elastic: what there is
+    # Elastic training may have fewer workers than the setting asks for.
+    config = with_overrides(config, {"training.num_workers": get_context().get_world_size()})
     training = config.training
-    logging.getLogger().setLevel(logging.WARNING)  # Ray Train has given it handlers, and tells each report
+    logging.getLogger().setLevel(logging.WARNING)  # Ray Train has given it handlers, and logs each report
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed calls old names
     if get_context().get_world_rank() == 0:
         logging.getLogger("laser").setLevel(logging.INFO)
     torch.set_num_threads(max(1, int(training.cpus_per_worker)))
     from laser.engine.deepspeed import DeepSpeedEngine, sharded_llm
-    from laser.models.laser import build_laser
-    from laser.models.llm import choose_dtype, load_llm
+    from laser.models.llm import choose_dtype
     from laser.training.guards import memory_advice
-    from laser.training.inputs import prepare_inputs
-    from laser.training.model import automatic_stage
+    from laser.training.inputs import open_inputs
+    from laser.training.model import around, automatic_level, whole_laser
     from laser.training.stages import TwoStageTraining
 
-    device = get_device()
-    inputs = prepare_inputs(config)
+    device, artifacts = get_device(), settings["artifacts"]
+    inputs = open_inputs(config, artifacts)
     if training.zero_stage == "auto":
-        stage = automatic_stage(config, inputs, device, get_context().get_local_world_size())
-        config = with_overrides(config, {"training.zero_stage": stage})
+        level = automatic_level(config, inputs, device, get_context().get_local_world_size())
+        config = with_overrides(config, {"training.zero_stage": level})
         training = config.training
 
     def report(metrics: Mapping[str, float], epoch: int) -> None:
         report_to_controller({**metrics, EPOCH: epoch})
 
     with memory_advice(training):
-        dtype = choose_dtype(config.llm.dtype, device)
         if training.zero_stage == 3:
-            llm = sharded_llm(inputs.llm_directory, dtype, config.llm, training)
+            dtype = choose_dtype(config.loaded_llm.dtype, device)
+            laser = around(sharded_llm(artifacts.llm_directory, dtype, config.loaded_llm, training), config, artifacts)
         else:
-            llm = load_llm(inputs.llm_directory, dtype, config.llm, device)
-        laser = build_laser(config, llm, inputs.recommender_width, inputs.embedding_std, inputs.first_token_H)
-        if training.gradient_checkpointing:
-            laser.enable_gradient_checkpointing()
+            laser = whole_laser(config, artifacts, device)
         engine = DeepSpeedEngine(laser, training, device)
-        TwoStageTraining(engine, inputs, config, Path(settings["run_dir"]), report).run()
+        TwoStageTraining(engine, inputs, config, settings["run_dir"], report).run()

@@ -1,4 +1,4 @@
-"""The learning rate's factor over the steps of a training: linear warm-up in each stage, then constant or cosine."""
+"""Schedules the learning rate: a linear warm-up in each stage, then a constant or a cosine."""
 
 import math
 from dataclasses import dataclass
@@ -8,18 +8,18 @@ from laser.config.schema import TrainingConfig
 
 @dataclass(frozen=True)
 class Schedule:
-    """The factors of one epoch's steps."""
+    """Gives the factor on the learning rates at each step of one epoch."""
 
     config: TrainingConfig
     steps_before: int
     """Optimizer steps of all stages before this epoch."""
     stage_steps_before: int
-    """Those of them that belong to the epoch's own stage: Adam's moments begin with the stage, and so does warm-up."""
+    """Steps of the epoch's own stage before this epoch. Each stage resets Adam's moments, so each has its warm-up."""
     num_steps: int
     """Optimizer steps of the whole training."""
 
     def factor(self, step: int) -> float:
-        """What the learning rates are multiplied with at a step of the epoch, counted from 0."""
+        """Return the factor on the learning rates at a step of the epoch; steps count from 0."""
         config, factor = self.config, 1.0
         if config.schedule == "cosine":
             done, left = self.steps_before + step - config.warmup_steps, self.num_steps - 1 - config.warmup_steps

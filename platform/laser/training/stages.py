@@ -1,10 +1,12 @@
-"""Two-stage training (arXiv 2409.01605, section 5 of docs/method.md), resumable after each epoch.
+"""Trains the two stages (arXiv 2409.01605, section 5 of docs/method.md); a run can resume after each epoch.
 
-Stage 1 re-encodes the catalogue with the current weights at the start of each epoch and holds it fixed for the epoch;
-the encoding at an epoch's end serves its validation and is the next epoch's start. Stage 2 holds the catalogue fixed
-for good. Stage 0 may come before them; it encodes users and items in the step (`laser.training.extensions.two_sided`).
-Each stage starts from the best epoch before it: its weights and item embeddings, with Adam afresh. Selection is by
-validation NDCG@10; the test set is read once, at the end.
+- Stage 0 is optional. It encodes users and items in each step (`laser.training.extensions.two_sided`).
+- Stage 1 encodes the catalogue at the end of each epoch. Validation reads this encoding, and the next epoch trains
+  against it, unchanged.
+- Stage 2 keeps one encoding of the catalogue throughout.
+
+Each stage starts from the weights and item embeddings of the best epoch so far, and resets Adam. The best epoch is the
+one with the highest validation NDCG@10. The test set is read once, at the end.
 """
 
 import logging
@@ -38,6 +40,7 @@ from laser.training.run.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from laser.training.run.history import History, write_history
 from laser.training.run.outcome import Outcome, best_metrics, epoch_metrics, write_outcome
 from laser.training.run.transfer import starting_weights
 from laser.training.schedule import Schedule
@@ -46,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 
 class TwoStageTraining:
-    """Drives one engine through both stages; every worker runs it in step with the others."""
+    """Trains one engine's model through all stages. All workers run it in step with one another."""
 
     def __init__(self, engine: Engine, inputs: Inputs, config: Experiment, run_dir: Path, report: Report) -> None:
         self.engine, self.inputs, self.config, self.report = engine, inputs, config, report
@@ -57,10 +60,10 @@ class TwoStageTraining:
         self.started = time.perf_counter()
 
     def run(self) -> Outcome:
-        """Train what is left to train, then test once.
+        """Train the epochs that are not done yet, then test once.
 
         Raises:
-            FloatingPointError: the loss is not finite or explodes; the checkpoint of the last epoch is kept.
+            FloatingPointError: the loss is not finite or explodes. The last epoch's checkpoint stays.
         """
         state, item_embeddings_IH = self._start()
         for stage, num_epochs in enumerate(self.num_epochs):
@@ -78,15 +81,19 @@ class TwoStageTraining:
         return state.stage_epoch if state.stage == stage else 0
 
     def _start(self) -> tuple[TrainingState, Tensor]:
-        """Go on from the run directory's last whole checkpoint, or encode and validate the first weights.
+        """Resume from the last whole checkpoint in the run directory, or encode and validate the starting weights.
 
-        These are random, those of another run, or aligned.
+        The starting weights are random, taken from another run, or aligned.
         """
         checkpoint = latest_checkpoint(self.directory)
         if checkpoint is not None:
             check_same_settings(checkpoint.state, self.settings)
             self.engine.load_trainable(checkpoint.trainable())
             self.engine.load_optimizer(checkpoint.optimizer())
+            if self.engine.rank == 0:
+                write_history(
+                    self.run_dir, History(checkpoint.state.history, checkpoint.state.best, checkpoint.state.seconds)
+                )
             logger.info("resumed after %s", checkpoint.name)
             self.started -= checkpoint.state.seconds
             return checkpoint.state, checkpoint.item_embeddings().to(self.engine.device)
@@ -104,7 +111,7 @@ class TwoStageTraining:
         return TrainingState(0, 0, 0, None, float("-inf"), self.settings, [{"epoch": 0.0, **metrics}])
 
     def _warm_start(self) -> tuple[TrainingState, Tensor]:
-        """Make the head ready; it counts as the first epoch, and may be the selected one."""
+        """Prepare the head. The warm start counts as the first epoch, and selection may choose it."""
         started = time.perf_counter()
         warm = warm_start(self.engine, self.inputs, self.config)
         state = self._untrained(_prefixed(warm.untrained_val))
@@ -125,7 +132,7 @@ class TwoStageTraining:
     def _train(self, state: TrainingState, item_embeddings_IH: Tensor, stage: int) -> dict[str, float]:
         engine, train, training = self.engine, self.inputs.train, self.training
         done, num_steps = self._epochs_done(state, stage), ceil(len(train) / training.batch_size)
-        before = state.epoch - int(self.config.warms_up_head)  # making the head ready counts as an epoch
+        before = state.epoch - int(self.config.warms_up_head)  # the warm start counts as an epoch
         schedule = Schedule(training, num_steps * before, num_steps * done, num_steps * sum(self.num_epochs))
         take_step: TakeStep
         if stage == 0:
@@ -169,17 +176,18 @@ class TwoStageTraining:
         return _prefixed(ranks.metrics())
 
     def _save(self, state: TrainingState, item_embeddings_IH: Tensor) -> TrainingState:
-        """Gather on all workers, write on the first, and go on when it is on disk."""
+        """Gather the weights on all workers, write them on the first, and return when they are on disk."""
         trainable, optimizer = self.engine.trainable_state(), self.engine.optimizer_state()
         if self.engine.rank == 0:
             checkpoint = write_checkpoint(self.directory, state, trainable, optimizer, item_embeddings_IH.cpu())
+            write_history(self.run_dir, History(state.history, state.best, state.seconds))
             discard_checkpoints(self.directory, {checkpoint.name, *([state.best] if state.best else [])})
         self._barrier()
         return state
 
     def _load_best(self, state: TrainingState, item_embeddings_IH: Tensor) -> Tensor:
-        """Put the best epoch's weights in place, with Adam afresh, and return its item embeddings."""
-        if state.best is None:  # no epoch before: the start is the untrained model
+        """Load the best epoch's weights, reset Adam, and return that epoch's item embeddings."""
+        if state.best is None:  # no epoch has ended yet, so the untrained model is the start
             return item_embeddings_IH
         best = read_checkpoint(self.directory / state.best)
         self.engine.load_trainable(best.trainable())

@@ -1,4 +1,7 @@
-"""Train Laser once, in this process or on Ray Train workers; the models are imported where they are trained."""
+"""Trains Laser once, in this process or on Ray Train workers.
+
+Models are imported only where they are trained, so this module loads quickly.
+"""
 
 import shutil
 from collections.abc import Sequence
@@ -6,73 +9,70 @@ from pathlib import Path
 from typing import Any
 
 from laser.config.identity import settings_key
-from laser.config.paths import with_absolute_paths
 from laser.config.schema import Experiment
 from laser.errors import UserError
 from laser.tracking.interface import Report
-from laser.training.artifacts import SharedStages
+from laser.training.artifacts import Artifacts
 from laser.training.run.checkpoint import check_same_settings, dependent_settings, latest_checkpoint
 from laser.training.run.outcome import Outcome, read_outcome
 
 KEPT_CHECKPOINTS = 3
-"""The last, the best, and the one that is being written."""
+"""A run directory holds at most the last checkpoint, the best one, and the one that is being written."""
 
 
 def train_laser(
-    config: Experiment, stages: SharedStages, run_dir: Path, report: Report, callbacks: Sequence[Any] = ()
+    config: Experiment, artifacts: Artifacts, run_dir: Path, report: Report, callbacks: Sequence[Any] = ()
 ) -> Outcome:
-    """Train one experiment and return its outcome, which also stands in `run_dir/result.json`.
+    """Train one experiment, write its outcome to `run_dir/result.json`, and return it.
 
-    With `training.num_workers` 0 it trains in this process with plain torch; otherwise on Ray Train workers with
-    DeepSpeed, which open the shared inputs for themselves.
+    With `training.num_workers` 0 it trains in this process with plain torch. Otherwise it trains on Ray Train workers
+    with DeepSpeed, and hands them the artifacts.
 
     Args:
-        config: the experiment.
-        stages: the stages that it shares with others (`make_stages`).
-        run_dir: one directory per run; holds `checkpoints/` and a copy of the `recommender/`, if one is read, and
-            training goes on from the last whole checkpoint in it. On a cluster, on storage that all nodes share.
-        report: called after every epoch, in this process or, on Ray, in the controller's: it must pickle.
-        callbacks: Ray Train callbacks, such as Tune's report callback; for num_workers of at least 1.
+        config: the experiment, with absolute paths (`with_absolute_paths`), checked by `preflight`.
+        artifacts: what the experiment reads (`laser.training.prepare`).
+        run_dir: the run's own directory, an absolute path. It holds `checkpoints/` and a copy of the `recommender/`, if
+            one is read. Training resumes from the last whole checkpoint in it. On a cluster it lies on storage that all
+            nodes share.
+        report: called after every epoch. On Ray the controller's process calls it, so it must pickle.
+        callbacks: Ray Train callbacks, such as Tune's report callback. They need at least 1 worker.
 
     Raises:
-        UserError: the run directory holds a run of other settings, or `training.start_from` does not fit.
         FloatingPointError: the loss became infinite or not a number.
     """
-    config = with_absolute_paths(config)
-    run_dir = run_dir.absolute()
-    preflight(run_dir, config, stages)  # here, because a mistake that shows in a worker looks like our failure
     run_dir.mkdir(parents=True, exist_ok=True)
-    if stages.recommender is not None:
-        shutil.copytree(stages.recommender, run_dir / "recommender", dirs_exist_ok=True)
+    if artifacts.recommender is not None:
+        shutil.copytree(artifacts.recommender, run_dir / "recommender", dirs_exist_ok=True)
     if config.training.num_workers == 0:
         from laser.training.plain import train_here
 
-        return train_here(config, run_dir, report)
-    from laser.training.ray_train import train_on_workers  # Ray and DeepSpeed only where they are used
+        return train_here(config, artifacts, run_dir, report)
+    from laser.training.ray_train import train_on_workers  # loads Ray and DeepSpeed only where they are used
 
-    train_on_workers(config, run_dir, report, callbacks)
+    train_on_workers(config, artifacts, run_dir, report, callbacks)
     outcome = read_outcome(run_dir)
-    assert outcome is not None, "the workers ended well and left no result.json"
+    assert outcome is not None, "the workers ended without an error but wrote no result.json"
     return outcome
 
 
-def preflight(run_dir: Path, config: Experiment, stages: SharedStages) -> None:
-    """What is checked before workers and GPUs are asked for; config, data, LLM and MLflow are known to be there.
+def preflight(run_dir: Path, config: Experiment, artifacts: Artifacts) -> None:
+    """Check for the user's mistakes before workers start, because a worker's error looks like our failure.
 
-    Refuses a run directory whose weights come from other settings or data, first weights that do not fit, and a disk
-    without room for the checkpoints.
+    The caller has already checked config, data, LLM and MLflow. This function refuses three things: a run directory
+    whose weights come from other settings or data, starting weights that do not fit, and a disk that is too full for
+    the checkpoints.
 
     Raises:
-        UserError: names the first setting that differs, the first weight, or the room that is missing.
+        UserError: names the first setting that differs, the first weight that does not fit, or the missing disk space.
     """
-    _check_disk(run_dir, stages.checkpoint_bytes)
+    _check_disk(run_dir, artifacts.checkpoint_bytes)
     checkpoint = latest_checkpoint(run_dir / "checkpoints")
     if checkpoint is not None:
-        check_same_settings(checkpoint.state, dependent_settings(config, stages.fingerprint))
+        check_same_settings(checkpoint.state, dependent_settings(config, artifacts.fingerprint))
     elif config.training.start_from is not None:
-        from laser.training.run.transfer import check_start  # it imports the models
+        from laser.training.run.transfer import check_start  # imports the models
 
-        check_start(config, stages.recommender)
+        check_start(config, artifacts)
 
 
 def _check_disk(run_dir: Path, checkpoint_bytes: int) -> None:
@@ -86,13 +86,13 @@ def _check_disk(run_dir: Path, checkpoint_bytes: int) -> None:
         )
 
 
-def run_tags(config: Experiment, stages: SharedStages) -> dict[str, str | int]:
-    """What runs are found and grouped by: data, LLM, and what is most often compared."""
+def run_tags(config: Experiment, artifacts: Artifacts) -> dict[str, str | int]:
+    """Return the tags that runs are found and grouped by: data, LLM, and the settings that are compared most often."""
     return {
-        "dataset": stages.dataset,
-        "dataset_fingerprint": stages.fingerprint,
+        "dataset": artifacts.dataset,
+        "dataset_fingerprint": artifacts.fingerprint,
         "llm": config.llm.source,
         "K": config.mformer.num_experts,
         "L": config.mformer.num_virtual_tokens,
-        "settings_key": settings_key(config, stages.fingerprint),
+        "settings_key": settings_key(config, artifacts.fingerprint),
     }

@@ -8,7 +8,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,7 @@ from laser.config.space import Choice, Domain, LogUniform, RandInt, Uniform, par
 from laser.errors import UserError
 from laser.evaluation.metrics import SELECTION_METRIC
 from laser.tracking.interface import EPOCH, Tracker
-from laser.training.artifacts import SharedStages
-from laser.training.prepare import make_stages
+from laser.training.artifacts import Artifacts
 from laser.training.run.outcome import read_outcome
 from laser.tuning.plan import planned_trials
 from laser.tuning.sweep import Sweep, Trial, TrialRecord
@@ -51,8 +50,10 @@ class SearchPlan:
     space: dict[str, Domain]
     trials: list[dict[str, Any]] | None
     """The overrides of all trials; None where a sampler decides as it goes."""
-    stages: SharedStages | None
-    """The shared stages, made once; None where the space varies them."""
+    artifacts: Artifacts | None
+    """What all trials read, made once; None where the space varies it."""
+    checkpoint_bytes: dict[str, int] = field(default_factory=dict)
+    """Overrides, as JSON → size of a checkpoint of that trial, for the planned trials that share the artifacts."""
 
 
 def plan_search(config: TuneExperiment) -> SearchPlan:
@@ -67,8 +68,17 @@ def plan_search(config: TuneExperiment) -> SearchPlan:
     trials = planned_trials(space, config.search)
     for overrides in trials or ():
         with_overrides(base, overrides)
-    varied = not space.keys().isdisjoint(marked(Experiment, ARTIFACT))
-    return SearchPlan(config, base, space, trials, None if varied else make_stages(base))
+    if not space.keys().isdisjoint(marked(Experiment, ARTIFACT)):
+        return SearchPlan(config, base, space, trials, None)
+    from laser.training.model import checkpoint_bytes  # they import the models, which trials' own processes do without
+    from laser.training.prepare import make_artifacts
+
+    artifacts = make_artifacts(base)
+    sizes = {}
+    for overrides in trials or ():
+        experiment = with_overrides(base, overrides)
+        sizes[json.dumps(overrides)] = checkpoint_bytes(experiment, artifacts)
+    return SearchPlan(config, base, space, trials, artifacts, sizes)
 
 
 def run_search(plan: SearchPlan, sweep: Sweep, tracker: Tracker) -> list[TrialRecord]:
@@ -92,7 +102,12 @@ def run_search(plan: SearchPlan, sweep: Sweep, tracker: Tracker) -> list[TrialRe
         param_space = {"overrides": tune.grid_search([json.dumps(overrides) for overrides in trials])}
     configure_tune()
     trainable = tune.with_parameters(
-        _run_trial, base=plan.base.model_dump_json(), stages=plan.stages, sweep=str(sweep.path), tracker=tracker
+        _run_trial,
+        base=plan.base.model_dump_json(),
+        artifacts=plan.artifacts,
+        sizes=plan.checkpoint_bytes,
+        sweep=str(sweep.path),
+        tracker=tracker,
     )
     tuner = tune.Tuner(
         tune.with_resources(trainable, tune.PlacementGroupFactory([_own_resources(search)])),
@@ -124,7 +139,12 @@ def run_search(plan: SearchPlan, sweep: Sweep, tracker: Tracker) -> list[TrialRe
 
 
 def _run_trial(
-    params: Mapping[str, Any], base: str, stages: SharedStages | None, sweep: str, tracker: Tracker
+    params: Mapping[str, Any],
+    base: str,
+    artifacts: Artifacts | None,
+    sizes: Mapping[str, int],
+    sweep: str,
+    tracker: Tracker,
 ) -> dict[str, float]:
     """Run one trial in a process of its own. Tune hears of each epoch and, at the end, of the best one."""
     trial = Sweep(Path(sweep)).trial(_overrides(params))
@@ -141,8 +161,20 @@ def _run_trial(
 
         experiment = Experiment.model_validate_json(base)
         callbacks = [TuneReportCallback()] if experiment.training.num_workers else []
-        outcome = train_trial(trial, experiment, stages, tracker, callbacks, epoch_done)
+        if artifacts is not None:
+            artifacts = replace(artifacts, checkpoint_bytes=_checkpoint_bytes(trial, experiment, artifacts, sizes))
+        outcome = train_trial(trial, experiment, artifacts, tracker, callbacks, epoch_done)
     return {EPOCH: outcome.epochs, METRIC: outcome.val[SELECTION_METRIC]}
+
+
+def _checkpoint_bytes(trial: Trial, base: Experiment, artifacts: Artifacts, sizes: Mapping[str, int]) -> int:
+    """Size of a checkpoint of this trial: known of planned ones, counted now of one that a sampler has drawn."""
+    known = sizes.get(json.dumps(trial.overrides))
+    if known is not None:
+        return known
+    from laser.training.model import checkpoint_bytes
+
+    return checkpoint_bytes(with_overrides(base, trial.overrides), artifacts)
 
 
 class _RecordKeeper(tune.Callback):

@@ -9,7 +9,7 @@
             run_id                 its MLflow run
             started, first_epoch   when it came so far, in unix seconds
             record.json            how the trial ended; absent while it is unfinished
-            checkpoints/, result.json   of `laser.training`
+            checkpoints/, history.json, result.json   of `laser.training`
         tune/                      Ray Tune's own files, which are never read back
 
 A sweep is resumed from these files alone. Ray Tune's `Tuner.restore` reads pickles that lag up to ten seconds behind

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from laser.config.compose import with_overrides
+from laser.config.paths import with_absolute_paths
 from laser.config.schema import Experiment
 from laser.evaluation.metrics import SELECTION_METRIC
 from laser.tracking.interface import EPOCH, Report, Tracker
-from laser.training.artifacts import SharedStages
-from laser.training.prepare import make_stages
-from laser.training.run.checkpoint import Checkpoint, latest_checkpoint
+from laser.training.artifacts import Artifacts
+from laser.training.run.history import read_history
 from laser.training.run.outcome import Outcome, epoch_metrics, read_outcome, run_results
-from laser.training.train import run_tags, train_laser
+from laser.training.train import preflight, run_tags, train_laser
 from laser.tuning.sweep import Sweep, Trial, TrialRecord
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ METRIC = f"val/{SELECTION_METRIC}"
 def train_trial(
     trial: Trial,
     base: Experiment,
-    stages: SharedStages | None,
+    artifacts: Artifacts | None,
     tracker: Tracker,
     callbacks: Sequence[Any] = (),
     epoch_done: Report | None = None,
@@ -35,25 +35,29 @@ def train_trial(
     Args:
         trial: its directory and what it varies.
         base: the experiment that it varies.
-        stages: the stages that it shares with others; None makes them.
+        artifacts: what it reads; None makes it.
         tracker: opens its run.
         callbacks: Ray Train callbacks, for num_workers of at least 1.
         epoch_done: called after each epoch with the metrics and the number of epochs done, with num_workers 0.
     """
     trial.note("started")
-    experiment = with_overrides(base, trial.overrides)
-    stages = stages or make_stages(experiment)
-    run = tracker.start(experiment, trial.name, {**run_tags(experiment, stages), **trial.symbols}, trial.run_id)
+    experiment = with_absolute_paths(with_overrides(base, trial.overrides))
+    if artifacts is None:
+        from laser.training.prepare import make_artifacts  # it imports the models, which takes seconds
+
+        artifacts = make_artifacts(experiment)
+    preflight(trial.path, experiment, artifacts)
+    run = tracker.start(experiment, trial.name, {**run_tags(experiment, artifacts), **trial.symbols}, trial.run_id)
     trial.remember_run(run.run_id)
     report = _NotedReport(trial, run.report)
     if experiment.training.num_workers or epoch_done is None:
-        return train_laser(experiment, stages, trial.path, report, callbacks)
+        return train_laser(experiment, artifacts, trial.path, report, callbacks)
 
     def report_here(metrics: Mapping[str, float], epoch: int) -> None:
         report(metrics, epoch)
         epoch_done(metrics, epoch)
 
-    return train_laser(experiment, stages, trial.path, report_here)
+    return train_laser(experiment, artifacts, trial.path, report_here)
 
 
 @dataclass(frozen=True)
@@ -88,8 +92,7 @@ def end_trial(
         last_line = error.splitlines()[-1]
         trial.path.mkdir(parents=True, exist_ok=True)
         (trial.path / "error.txt").write_text(f"{error}\n")
-    checkpoint, outcome = latest_checkpoint(trial.path / "checkpoints"), read_outcome(trial.path)
-    reports = _reports(checkpoint)
+    reports, outcome = epoch_reports(trial), read_outcome(trial.path)
     best = best_report(reports)
     if trial.run_id is not None:
         tracker.finish(trial.run_id, state, run_results(trial.path), last_line)
@@ -105,7 +108,7 @@ def end_trial(
         started=trial.moment("started"),
         first_epoch=trial.moment("first_epoch"),
         ended=round(time.time(), 3),
-        seconds=checkpoint.state.seconds if checkpoint else None,
+        seconds=read_history(trial.path).seconds,
     )
     trial.write_record(record)
     if error is None:
@@ -129,9 +132,5 @@ def best_report(reports: list[dict[str, float]]) -> dict[str, float]:
 
 def epoch_reports(trial: Trial) -> list[dict[str, float]]:
     """Return the validation metrics of each epoch, over all sessions of the trial."""
-    return _reports(latest_checkpoint(trial.path / "checkpoints"))
-
-
-def _reports(checkpoint: Checkpoint | None) -> list[dict[str, float]]:
-    rows = checkpoint.state.history if checkpoint else []
+    rows = read_history(trial.path).rows
     return [{name: value for name, value in row.items() if name == EPOCH or name.startswith("val/")} for row in rows]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from laser.config.compose import with_overrides
+from laser.config.families.selection import LongestUsers, RandomUsers, RecentUsers, SomeUsers
 from laser.config.identity import settings_key
 from laser.config.schema import DataConfig, Experiment
-from laser.config.selection import LongestUsers, RandomUsers, RecentUsers, SomeUsers
 from laser.data import selectors
 from laser.data.dataset import Dataset
 from laser.data.examples import Examples

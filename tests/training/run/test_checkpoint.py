@@ -1,4 +1,4 @@
-"""A checkpoint is there whole or not at all, and an altered one is found out."""
+"""Tests that a checkpoint is there whole or not at all, and that reading detects an altered one."""
 
 import pytest
 import torch

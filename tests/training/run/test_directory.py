@@ -1,3 +1,5 @@
+"""Tests that each run gets its own directory, and that resuming finds the latest one."""
+
 import pytest
 
 from laser.errors import UserError

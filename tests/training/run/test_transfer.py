@@ -1,18 +1,18 @@
-"""A run that starts from the weights of another."""
+"""Tests runs that start from the weights of another run."""
 
 import pytest
 import torch
 
 from laser.config.compose import with_overrides
 from laser.errors import UserError
-from laser.training.inputs import prepare_inputs
-from laser.training.plain import train_here
+from laser.training.prepare import make_artifacts
 from laser.training.run.checkpoint import latest_checkpoint, read_checkpoint
 from laser.training.run.transfer import check_start
+from tiny.training import train
 
 
 def test_zero_shot_evaluates_the_starting_weights_and_others_do_not_fit(experiment, inputs, tmp_path):
-    source = train_here(experiment, tmp_path / "source", lambda metrics, epoch: None)
+    source = train(experiment, tmp_path / "source", lambda metrics, epoch: None)
     zero_shot = with_overrides(
         experiment,
         {
@@ -23,7 +23,7 @@ def test_zero_shot_evaluates_the_starting_weights_and_others_do_not_fit(experime
             "training.test": True,
         },
     )
-    outcome = train_here(zero_shot, tmp_path / "target", lambda metrics, epoch: None)
+    outcome = train(zero_shot, tmp_path / "target", lambda metrics, epoch: None)
     assert (outcome.selected, outcome.epochs) == ("stage0-epoch0000", 0)
     assert outcome.val == outcome.untrained_val
     assert outcome.test is not None and outcome.test["mrr"] > 0
@@ -35,10 +35,10 @@ def test_zero_shot_evaluates_the_starting_weights_and_others_do_not_fit(experime
     with pytest.raises(
         UserError, match=r"start_from: weight mformer\.query_tokens is \(3, 4, 32\) in .* and is \(2, 4, 32\)"
     ):
-        check_start(other, prepare_inputs(other).recommender_directory)
+        check_start(other, make_artifacts(other))
     without = with_overrides(zero_shot, {"bituning.prefix": "free"})
     with pytest.raises(UserError, match=r"start_from: weight bituning\.prefix is missing in .* and is \(4, 32\) here"):
-        check_start(without, None)
+        check_start(without, make_artifacts(without))
     nowhere = with_overrides(zero_shot, {"training.start_from": str(tmp_path)})
     with pytest.raises(UserError, match=r"training\.start_from: .* is neither a checkpoint nor a run with one; name"):
-        check_start(nowhere, prepare_inputs(nowhere).recommender_directory)
+        check_start(nowhere, make_artifacts(nowhere))

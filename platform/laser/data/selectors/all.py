@@ -1,6 +1,6 @@
 """Selects all training users."""
 
-from laser.config.selection import AllUsers
+from laser.config.families.selection import AllUsers
 from laser.data.dataset import Dataset
 from laser.data.examples import Examples
 

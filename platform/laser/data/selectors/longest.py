@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from laser.config.selection import LongestUsers
+from laser.config.families.selection import LongestUsers
 from laser.data.dataset import Dataset
 from laser.data.examples import Examples
 

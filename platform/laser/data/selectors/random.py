@@ -1,6 +1,6 @@
 """Selects a random sample of the training users."""
 
-from laser.config.selection import RandomUsers
+from laser.config.families.selection import RandomUsers
 from laser.data.dataset import Dataset
 from laser.data.examples import Examples
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from laser.config.selection import RecentUsers
+from laser.config.families.selection import RecentUsers
 from laser.data.dataset import Dataset
 from laser.data.examples import Examples
 from laser.errors import UserError

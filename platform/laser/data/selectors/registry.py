@@ -3,7 +3,7 @@
 import importlib
 from typing import cast, get_args
 
-from laser.config.selection import SelectionConfig
+from laser.config.families.selection import SelectionConfig
 from laser.data.dataset import Dataset
 from laser.data.examples import Examples
 from laser.data.selectors.base import Selector

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 from transformers.models.bert.modeling_bert import BertPredictionHeadTransform
 
-from laser.config.recommenders import Bert4RecConfig
+from laser.config.families.recommenders import Bert4RecConfig
 from laser.recommenders.base import TrainedRecommender, last_state
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 from torch import Tensor
 
-from laser.config.recommenders import EASEConfig
+from laser.config.families.recommenders import EASEConfig
 from laser.errors import UserError
 from laser.recommenders.base import Items
 from laser.recommenders.item_item import ItemItemRecommender

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from laser.config.recommenders import HybridConfig
+from laser.config.families.recommenders import HybridConfig
 from laser.recommenders.base import Items, recency_weights, running_sum
 from laser.recommenders.families.item_knn import ItemKNN
 from laser.recommenders.text import ReadsText, whitened

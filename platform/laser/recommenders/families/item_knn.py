@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, diags_array
 from torch import Tensor
 
-from laser.config.recommenders import ItemKNNConfig
+from laser.config.families.recommenders import ItemKNNConfig
 from laser.recommenders.base import Items
 from laser.recommenders.item_item import ItemItemRecommender
 

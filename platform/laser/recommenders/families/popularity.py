@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from laser.config.recommenders import PopularityConfig
+from laser.config.families.recommenders import PopularityConfig
 from laser.recommenders.base import FittedRecommender, Items
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import GPT2Config, GPT2Model
 
-from laser.config.recommenders import SASRecConfig
+from laser.config.families.recommenders import SASRecConfig
 from laser.recommenders.base import TrainedRecommender, last_state
 
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from laser.config.recommenders import StackConfig
+from laser.config.families.recommenders import StackConfig
 from laser.recommenders.base import FittedRecommender, Items, TrainedRecommender
 from laser.recommenders.registry import build_recommender
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from laser.config.recommenders import TextSASRecConfig
+from laser.config.families.recommenders import TextSASRecConfig
 from laser.recommenders.base import last_state
 from laser.recommenders.families.sasrec import SASRec
 from laser.recommenders.text import ReadsText, whitened

@@ -1,1 +1,1 @@
-"""What goes beyond the paper: the two-sided stage, alignment, the warm start of the head."""
+"""Extends the paper: the two-sided stage, the alignment, and the warm start of the head."""

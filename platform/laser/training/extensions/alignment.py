@@ -1,9 +1,9 @@
-"""Alignment of the M-Former with the LLM's word embeddings, before any other training.
+"""Aligns the M-Former with the LLM's word embeddings, before any other training.
 
-The released code starts from a query transformer that was aligned with the items' text by a contrastive loss, with the
-best three experts at work. Here the mean of an item's prefix is drawn to the mean of the input embeddings of the item's
-own text, against those of all other items. No gradient passes through the LLM, and nothing but its embedding table is
-read: an epoch costs a few passes of the M-Former over the catalogue.
+The released code starts from a query transformer that a contrastive loss has aligned with the items' text; it uses the
+best three experts there. Here a contrastive loss draws the mean of an item's prefix to the mean input embedding of
+the item's own text, against those of all other items. No gradient passes through the LLM, and only its embedding table
+is read. So an epoch costs a few passes of the M-Former over the catalogue.
 
 Shape suffixes: I catalogue items, H LLM width.
 """
@@ -19,19 +19,20 @@ from torch import Tensor
 
 from laser.config.schema import TrainingConfig
 from laser.engine.base import Engine
+from laser.models.laser import Laser
 from laser.training.inputs import Histories
 from laser.training.loop import catalogue_step, outputs, train_epoch
 from laser.training.schedule import Schedule
 
 FIRST_EPOCH = 1_000_000
-"""Numbers the epochs of the alignment, for the order of the data, apart from those of the training."""
+"""The alignment counts its epochs from here, so that its order of the data differs from that of the training."""
 
 
 def align(engine: Engine, items: Histories, config: TrainingConfig) -> dict[str, float]:
-    """Train the M-Former for `alignment_epochs` over the catalogue; Adam begins afresh after it.
+    """Train the M-Former for `alignment_epochs` over the catalogue, then reset Adam.
 
     Returns:
-        `alignment/loss`, and `alignment/seconds` of all epochs; empty without alignment.
+        `alignment/loss` of the last epoch and `alignment/seconds` of all; empty without alignment.
     """
     if not config.alignment_epochs:
         return {}
@@ -42,7 +43,7 @@ def align(engine: Engine, items: Histories, config: TrainingConfig) -> dict[str,
     figures: dict[str, float] = {}
     for epoch in range(config.alignment_epochs):
         schedule = Schedule(config, 0, epoch * num_steps, num_steps)
-        step = catalogue_step(engine, items, targets_IH, config, part="prefix")
+        step = catalogue_step(engine, items, targets_IH, config, Laser.average_prefix)
         label = f"alignment epoch {epoch + 1}"
         figures = train_epoch(engine, items, step, config, FIRST_EPOCH + epoch, label, schedule, len(items))
     engine.load_optimizer(None)
@@ -50,14 +51,16 @@ def align(engine: Engine, items: Histories, config: TrainingConfig) -> dict[str,
 
 
 def text_targets(engine: Engine, items: Histories, config: TrainingConfig) -> Tensor:
-    """Mean input embedding of each item's text without instruction, centred over the catalogue, of length 1 (I, H).
+    """Return the mean input embedding of each item's text without instruction (I, H).
 
-    Not centred, the means of any two texts point the same way.
+    The means are centred over the catalogue and normalised. Without centring, any two of them point the same way.
     """
     prompts = replace(items.prompts, instruction=np.zeros(0, dtype=np.int32))
     texts = replace(items, prompts=prompts, lengths=prompts.lengths(items.examples))
     means_IH = torch.zeros(len(items), engine.laser.llm_width, device=engine.device)
-    for indices, output in outputs(engine, texts, config.inference_batch_tokens, "embed item texts", part="text"):
+    for indices, output in outputs(
+        engine, texts, config.inference_batch_tokens, "embed item texts", Laser.average_text
+    ):
         means_IH[torch.from_numpy(indices).to(engine.device)] = output.representation_BH
     means_IH = engine.sum(means_IH)
     return F.normalize(means_IH - means_IH.mean(dim=0), dim=-1)

@@ -1,7 +1,7 @@
-"""What the frozen LLM gives for all histories and items under fixed virtual tokens: computed once, cached in Arrow.
+"""Computes the frozen LLM's outputs for all histories and items once, and caches them in Arrow.
 
-As long as only what follows the LLM is trained, its outputs do not change. All prefixes of a sequence are read in one
-pass (`laser.models.packed.readings`), which asks for virtual tokens that are the same for all histories.
+The outputs do not change while training touches only what follows the LLM. One pass reads all prefixes of a sequence
+(`laser.models.packed.readings`), which requires the same virtual tokens for all histories.
 
 Shape suffixes: E examples, I items, R readings, H LLM width, L virtual tokens.
 """
@@ -33,21 +33,23 @@ from laser.training.inputs import Histories, Inputs
 
 @dataclass(frozen=True)
 class Outputs:
-    """The LLM's outputs, float32, on the CPU."""
+    """Holds the LLM's outputs, float32, on the CPU."""
 
     prefixes_EH: Tensor
-    """Of `Inputs.prefixes`."""
+    """Outputs for `Inputs.prefixes`."""
     val_EH: Tensor
-    """Of `Inputs.val`."""
+    """Outputs for `Inputs.val`."""
     items_IH: Tensor
-    """Of `Inputs.items`."""
+    """Outputs for `Inputs.items`."""
 
 
 def cached_outputs(engine: Engine, inputs: Inputs, config: Experiment) -> Outputs:
-    """The outputs under the engine's present virtual tokens, from the cache or computed by all workers (collective).
+    """Return the outputs under the engine's present virtual tokens (collective).
+
+    They come from the cache, or all workers compute them.
 
     Raises:
-        UserError: the virtual tokens differ from user to user, or the LLM cannot be read in this way.
+        UserError: the virtual tokens differ from user to user, or the LLM does not run packed.
     """
     assert inputs.prefixes is not None
     prefix_LH, suffix_H = _virtual_tokens(engine)
@@ -73,7 +75,7 @@ def cached_outputs(engine: Engine, inputs: Inputs, config: Experiment) -> Output
 
 
 def _virtual_tokens(engine: Engine) -> tuple[Tensor, Tensor]:
-    """Prefix and suffix, float32 on the CPU, where they are the same for all histories."""
+    """Return prefix and suffix, float32 on the CPU; refuse a model whose prefix differs between histories."""
     laser, state = engine.laser, engine.trainable_state()
     if not isinstance(laser.llm, PackedDecoder):
         raise UserError("warm_start.epochs: this LLM cannot be read packed (llm.implementation); set it to 0")
@@ -97,7 +99,7 @@ def _read(
     suffix_H: Tensor,
     batch_tokens: int,
 ) -> Tensor:
-    """Outputs of all parts, one after the other: float32 outputs_RH on the CPU of every worker."""
+    """Compute the outputs of all parts, one after the other: float32 outputs_RH on the CPU of every worker."""
     laser, device = engine.laser, engine.device
     assert isinstance(laser.llm, PackedDecoder)
     laser.eval()
@@ -120,14 +122,14 @@ def _read(
 
 @dataclass(frozen=True)
 class _Text:
-    """The longest of some histories that begin at the same item, and where the others end in it."""
+    """Holds the longest of several histories that begin at the same item, and where the others end in its text."""
 
     histories: Histories
     longest: int
     rows: NDArray[np.int64]
-    """Places of the histories in the outputs."""
+    """Rows of the histories in the outputs."""
     ends: NDArray[np.int64]
-    """Tokens of each."""
+    """Number of text tokens of each history."""
 
     @property
     def tokens(self) -> int:
@@ -138,11 +140,11 @@ class _Text:
 
 
 def _texts(parts: Sequence[Histories], first_row: int) -> Iterator[_Text]:
-    """Every history of the parts in one text; those that begin at the same place of the same sequence share it.
+    """Yield texts that together hold every history; histories that begin at the same item of a sequence share one.
 
     Args:
-        parts: over the same sequences, with the same prompts.
-        first_row: place in the outputs of the first history of the first part.
+        parts: histories of the same sequences, with the same prompts.
+        first_row: row in the outputs of the first history of the first part.
     """
     sizes = [len(part) for part in parts]
     part_E = np.repeat(np.arange(len(parts)), sizes)

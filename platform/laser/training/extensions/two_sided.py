@@ -1,31 +1,31 @@
-"""Stage 0: users and items are encoded in the same step, and both receive gradient.
+"""Trains stage 0, which encodes users and items in the same step and sends gradient to both.
 
-The released code warms up so before stage 1; the paper does not mention it. The candidates of a user are its next item
-and either a few sampled items (as the released code has it) or the next items of the other users of the batch.
+The released code runs such a stage before stage 1; the paper does not mention it. A user's candidates are its next item
+and either a few sampled items, as in the released code, or the next items of the other users of the batch.
 
 Shape suffixes: B examples of a micro-batch, G of the global batch, M candidates of an example, R real examples of a
-micro-batch, D width of what is compared; 2 stands for users and their next items. A head's history bias has no part in
-it: of a user's own items the next one alone is a candidate.
+micro-batch, D width of the embeddings; 2 stands for users and their next items.
+
+A head's history bias plays no part here, because no item of a user's history is among the candidates.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from laser.config.schema import TrainingConfig
 from laser.data.examples import Examples
-from laser.engine.base import Batch, Engine
+from laser.engine.base import Engine
+from laser.engine.losses import candidate_contrastive_loss, load_balance_loss
+from laser.engine.step import StepResult, choice_fractions, own_share, real_items
 from laser.errors import UserError
-from laser.models.head import Side, Sides
+from laser.models.batch import Batch, joined
 from laser.models.laser import LaserOutput
 from laser.training.inputs import Histories
-from laser.training.losses import candidate_contrastive_loss, load_balance_loss
-from laser.training.step import StepResult, choice_fractions, own_share, real_items
 
 Indices = NDArray[np.int64]
 
@@ -34,21 +34,21 @@ Indices = NDArray[np.int64]
 class _MicroBatch:
     users: Batch
     both: Batch
-    """The users, and below them the candidates of the first, of the second, …: one pass for all, so that ZeRO-3 sees
-    one forward for each backward."""
+    """The users, and below them the candidates of the first user, of the second, and so on. One pass reads all, so that
+    ZeRO-3 sees one forward for each backward."""
     rows_R: Tensor
-    """Places in the global batch; those that only fill a share come last and have none."""
+    """Rows of the real examples in the global batch. Examples that only fill a shard come last and have no row."""
 
 
 class TwoSidedStep:
-    """Takes the optimizer steps of one epoch of stage 0; the result is the same for every number of workers.
+    """Takes the optimizer steps of one epoch of stage 0, with the same result for every number of workers.
 
     Args:
         engine: this worker's model and optimizer.
         histories: training examples.
         items: each item as a history of one item, by id.
-        config: kind and number of negatives, micro-batches, temperature.
-        epoch: epochs done before; with the seed it decides which negatives are drawn.
+        config: gives kind and number of negatives, micro-batch size and temperature.
+        epoch: number of epochs before this one. It and the seed decide which negatives are drawn.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class TwoSidedStep:
         self.num_candidates = 1 + (config.num_negatives if config.negatives == "sampled" else 0)
 
     def __call__(self, indices: Indices, number: int, learning_rate_factor: float) -> StepResult:
-        """Forward, backward and update over one global batch, the `number`-th of the epoch."""
+        """Run forward, backward and update over one global batch, the `number`-th of the epoch."""
         engine, config = self.engine, self.config
         micro_batches = self._micro_batches(indices)
         users = [micro.users for micro in micro_batches]
@@ -70,13 +70,13 @@ class TwoSidedStep:
         outputs: Sequence[LaserOutput | None] = [None] * len(micro_batches)
         if config.negatives == "in_batch":
             whole, gradient_2GD, outputs = self._in_batch(micro_batches, indices, number)
-            totals[0] = whole / engine.world_size  # every worker has computed all of it
+            totals[0] = whole / engine.world_size  # every worker has computed the whole loss
         for place, micro in enumerate(micro_batches):
             output = outputs[place] or self._forward(micro, number, place)
             if gradient_2GD is None:
                 loss = self._sampled(output, micro) / len(indices)
                 totals[0] += loss.detach()
-            else:  # the whole batch's loss by the chain rule
+            else:  # the chain rule gives the gradient of the whole batch's loss
                 real_2RD = output.vector_BD.unflatten(0, (2, -1))[:, : len(micro.rows_R)]
                 loss = (real_2RD * gradient_2GD[:, micro.rows_R]).sum()
             if output.routing is not None:
@@ -93,7 +93,7 @@ class TwoSidedStep:
         return StepResult(float(totals[0]), float(totals[1]), totals[2:], len(indices), int(num_tokens) + virtual)
 
     def _sampled(self, output: LaserOutput, micro: _MicroBatch) -> Tensor:
-        """The sum of the losses of a micro-batch's users over their own candidates, the next item first."""
+        """Sum the losses of a micro-batch's users over their own candidates, of which the next item is the first."""
         size = len(micro.users.weights_B)
         user_B1D, item_BMD = output.vector_BD[:size, None], output.vector_BD[size:].unflatten(0, (size, -1))
         targets_B = torch.zeros(size, dtype=torch.int64, device=user_B1D.device)
@@ -103,11 +103,11 @@ class TwoSidedStep:
     def _in_batch(
         self, micro_batches: Sequence[_MicroBatch], indices: Indices, number: int
     ) -> tuple[Tensor, Tensor, Sequence[LaserOutput | None]]:
-        """The loss over the global batch, its gradient to all representations, and the passes that need no repetition.
+        """Return the loss over the global batch, its gradient to all embeddings, and the outputs that can be reused.
 
-        Each user's candidates are in other micro-batches and with other workers. So all are first encoded without
-        gradient and gathered; the gradient of the loss is then handed to a second pass of each micro-batch (arXiv
-        2101.06983). A share that is one micro-batch is passed once.
+        A user's candidates lie in other micro-batches and with other workers. So a first pass without gradient encodes
+        all of them and gathers them. A second pass of each micro-batch then receives the gradient of the loss (arXiv
+        2101.06983). A shard of a single micro-batch needs one pass only.
         """
         once = len(micro_batches) == 1
         rows_2GD = torch.zeros(2, len(indices), self.engine.laser.vector_width, device=self.engine.device)
@@ -127,7 +127,7 @@ class TwoSidedStep:
         return loss.detach(), torch.autograd.grad(loss, rows_2GD)[0], outputs
 
     def _micro_batches(self, indices: Indices) -> list[_MicroBatch]:
-        """This worker's share, so cut that no pass reads more histories and items than `micro_batch_size`."""
+        """Cut this worker's shard so that no pass reads more histories and items than `micro_batch_size`."""
         engine, examples = self.engine, self.histories.examples
         own, weights = own_share(engine, indices)
         rows = np.arange(engine.rank, len(indices), engine.world_size)
@@ -148,7 +148,7 @@ class TwoSidedStep:
         return micro_batches
 
     def _negatives(self, example: int) -> Indices:
-        """Items drawn for an example in this epoch: neither its target nor of its history; one may come twice."""
+        """Draw items for an example in this epoch, outside its target and history. An item may be drawn twice."""
         examples = self.histories.examples
         known = {*examples.whole_history(example).tolist(), int(examples.targets[example])}
         if len(known) >= len(self.items):
@@ -163,40 +163,18 @@ class TwoSidedStep:
         return np.array(drawn[: self.config.num_negatives])
 
     def _forward(self, micro: _MicroBatch, number: int, place: int) -> LaserOutput:
-        """One pass; a second one draws the same dropout as the first."""
+        """Run one pass over a micro-batch. A second pass draws the same dropout as the first."""
         where = [self.config.seed, self.epoch, number, place, self.engine.rank]
         torch.manual_seed(int(np.random.default_rng(where).integers(2**62)))
         return self.engine.forward(micro.both)
 
 
 def are_negatives(examples: Examples, indices: Indices) -> NDArray[np.bool_]:
-    """Whose next item competes with whose, (G, G): row g's candidates, the own one on the diagonal.
+    """Return which next items are candidates of user g in row g, (G, G). The diagonal holds each user's own next item.
 
-    The same item as the own target is none, nor is one that the user has had before: they would punish what is right.
+    Another user's next item is no candidate if it equals the user's own or is in its history. It would punish a right
+    answer.
     """
     targets = examples.targets[indices]
     known = [np.append(examples.whole_history(int(example)), examples.targets[example]) for example in indices]
     return np.stack([~np.isin(targets, items) for items in known]) | np.eye(len(indices), dtype=np.bool_)
-
-
-def joined(above: Batch, below: Batch) -> Batch:
-    """The rows of two batches below each other, padded to the longer."""
-
-    def stacked(one: Tensor, other: Tensor) -> Tensor:
-        wider = max(one.shape[1], other.shape[1])
-        rest = (0,) * 2 * (one.dim() - 2)
-        return torch.cat([F.pad(part, (*rest, 0, wider - part.shape[1])) for part in (one, other)])
-
-    assert isinstance(above.of, Side) and isinstance(below.of, Side)
-    return replace(
-        above,
-        of=Sides(above.of, below.of),
-        own_items=None,
-        token_ids_BT=stacked(above.token_ids_BT, below.token_ids_BT),
-        token_mask_BT=stacked(above.token_mask_BT, below.token_mask_BT),
-        encoding_BNC=stacked(above.encoding_BNC, below.encoding_BNC),
-        encoding_mask_BN=stacked(above.encoding_mask_BN, below.encoding_mask_BN),
-        targets_B=torch.cat([above.targets_B, below.targets_B]),
-        weights_B=torch.cat([above.weights_B, below.weights_B]),
-        num_tokens=above.num_tokens + below.num_tokens,
-    )

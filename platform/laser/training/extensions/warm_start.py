@@ -1,7 +1,7 @@
-"""Warm start: the head is trained on outputs of the frozen LLM that are computed once (neither paper nor its code).
+"""Warm start: trains the head on outputs of the frozen LLM, computed once (neither in the paper nor in its code).
 
-Whatever follows a frozen model can be trained without running it. After one pass over all prefixes and items, the loss
-over the whole catalogue with its gradient to both sides costs seconds an epoch; stages 1 and 2 then start from a
+A head on a frozen model can be trained without running the model. After one pass over all prefixes and items, an epoch
+costs seconds, with the loss over the whole catalogue and its gradient to both sides. Stages 1 and 2 then start from a
 representation that already ranks.
 
 Shape suffixes: B batch, E examples, I items, H LLM width, D head width.
@@ -21,47 +21,47 @@ from laser.cli.progress import progress
 from laser.config.schema import Experiment
 from laser.data.batches import training_batches
 from laser.engine.base import Engine
+from laser.engine.losses import item_contrastive_loss
 from laser.evaluation.metrics import SELECTION_METRIC, ranking_metrics
 from laser.evaluation.ranking import ranks
 from laser.evaluation.user_ranks import UserRanks
-from laser.models.head import ITEMS, USERS, Head, Side
+from laser.models.head import ITEMS, USERS, Head
 from laser.models.laser import build_head
 from laser.training.extensions.outputs import Outputs, cached_outputs
 from laser.training.inputs import Inputs
 from laser.training.loop import user_ranks
-from laser.training.losses import item_contrastive_loss
 
 logger = logging.getLogger(__name__)
 
 CALIBRATION_USERS = 8192
-"""Most validation users that single weights are tried on."""
+"""The single weights are tried on at most this many validation users."""
 CALIBRATION_SCORES = 2**25
-"""Most scores of these users and all items that are held, once for each part: 128 MiB."""
+"""Memory holds at most this many scores of these users for each part of the score: 128 MiB."""
 CALIBRATION_PREFIXES = 2048
-"""Prefixes that the common scale is tried on."""
+"""The common scale is tried on this many prefixes."""
 EXPONENTS = range(-8, 9)
-"""Powers of 2 that are tried for a weight first, and for the common scale."""
+"""Powers of 2 that are tried in the first round for each weight, and for the common scale."""
 STEPS = ([2.0**exponent for exponent in EXPONENTS], [0.5, 0.7, 1.0, 1.4, 2.0], [0.7, 0.84, 1.0, 1.19, 1.4])
-"""Factors that are tried for each weight, round after round."""
+"""Factors that each round tries for each weight."""
 
 
 @dataclass(frozen=True)
 class WarmStart:
-    """What it leaves, the same on every worker."""
+    """Holds the result of a warm start, which is the same on every worker."""
 
     untrained_val: dict[str, float]
-    """Validation metrics before anything was fitted."""
+    """Validation metrics before the warm start."""
     val: dict[str, float]
     loss: float
-    """Mean loss of the kept epoch's steps; 0 where none was better than the start."""
+    """Mean loss of the kept epoch's steps; 0 if no epoch was better than the start."""
     items_ID: Tensor
-    """What is compared of all items."""
+    """The item embeddings of the whole catalogue."""
 
 
 def warm_start(engine: Engine, inputs: Inputs, config: Experiment) -> WarmStart:
-    """Standardise and train the head on cached outputs, and put it into the engine's model (collective).
+    """Standardise the head, train it on cached outputs, and put it into the engine's model (collective).
 
-    The first worker trains; the others take over what it has found.
+    The first worker trains; the others receive its weights.
     """
     outputs = cached_outputs(engine, inputs, config)
     fit = _Fit(engine, inputs, outputs, config)
@@ -83,29 +83,29 @@ def warm_start(engine: Engine, inputs: Inputs, config: Experiment) -> WarmStart:
 
 @dataclass(frozen=True)
 class _Sample:
-    """Validation users with the scores of all items, each part of the score by itself: S users."""
+    """Holds S validation users and each part of their scores of all items."""
 
     scores: list[Tensor]
-    """Of each of the recommender's blocks and, last, the cosine; at weight 1."""
+    """Scores at weight 1 of each of the recommender's blocks and, last, of the cosine."""
     own: tuple[Tensor, Tensor]
     """Row and id of each item of the histories."""
     targets_S: Tensor
 
     @staticmethod
     def of(fit: "_Fit", random: np.random.Generator) -> "_Sample":
-        """A sample of so many users that their scores do not take much memory, whatever the catalogue."""
+        """Draw a sample of users, few enough that their scores take little memory for any catalogue."""
         size = max(1, min(CALIBRATION_USERS, CALIBRATION_SCORES // len(fit.items_IH)))
         rows = np.sort(random.permutation(len(fit.val))[:size])
         states_SC, items_IC = fit.val_states_EC[rows], fit.item_states_IC
         blocks = [states_SC[:, start:end] @ items_IC[:, start:end].T for start, end in pairwise(fit.block_starts)]
         width = fit.head.width - items_IC.shape[1]
-        users_SD = fit.head(fit.val_EH[rows], Side(USERS, states_SC)).vector_BD[:, :width] / fit.head.text_scale
+        users_SD = fit.head(fit.val_EH[rows], USERS, states_SC).vector_BD[:, :width] / fit.head.text_scale
         targets_S = torch.from_numpy(fit.val.examples.targets[rows].astype(np.int64)).to(fit.device)
         cosine_SI = users_SD @ fit.items()[:, :width].T
         return _Sample([*blocks, cosine_SI], fit.val.own_items(rows, fit.device), targets_S)
 
     def ndcg(self, weights: Sequence[float], bias: float) -> float:
-        """NDCG@10 at these weights."""
+        """Return NDCG@10 at these weights."""
         scores_SI = self.scores[0] * weights[0]
         for part_SI, weight in zip(self.scores[1:], weights[1:], strict=True):
             scores_SI.add_(part_SI, alpha=weight)
@@ -114,12 +114,12 @@ class _Sample:
 
 
 class _Fit:
-    """The head by itself, and all that it reads."""
+    """Fits the head alone; holds everything that the head reads."""
 
     def __init__(self, engine: Engine, inputs: Inputs, outputs: Outputs, config: Experiment) -> None:
         assert inputs.prefixes is not None
         self.config, self.device = config, engine.device
-        self.block_starts = np.cumsum([0, *inputs.recommender_blocks])
+        self.block_starts = np.cumsum([0, *inputs.artifacts.recommender_blocks])
         self.prefixes, self.val = inputs.prefixes, inputs.val
         self.prefixes_EH, self.val_EH, self.items_IH = (
             part.to(self.device) for part in (outputs.prefixes_EH, outputs.val_EH, outputs.items_IH)
@@ -128,7 +128,7 @@ class _Fit:
             torch.from_numpy(part.states(np.arange(len(part)))).to(self.device)
             for part in (inputs.prefixes, inputs.val, inputs.items)
         )
-        head = build_head(config.head, engine.laser.llm_width, inputs.recommender_width)
+        head = build_head(config.head, engine.laser.llm_width, inputs.artifacts.recommender_width)
         assert head is not None
         weights = {name.removeprefix("head."): value for name, value in engine.trainable_state().items()}
         head.load_state_dict({name: weights[name] for name in head.state_dict()})
@@ -136,14 +136,17 @@ class _Fit:
 
     @torch.no_grad()
     def calibrate(self) -> None:
-        """Set the few single weights of the score before the many are trained: their units know nothing of each other.
+        """Choose the few single weights of the score by trial, before training the many others.
 
-        A learning rate that suits the rest does not get from one order of magnitude to the next. So factors are tried:
-        for the history bias, each of the recommender's blocks and the cosine by the NDCG@10 of a sample of the
-        validation users, one after the other, in three rounds of ever smaller steps; then for all together, which
-        changes no rank, by the training loss of a sample. The bias goes first, as what ranks the history high is else
-        judged by that; and each part joins those before it, or stays out, for one that misleads would spoil the choice
-        of all others.
+        The parts of the score start at unrelated scales. A learning rate that suits the other weights does not carry a
+        single weight to the next order of magnitude.
+
+        Three rounds with ever smaller steps choose the history bias, the weight of each of the recommender's blocks and
+        that of the cosine, one after another. The measure is NDCG@10 on a sample of the validation users. The bias
+        comes first; without it, a part that ranks the history high would be judged by that. Each part joins the parts
+        before it or stays out, because a misleading part would spoil the choice of all others.
+
+        The training loss of a sample then chooses a common scale, which changes no rank.
         """
         head = self.head.eval()
         if head.state_weight_C is None:
@@ -151,7 +154,7 @@ class _Fit:
         random = np.random.default_rng(self.config.training.seed)
         sample = _Sample.of(self, random)
         units = [1.0 / max(1e-20, float(scores_SI.amax(dim=1).mean())) for scores_SI in sample.scores]
-        units[-1] = float(head.text_scale)  # a cosine has a unit; the blocks' best items begin at 1, on average
+        units[-1] = float(head.text_scale)  # the cosine has its scale; the best items of a block score 1 on average
         weights, bias = [units[0], *(0.0 for _ in units[1:])], 0.0
         for steps in STEPS:
             if head.history_bias is not None:
@@ -163,7 +166,7 @@ class _Fit:
                     sizes = [0.0, *(units[number] * step for step in STEPS[0])]
                 tried = [[*weights[:number], size, *weights[number + 1 :]] for size in sizes]
                 weights = max(tried, key=lambda candidate: sample.ndcg(candidate, bias))
-        weights[-1] = weights[-1] or units[-1] * STEPS[0][0]  # at 0 no gradient would reach the virtual tokens
+        weights[-1] = weights[-1] or units[-1] * STEPS[0][0]  # with 0 no gradient would reach the virtual tokens
         prefixes, losses = random.permutation(len(self.prefixes))[:CALIBRATION_PREFIXES], []
         for exponent in EXPONENTS:
             self._set(weights, bias, 2.0**exponent)
@@ -171,7 +174,7 @@ class _Fit:
         self._set(weights, bias, 2.0 ** EXPONENTS[int(np.argmin(losses))])
 
     def _set(self, weights: Sequence[float], bias: float, common: float) -> None:
-        """Put the weights of the blocks and the cosine, and the bias, into the head."""
+        """Copy the weights of the blocks, the weight of the cosine and the bias into the head."""
         for (start, end), weight in zip(pairwise(self.block_starts), weights[:-1], strict=True):
             self.head.state_unit_C[start:end] = weight * common
         self.head.text_scale.fill_(weights[-1] * common)
@@ -182,7 +185,7 @@ class _Fit:
         return self.validate().metrics()[SELECTION_METRIC]
 
     def train(self) -> float:
-        """Train until validation stops improving and keep the best epoch, the start among them; its mean loss."""
+        """Train until validation stops improving, keep the best epoch (or the start), and return its mean loss."""
         settings = self.config.warm_start
         singles = [p for p in self.head.parameters() if p.numel() == 1]
         others = [p for p in self.head.parameters() if p.numel() > 1]
@@ -195,7 +198,7 @@ class _Fit:
         best, best_epoch, best_loss = self._weights(), 0, 0.0
         best_score = self._ndcg()
         with torch.random.fork_rng(), progress(range(1, settings.epochs + 1), "warm start", "epoch") as epochs:
-            torch.manual_seed(self.config.training.seed)  # of the dropout
+            torch.manual_seed(self.config.training.seed)  # for dropout
             for epoch in epochs:
                 loss = self._epoch(optimizer, epoch)
                 score = self._ndcg()
@@ -214,13 +217,16 @@ class _Fit:
     def _epoch(self, optimizer: torch.optim.Optimizer, epoch: int) -> float:
         self.head.train()
         training, total = self.config.training, 0.0
-        # Every batch is as good as another here, so their lengths are not looked at.
+        # The head reads no text, so batches need not group histories of equal length.
         for indices in training_batches(
             np.zeros(len(self.prefixes), np.int64), self.config.warm_start.batch_size, training.seed, epoch
         ):
             loss = self._loss(indices)
             if not loss.isfinite():
-                raise FloatingPointError(f"warm start, epoch {epoch}: loss {float(loss)}; lower its learning rates")
+                raise FloatingPointError(
+                    f"warm start, epoch {epoch}: loss {float(loss)}; lower warm_start.learning_rate or "
+                    "warm_start.scale_learning_rate"
+                )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -228,10 +234,10 @@ class _Fit:
         return total / len(self.prefixes)
 
     def _loss(self, indices: NDArray[np.int64]) -> Tensor:
-        """Mean over some prefixes."""
+        """Return the mean loss over some prefixes."""
         targets_B = torch.from_numpy(self.prefixes.examples.targets[indices].astype(np.int64)).to(self.device)
         rows = torch.from_numpy(indices).to(self.device)
-        users = self.head(self.prefixes_EH[rows], Side(USERS, self.prefix_states_EC[rows]))
+        users = self.head(self.prefixes_EH[rows], USERS, self.prefix_states_EC[rows])
         loss = item_contrastive_loss(
             users.vector_BD,
             self._item_vectors(),
@@ -244,22 +250,22 @@ class _Fit:
         return loss / len(indices)
 
     def _item_vectors(self) -> Tensor:
-        return self.head(self.items_IH, Side(ITEMS, self.item_states_IC)).vector_BD
+        return self.head(self.items_IH, ITEMS, self.item_states_IC).vector_BD
 
     @torch.no_grad()
     def items(self) -> Tensor:
-        """What is compared of all items, without dropout."""
+        """Return the item embeddings of the whole catalogue, without dropout."""
         self.head.eval()
         return self._item_vectors()
 
     @torch.no_grad()
     def validate(self) -> UserRanks:
-        """Ranks of the validation items."""
+        """Rank the validation users' targets."""
         items_ID = self.items()
         examples, found = self.val.examples, []
         targets_E = torch.from_numpy(examples.targets.astype(np.int64)).to(self.device)
         for rows in torch.arange(len(self.val), device=self.device).split(4096):
-            users = self.head(self.val_EH[rows], Side(USERS, self.val_states_EC[rows]))
+            users = self.head(self.val_EH[rows], USERS, self.val_states_EC[rows])
             own = [examples.whole_history(index) for index in rows.tolist()]
             bias = 0.0 if users.history_bias is None else float(users.history_bias)
             found.append(torch.stack(user_ranks(users.vector_BD, items_ID, targets_E[rows], own, bias)))

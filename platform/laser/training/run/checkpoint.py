@@ -1,15 +1,15 @@
-"""Checkpoints that outlive their run: independent of the number of workers and of the ZeRO stage.
+"""Writes and reads checkpoints, which do not depend on the number of workers or on the ZeRO level.
 
 A checkpoint is a directory `checkpoints/<stage>-epoch<number>` of the run:
 
     trainable.safetensors        every trainable weight in full shape, float32
     optimizer.safetensors        Adam's two moments of each weight in full shape, and the step count
-    item_embeddings.safetensors  what is compared of each item, training.item_dtype (I, D); without a head at length 1
-    state.json                   position in the training, settings, metrics so far, which checkpoint is best
+    item_embeddings.safetensors  the item embeddings in training.item_dtype (I, D), normalised if there is no head
+    state.json                   position in the training, settings, metrics so far, name of the best checkpoint
     checksums.json               SHA-256 of the files above; written last
 
-It is written beside its place and renamed into it, so it is there whole or not at all; a file that changed later fails
-its checksum, and the checkpoint before it is used.
+It is written aside and renamed into place, so it is there whole or not at all. A file that changed later fails its
+checksum, and the checkpoint before it is used.
 """
 
 import hashlib
@@ -36,21 +36,21 @@ from laser.errors import UserError
 logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 2
-"""1 held item embeddings of any length."""
+"""Version 1 held item embeddings that were not normalised."""
 CHECKSUMS = "checksums.json"
 FILES = ("trainable.safetensors", "optimizer.safetensors", "item_embeddings.safetensors", "state.json")
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Where a run stands after a whole epoch."""
+    """Holds a run's position after a whole epoch, its settings and its metrics so far."""
 
     stage: int
-    """0, 1 or 2; 0 with `stage_epoch` 0 before any of the stages, and after the head's warm start."""
+    """0, 1 or 2. Before any of the stages, and after the head's warm start, this and `stage_epoch` are 0."""
     stage_epoch: int
-    """Epochs done in this stage."""
+    """Number of finished epochs of this stage."""
     epoch: int
-    """Epochs done in all: the position in the data, because the order of an epoch is a function of (seed, epoch)."""
+    """Number of finished epochs of all stages. The order of an epoch's data is a function of (seed, epoch)."""
     best: str | None
     """Name of the checkpoint with the best validation NDCG@10 so far."""
     best_score: float
@@ -66,7 +66,7 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole, verified checkpoint; tensors are read when asked for."""
+    """Gives access to a whole, verified checkpoint. It reads tensors when they are asked for."""
 
     path: Path
     state: TrainingState
@@ -93,7 +93,7 @@ class Checkpoint:
 
 
 def checkpoint_name(stage: int, stage_epoch: int) -> str:
-    """Sorts in the order of training."""
+    """Return the name of a checkpoint. Names sort in the order of training."""
     return f"stage{stage}-epoch{stage_epoch:04d}"
 
 
@@ -104,10 +104,10 @@ def write_checkpoint(
     optimizer: Mapping[str, Tensor],
     item_embeddings_IH: Tensor,
 ) -> Checkpoint:
-    """Write aside, hash, rename. An earlier checkpoint of the same name is replaced.
+    """Write the files aside, hash them, and rename the directory, which replaces a checkpoint of the same name.
 
     Raises:
-        UserError: the disk does not take it; what was there before stays.
+        UserError: the checkpoint could not be written; earlier checkpoints stay.
     """
     name = checkpoint_name(state.stage, state.stage_epoch)
     aside = directory / f".{name}.{os.getpid()}.writing"
@@ -127,8 +127,8 @@ def write_checkpoint(
         _sync(directory)
     except (OSError, SafetensorError) as error:
         raise UserError(
-            f"{directory}: checkpoint {name} could not be written ({error}); make room and go on with resume=true: the "
-            "checkpoint before it counts"
+            f"{directory}: checkpoint {name} could not be written ({error}); make room and set resume=true to "
+            "resume from the checkpoint before it"
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -139,10 +139,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Verify every file's hash and open the checkpoint.
 
     Raises:
-        UserError: a file is missing or altered, or the layout is of another version; names the file.
+        UserError: a file is missing or altered, or the layout has another version; names the file.
     """
     if not (path / CHECKSUMS).is_file():
-        raise UserError(f"{path / CHECKSUMS}: no such file, so this is no whole checkpoint; use an earlier one")
+        raise UserError(f"{path / CHECKSUMS}: no such file, so the checkpoint is not whole; use an earlier one")
     checksums = _read_json(path / CHECKSUMS)
     for name in FILES:
         expected = checksums.get(name)
@@ -159,7 +159,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def latest_checkpoint(directory: Path) -> Checkpoint | None:
-    """The last whole checkpoint; broken ones are named in a warning and passed over."""
+    """Return the last whole checkpoint, or None. Skip broken ones and name each in a warning."""
     for path in sorted(directory.glob("stage*-epoch*"), reverse=True):
         try:
             return read_checkpoint(path)
@@ -169,7 +169,7 @@ def latest_checkpoint(directory: Path) -> Checkpoint | None:
 
 
 def discard_checkpoints(directory: Path, keep: set[str]) -> None:
-    """Remove all but the named checkpoints (the last and the best), and what an interrupted write left."""
+    """Remove all checkpoints except the named ones (the last and the best), and leftovers of interrupted writes."""
     for path in directory.iterdir():
         if path.name not in keep and (path.name.startswith("stage") or path.name.endswith(".writing")):
             shutil.rmtree(path)
@@ -178,7 +178,7 @@ def discard_checkpoints(directory: Path, keep: set[str]) -> None:
 def dependent_settings(config: Experiment, fingerprint: str) -> dict[str, Any]:
     """Return the flattened settings that the trained weights depend on, and the dataset's fingerprint."""
     marks = [HOW_IT_RUNS, LABEL, FINGERPRINTED, MAY_DIFFER_ON_RESUME]
-    if config.training.schedule == "constant":  # else the learning rate depends on how many steps there will be
+    if config.training.schedule == "constant":  # others make the learning rate depend on the number of steps
         marks.append(NUM_EPOCHS)
     independent = marked(Experiment, *marks)
     settings = {key: value for key, value in flatten(config).items() if key not in independent}
@@ -186,7 +186,7 @@ def dependent_settings(config: Experiment, fingerprint: str) -> dict[str, Any]:
 
 
 def check_same_settings(state: TrainingState, settings: Mapping[str, Any]) -> None:
-    """Refuse to continue a run under settings that its weights do not come from.
+    """Refuse to resume a run under settings that its weights do not come from.
 
     Raises:
         UserError: names the first setting that differs, both values and the remedy.
@@ -207,10 +207,10 @@ def _sha256(path: Path) -> str:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:  # ValueError: no UTF-8, or no JSON
+    except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, or not JSON
         raise UserError(f"{path}: not JSON ({error}); use an earlier checkpoint") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: holds a {type(content).__name__}, wanted an object; use an earlier checkpoint")
+        raise UserError(f"{path}: holds a {type(content).__name__} instead of an object; use an earlier checkpoint")
     return content
 
 

@@ -1,4 +1,4 @@
-"""Each run has a directory of its own under `output_dir`: `<name>`, then `<name>-2`, `<name>-3`, … for later ones."""
+"""Gives each run its own directory under `output_dir`: `<name>`, then `<name>-2`, `<name>-3`, … for later runs."""
 
 import re
 from pathlib import Path
@@ -7,10 +7,10 @@ from laser.errors import UserError
 
 
 def run_directory(output_dir: Path, name: str, resume: bool) -> Path:
-    """A new directory for a run of this name or, to resume, the latest one there is.
+    """Make a new directory for a run of this name or, if `resume` is true, return the latest one.
 
     Raises:
-        UserError: there is nothing to resume.
+        UserError: there is no run to resume.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
     numbered = re.compile(re.escape(name) + r"(?:-(\d+))?")
@@ -31,13 +31,13 @@ def run_directory(output_dir: Path, name: str, resume: bool) -> Path:
 
 
 def remember_run(directory: Path, run_id: str) -> None:
-    """Note the MLflow run that records what happens in this directory."""
+    """Store the id of the MLflow run that records the run of this directory."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "run_id").write_text(f"{run_id}\n")
 
 
 def remembered_run(directory: Path) -> str | None:
-    """The MLflow run of earlier sessions in this directory."""
+    """Return the stored id of the MLflow run, or None if no earlier session stored one."""
     path = directory / "run_id"
     return path.read_text().strip() if path.is_file() else None
 

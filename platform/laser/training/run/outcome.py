@@ -1,4 +1,4 @@
-"""What a run leaves behind, read from its directory: figures, history and the files worth keeping."""
+"""Stores the outcome of a run, and reads the run's figures, history and files from its directory."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -7,12 +7,13 @@ from pathlib import Path
 from laser.evaluation.user_ranks import TEST_RANKS
 from laser.storage.files import write_json
 from laser.tracking.interface import RunResults
-from laser.training.run.checkpoint import Checkpoint, latest_checkpoint, read_checkpoint
+from laser.training.run.checkpoint import Checkpoint, checkpoint_name, read_checkpoint
+from laser.training.run.history import read_history
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run writes into `result.json` of its directory."""
+    """Holds what a finished run writes into `result.json` of its directory."""
 
     val: dict[str, float]
     """Validation metrics of the selected epoch."""
@@ -24,9 +25,9 @@ class Outcome:
     epochs: int
     trainable_parameters: int
     tokens_per_second: float
-    """Training throughput in tokens that the LLM reads, virtual ones counted and padding not, all workers together."""
+    """Training throughput of all workers, in tokens that the LLM reads: with virtual tokens, without padding."""
     seconds: float
-    """Training, encoding and validation, without process start and test."""
+    """Time of training, encoding and validation, without process start and test."""
 
 
 def write_outcome(run_dir: Path, outcome: Outcome) -> None:
@@ -35,18 +36,18 @@ def write_outcome(run_dir: Path, outcome: Outcome) -> None:
 
 
 def read_outcome(run_dir: Path) -> Outcome | None:
-    """The outcome of a finished run, or None."""
+    """Return the outcome of a finished run, or None."""
     path = run_dir / "result.json"
     return Outcome(**json.loads(path.read_text())) if path.is_file() else None
 
 
 def run_results(run_dir: Path) -> RunResults:
-    """Everything that the directory holds so far."""
-    latest, outcome = latest_checkpoint(run_dir / "checkpoints"), read_outcome(run_dir)
-    if latest is None:
+    """Collect the figures, history and artifacts that the directory holds so far."""
+    history, outcome = read_history(run_dir), read_outcome(run_dir)
+    if not history.rows:
         return RunResults([], {}, {})
-    best = latest if latest.state.best is None else read_checkpoint(run_dir / "checkpoints" / latest.state.best)
-    figures = _prefixed("untrained", epoch_metrics(latest.state.history[0])) | _prefixed("best", best_metrics(best))
+    best = read_checkpoint(run_dir / "checkpoints" / (history.best or checkpoint_name(0, 0)))
+    figures = _prefixed("untrained", epoch_metrics(history.rows[0])) | _prefixed("best", best_metrics(best))
     if outcome is not None:
         figures |= _prefixed("test", outcome.test or {})
         costs = ("epochs", "trainable_parameters", "tokens_per_second", "seconds")
@@ -54,16 +55,16 @@ def run_results(run_dir: Path) -> RunResults:
     artifacts = {"checkpoint": best.path, "recommender": run_dir / "recommender"}
     artifacts["ranks"] = run_dir / TEST_RANKS.parent
     existing = {name: path for name, path in artifacts.items() if path.is_dir()}
-    return RunResults(latest.state.history, figures, existing)
+    return RunResults(history.rows, figures, existing)
 
 
 def best_metrics(checkpoint: Checkpoint) -> dict[str, float]:
-    """Validation metrics of a checkpoint's own epoch; the untrained model's where no epoch counts yet."""
+    """Return the validation metrics of a checkpoint's epoch, or the untrained model's if no epoch has ended yet."""
     return epoch_metrics(checkpoint.state.history[-1 if checkpoint.state.best else 0])
 
 
 def epoch_metrics(row: dict[str, float]) -> dict[str, float]:
-    """The validation metrics of one row of a history, by their plain names."""
+    """Return the validation metrics of one row of a history, by their plain names."""
     return {name.removeprefix("val/"): value for name, value in row.items() if name.startswith("val/")}
 
 

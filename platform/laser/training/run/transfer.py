@@ -1,4 +1,4 @@
-"""Starting weights out of another run: transfer to another dataset, zero-shot where no epoch follows."""
+"""Takes starting weights from another run, to transfer them to another dataset or to test them without training."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,19 +9,18 @@ from torch import Tensor
 from laser.config.schema import Experiment
 from laser.engine.deepspeed_private import whole_shape
 from laser.errors import UserError
-from laser.models.laser import Laser, build_laser
-from laser.models.llm import empty_llm, llm_config
-from laser.models.llm_source import resolve_llm
-from laser.recommenders.storage import load_recommender
+from laser.models.laser import Laser
+from laser.training.artifacts import Artifacts
+from laser.training.model import weightless_laser
 from laser.training.run.checkpoint import CHECKSUMS, Checkpoint, latest_checkpoint, read_checkpoint
 
 
 def starting_weights(start_from: str, laser: Laser) -> dict[str, Tensor]:
-    """The trainable weights of a checkpoint, or of the best one of a run, for a model of the same shape.
+    """Return the trainable weights of a checkpoint, or of the best one of a run, for a model of the same shape.
 
     Args:
         start_from: directory of a checkpoint, or of a run.
-        laser: the model that they are for; whole, sharded by ZeRO-3, or on the meta device.
+        laser: the model that receives the weights: whole, sharded by ZeRO-3, or on the meta device.
 
     Raises:
         UserError: there is no such checkpoint, or a weight does not fit; names the weight and the remedy.
@@ -33,24 +32,14 @@ def starting_weights(start_from: str, laser: Laser) -> dict[str, Tensor]:
     return weights
 
 
-def check_start(config: Experiment, recommender: Path | None) -> None:
-    """Refuse a `training.start_from` that does not fit, before workers are started for it.
-
-    Args:
-        config: the experiment.
-        recommender: directory of the trained ID-based recommender.
+def check_start(config: Experiment, artifacts: Artifacts) -> None:
+    """Refuse a `training.start_from` that does not fit, before workers start.
 
     Raises:
-        UserError: as `starting_weights`.
+        UserError: there is no such checkpoint, or a weight does not fit.
     """
-    if config.training.start_from is None:
-        return
-    directory = resolve_llm(config.llm.source, Path(config.cache_dir).expanduser())
-    width = 0 if recommender is None else load_recommender(recommender).hidden_size
-    with torch.device("meta"):
-        decoder = llm_config(directory, config.llm.num_layers, config.llm.trust_remote_code)
-        laser = build_laser(config, empty_llm(decoder, torch.float32, config.llm), width, embedding_std=1.0)
-    starting_weights(config.training.start_from, laser)
+    if config.training.start_from is not None:
+        starting_weights(config.training.start_from, weightless_laser(config, artifacts, torch.device("cpu")))
 
 
 def _checkpoint(start_from: str) -> Checkpoint:
@@ -73,5 +62,5 @@ def _check_fit(start_from: str, there: Mapping[str, torch.Size], here: Mapping[s
         shapes = [f"is {tuple(place[name])}" if name in place else "is missing" for place in (there, here)]
         raise UserError(
             f"training.start_from: weight {name} {shapes[0]} in {start_from} and {shapes[1]} here; set bituning.*, "
-            "mformer.*, head.*, recommender.hidden_size and llm.source as they are there"
+            "mformer.*, head.*, recommender.hidden_size and llm.source as that run has them"
         )

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from laser.training.losses import (
+from laser.engine.losses import (
     catalogue_cross_entropy,
     expert_choice_counts,
     item_contrastive_loss,

@@ -1,9 +1,9 @@
-"""The losses of Laser (arXiv 2409.01605, Eq. 8-12).
+"""Computes the losses of Laser (arXiv 2409.01605, Eq. 8-12).
 
 Shape suffixes: B batch, N history items, I catalogue items, K experts, H LLM width.
 
-Every function returns the *sum* that the caller divides by the global batch's size, so that workers that hold unequal
-shares of a batch add up to exactly the loss of one process.
+Every function returns a *sum*, which the caller divides by the global batch's size. So the losses of workers with
+unequal shards add up to exactly the loss of one process.
 """
 
 from typing import Any
@@ -16,14 +16,14 @@ from torch.autograd.function import once_differentiable
 from laser.evaluation.ranking import item_chunks
 
 CHUNK_ELEMENTS = 2**20
-"""Numbers of the item embeddings that a CPU multiplies at once: 4 MiB in float32. Of bf16 items of width 4096 for 16
-histories, 2^19 to 2^20 gave 32 to 34 GFLOP/s, 2^22 25, 2^24 21 (one core of a busy machine, by its own seconds)."""
+"""A CPU multiplies this many numbers of the item embeddings at once: 4 MiB in float32. With bf16 items of width 4096
+and 16 histories, 2^19 to 2^20 gave 32 to 34 GFLOP/s, 2^22 25, 2^24 21 (one core of a busy machine, CPU time)."""
 GPU_CHUNK_ELEMENTS = 2**24
-"""The same on other devices, where a chunk costs some ten launches. Not measured."""
+"""Other devices multiply this many at once, because a chunk costs some ten launches. Not measured."""
 
 
 def item_scores(representation_BH: Tensor, item_embeddings_IH: Tensor) -> Tensor:
-    """Cosine of each history with each item, `scores_BI` in [-1, 1], float32 (paper, section 3)."""
+    """Return the cosine of each history with each item, `scores_BI` in [-1, 1], float32 (paper, section 3)."""
     return F.normalize(representation_BH.float(), dim=-1) @ F.normalize(item_embeddings_IH.float(), dim=-1).T
 
 
@@ -36,16 +36,16 @@ def item_contrastive_loss(
     history_bias: Tensor | None = None,
     own_items: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Softmax cross-entropy of the scaled scores over the whole catalogue, summed with weights (Eq. 8).
+    """Return the softmax cross-entropy of the scaled scores over the whole catalogue, summed with weights (Eq. 8).
 
     Args:
-        vector_BD: float32, what `Laser` compares of each history; its products with those of items are the scores.
-        items_ID: the same of all items, float32 or bfloat16; they get a gradient if they require one.
+        vector_BD: float32, the embedding of each history; its dot products with those of items are the scores.
+        items_ID: the item embeddings, float32 or bfloat16; they get a gradient if they require one.
         targets_B: internal id of the item that came next, int64.
-        weights_B: 1 for a real example, 0 for one that only fills a worker's share.
+        weights_B: 1 for a real example, 0 for one that only fills a worker's shard.
         temperature: τ.
         history_bias: b, (1,), added to the scores of `own_items`.
-        own_items: row and id of each item of the histories, int64, no pair twice.
+        own_items: row and id of each item of the histories, int64, each pair once.
     """
     losses_B = catalogue_cross_entropy(vector_BD, items_ID, targets_B, temperature)
     if history_bias is not None and own_items is not None:
@@ -62,15 +62,15 @@ def _of_bias(
     history_bias: Tensor,
     own_items: tuple[Tensor, Tensor],
 ) -> Tensor:
-    """What a bias on the items of the histories (P pairs) changes in each loss, without looking at the other items.
+    """Return how a bias on the histories' items (P pairs) changes each loss, without reading the other items.
 
-    With probabilities p before the bias, the sum of the exponentials grows by the factor 1 + Σ_own p (e^(b/τ) - 1).
+    With probabilities p before the bias, it multiplies the sum of the exponentials by 1 + Σ_own p (e^(b/τ) - 1).
     """
     rows_P, items_P = own_items
     bias = history_bias / temperature
 
     def scores(rows: Tensor, items: Tensor) -> Tensor:
-        # Not by indexing: several threads would add the gradient up in an order of their own, other in each run.
+        # Not by indexing: its gradient is summed by several threads in an order that differs from run to run.
         own, others = vector_BD.index_select(0, rows), items_ID.index_select(0, items)
         return (own * others.to(vector_BD.dtype)).sum(dim=-1) / temperature
 
@@ -82,12 +82,12 @@ def _of_bias(
 
 
 def candidate_contrastive_loss(scores_BM: Tensor, targets_B: Tensor, weights_B: Tensor, temperature: float) -> Tensor:
-    """The same over M candidates of each history's own, by their cosines `scores_BM`; -inf where one is none.
+    """Return the softmax cross-entropy of the scaled scores over each history's own M candidates, summed with weights.
 
     Args:
-        scores_BM: float32.
-        targets_B: place of the item that came next among the candidates, int64.
-        weights_B: 1 for a real example, 0 for one that only fills a worker's share.
+        scores_BM: the candidates' scores, float32; -inf excludes a candidate.
+        targets_B: index of the next item among the candidates, int64.
+        weights_B: 1 for a real example, 0 for one that only fills a worker's shard.
         temperature: τ.
     """
     return (F.cross_entropy(scores_BM / temperature, targets_B, reduction="none") * weights_B).sum()
@@ -96,19 +96,20 @@ def candidate_contrastive_loss(scores_BM: Tensor, targets_B: Tensor, weights_B: 
 def catalogue_cross_entropy(
     queries_BH: Tensor, items_IH: Tensor, targets_B: Tensor, temperature: float, chunk_elements: int | None = None
 ) -> Tensor:
-    """`-log softmax(queries · items / τ)` at each target, `losses_B`, in memory that the items do not add to.
+    """Return `-log softmax(queries · items / τ)` at each target, `losses_B`.
 
-    The catalogue is read once, chunk by chunk. With the running maximum and sum of the exponentials (online softmax,
-    arXiv 1805.02867) goes the sum of the items that they weigh, as in attention over the catalogue (arXiv 2205.14135):
-    that is the gradient, so the backward pass multiplies it by what comes in and reads no item. Only a gradient to the
-    items takes a second pass.
+    The catalogue is read once, chunk by chunk, in memory that does not grow with it. The forward pass keeps the running
+    maximum and sum of the exponentials (online softmax, arXiv 1805.02867). It also keeps the sum of the items, weighted
+    by these exponentials, as in attention over the catalogue (arXiv 2205.14135). This sum gives the gradient to the
+    queries. So the backward pass multiplies it by the incoming gradient and reads no item. Only a gradient to the items
+    takes a second pass.
 
     Args:
-        queries_BH: float32 or float64; the arithmetic's dtype.
-        items_IH: any float dtype; a chunk at a time is widened to that of the queries.
+        queries_BH: float32 or float64, which is also the dtype of the arithmetic.
+        items_IH: any float dtype; each chunk is cast to the dtype of the queries.
         targets_B: int64.
         temperature: τ.
-        chunk_elements: numbers of `items_IH` that are read at once; None takes what suits the device.
+        chunk_elements: how many numbers of `items_IH` to read at once; None chooses by the device.
     """
     if chunk_elements is None:
         chunk_elements = CHUNK_ELEMENTS if items_IH.device.type == "cpu" else GPU_CHUNK_ELEMENTS
@@ -117,7 +118,7 @@ def catalogue_cross_entropy(
 
 
 class _CatalogueCrossEntropy(torch.autograd.Function):
-    """J: items of a chunk."""
+    """Computes the loss and its gradients chunk by chunk. Shape suffix J: items of a chunk."""
 
     @staticmethod
     def forward(
@@ -157,7 +158,7 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         scaled_B1 = incoming_B[:, None] / ctx.temperature
         for start, items_JH in item_chunks(items_IH, ctx.num_items, queries_BH.dtype):
             scores_BJ = (queries_BH @ items_JH.T).div_(ctx.temperature)
-            excess_BJ = scores_BJ.sub_(normaliser_B1).exp_()  # probability less 1 at the target
+            excess_BJ = scores_BJ.sub_(normaliser_B1).exp_()  # the probability; 1 is subtracted at the target below
             place_B1, inside_B1 = _places(targets_B, start, len(items_JH))
             excess_BJ.scatter_add_(1, place_B1, -inside_B1.to(excess_BJ.dtype))
             to_items_IH[start : start + len(items_JH)] = excess_BJ.mul_(scaled_B1).T @ queries_BH
@@ -165,15 +166,15 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
 
 
 def _places(targets_B: Tensor, start: int, num_items: int) -> tuple[Tensor, Tensor]:
-    """Where each target stands in a chunk, and whether it does: no branch, so that a GPU need not be waited for."""
+    """Return each target's place in a chunk and whether it lies there, without a branch that waits for the GPU."""
     places_B1 = (targets_B - start)[:, None]
     return places_B1.clamp(0, num_items - 1), (places_B1 >= 0) & (places_B1 < num_items)
 
 
 def expert_choice_counts(router_scores_BNK: Tensor, mask_BN: Tensor) -> Tensor:
-    """History items whose largest router score is each expert, `counts_K` float32 (numerator of f_j, Eq. 10).
+    """Count the history items that score highest with each expert: `counts_K`, float32 (numerator of f_j, Eq. 10).
 
-    It has no gradient. Summed over the workers and divided by the number of items it is f_j.
+    The counts have no gradient. Their sum over all workers, divided by the number of items, is f_j.
     """
     num_experts = router_scores_BNK.shape[-1]
     choices = router_scores_BNK.argmax(dim=-1)[mask_BN.bool()]
@@ -181,9 +182,9 @@ def expert_choice_counts(router_scores_BNK: Tensor, mask_BN: Tensor) -> Tensor:
 
 
 def load_balance_loss(gate_BNK: Tensor, mask_BN: Tensor, choice_fractions_K: Tensor) -> Tensor:
-    """`K · Σ_j f_j · Σ_items p_j`, the load-balance loss times the number of history items (Eq. 9-11).
+    """Return `K · Σ_j f_j · Σ_items p_j`, the load-balance loss times the number of history items (Eq. 9-11).
 
-    The caller divides by the items of the global batch, which turns the sum over items into P_j.
+    The caller divides it by the number of items of the global batch, which turns the sum over items into P_j.
 
     Args:
         gate_BNK: router probabilities of each history item (Eq. 6).

@@ -1,7 +1,7 @@
-"""One optimizer step over a global batch that is split among workers and micro-batches.
+"""Takes one optimizer step over a global batch that is split among workers and micro-batches.
 
-The result is the same for every split: workers sum gradients, every loss is divided by the size of the global batch,
-and the load-balance fractions f_j are counted over the global batch before the gradient is taken.
+The result is the same for every split. Workers sum gradients, and every loss is divided by the size of the global
+batch. The load-balance fractions f_j are counted over the global batch before the first backward pass.
 """
 
 from collections.abc import Sequence
@@ -15,29 +15,30 @@ from torch import Tensor
 
 from laser.config.schema import TrainingConfig
 from laser.data.batches import shard
-from laser.engine.base import Batch, Engine
-from laser.models.laser import Part
-from laser.training.losses import expert_choice_counts, item_contrastive_loss, load_balance_loss
+from laser.engine.base import Engine
+from laser.engine.losses import expert_choice_counts, item_contrastive_loss, load_balance_loss
+from laser.models.batch import Batch
+from laser.models.laser import Laser, Reading
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """Global figures of one step: sums over the whole batch of all workers."""
+    """Holds the figures of one step over the global batch of all workers."""
 
     contrastive: float
     """L_IIC, mean over the batch (Eq. 8)."""
     load_balance: float
-    """L_LB (Eq. 9); 1 when experts are used evenly, 0 where there are none."""
+    """L_LB (Eq. 9); 1 if experts are used evenly, 0 without experts."""
     expert_counts_K: Tensor
-    """Histories of which each expert was the first choice; empty without M-Former."""
+    """Number of histories whose first choice each expert was; empty without an M-Former."""
     num_examples: int
     num_tokens: int
 
 
 def own_share(engine: Engine, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[float]]:
-    """This worker's part of a global batch and the weight of each example: as many on every worker.
+    """Return this worker's shard of a global batch and the weight of each example; all shards have the same size.
 
-    Workers without a real example left take the batch's first one with weight 0, because under ZeRO-3 every forward
+    A shard that has too few examples repeats the batch's first one with weight 0, because under ZeRO-3 every forward
     pass is a collective operation.
     """
     own = shard(indices, engine.rank, engine.world_size)
@@ -46,7 +47,7 @@ def own_share(engine: Engine, indices: NDArray[np.int64]) -> tuple[NDArray[np.in
 
 
 def real_items(batch: Batch) -> Tensor:
-    """1 at the history items of real examples, 0 at padding and at examples that only fill a share: `mask_BN`."""
+    """Return `mask_BN`: 1 at the history items of real examples, 0 at padding and at examples that fill a shard."""
     return batch.encoding_mask_BN * batch.weights_B[:, None]
 
 
@@ -56,17 +57,17 @@ def training_step(
     item_embeddings_IH: Tensor,
     config: TrainingConfig,
     learning_rate_factor: float,
-    part: Part = "history",
+    reading: Reading = Laser.represent,
 ) -> StepResult:
-    """Forward, backward and update over one global batch.
+    """Run forward, backward and update over one global batch.
 
     Args:
         engine: this worker's model and optimizer.
-        micro_batches: this worker's share; every worker holds equally many.
-        item_embeddings_IH: what is compared of each item, fixed for the epoch, without gradient.
-        config: temperature, load-balance weight.
+        micro_batches: this worker's shard; their number is the same on every worker.
+        item_embeddings_IH: the item embeddings, fixed for the epoch, without gradient.
+        config: gives temperature and load-balance weight.
         learning_rate_factor: the schedule's factor for this step.
-        part: what of the model is trained.
+        reading: the method of `Laser` that reads the histories.
     """
     num_experts = engine.laser.num_experts
     local = torch.tensor(
@@ -83,7 +84,7 @@ def training_step(
 
     totals = torch.zeros(2 + num_experts, device=engine.device, dtype=torch.float64)
     for batch in micro_batches:
-        output = engine.forward(batch, part)
+        output = engine.forward(batch, reading)
         contrastive = item_contrastive_loss(
             output.vector_BD,
             item_embeddings_IH,
@@ -113,13 +114,14 @@ def training_step(
 
 
 def choice_fractions(engine: Engine, micro_batches: Sequence[Batch], num_items: float) -> Tensor:
-    """f_j over the global batch, `fractions_K`; empty without M-Former (collective).
+    """Count f_j over the global batch: `fractions_K`, empty without an M-Former (collective).
 
-    The router is one small product, so they are known before the first backward pass.
+    The router is one small product, so counting before the first backward pass costs little.
     """
-    router_weight_KC = engine.router_weight()
-    if router_weight_KC is None:
+    mformer = engine.laser.mformer
+    if mformer is None:
         return torch.zeros(0, device=engine.device)
+    router_weight_KC = engine.whole(mformer.router.score.weight)
     choices_K = torch.zeros(len(router_weight_KC), device=engine.device)
     for batch in micro_batches:
         choices_K += expert_choice_counts(batch.encoding_BNC @ router_weight_KC.T, real_items(batch))

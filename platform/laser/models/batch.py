@@ -1,0 +1,70 @@
+"""Holds what one pass of the model reads: packed texts, and the recommender's padded encodings.
+
+Shape suffixes: B histories, Q text tokens of all histories, N history items, C recommender width, P pairs of row and
+item.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Holds histories of users, of items, or of users followed by items.
+
+    `weights_B` is 0 for a history that only fills a worker's shard. The model reads it, but no loss counts it.
+    """
+
+    token_ids_Q: Tensor
+    """int64; the texts of the histories, one after the other."""
+    text_lengths_B: Tensor
+    """int64; number of text tokens of each history, at least one."""
+    encoding_BNC: Tensor
+    """float32, right-padded; the frozen recommender's hidden states. C is 0 if the experiment reads no recommender."""
+    encoding_mask_BN: Tensor
+    """True at real items."""
+    state_BC: Tensor
+    """float32; the recommender's last hidden state of each user, or its embedding of each item. A head reads it."""
+    targets_B: Tensor
+    """int64; the item that came next."""
+    weights_B: Tensor
+    """float32; 1 for real histories."""
+    num_users: int
+    """Number of users. They are the first rows; the other rows are items."""
+    num_tokens: int
+    """Number of text tokens of the histories with weight 1, without virtual tokens."""
+    own_items: tuple[Tensor, Tensor] | None = None
+    """Row and id of each item of the whole histories, int64 (P,). No row repeats an item. A history bias reads it."""
+
+    def __len__(self) -> int:
+        return len(self.targets_B)
+
+
+def joined(users: Batch, items: Batch) -> Batch:
+    """Join users and items into one batch, users first. The shorter encodings are padded to the longer ones."""
+    assert users.num_users == len(users) and items.num_users == 0
+
+    def stacked(name: str) -> Tensor:
+        above, below = getattr(users, name), getattr(items, name)
+        wider = max(above.shape[1], below.shape[1])
+        rest = (0,) * 2 * (above.dim() - 2)
+        return torch.cat([F.pad(part, (*rest, 0, wider - part.shape[1])) for part in (above, below)])
+
+    def below(name: str) -> Tensor:
+        return torch.cat([getattr(users, name), getattr(items, name)])
+
+    return replace(
+        users,
+        token_ids_Q=below("token_ids_Q"),
+        text_lengths_B=below("text_lengths_B"),
+        encoding_BNC=stacked("encoding_BNC"),
+        encoding_mask_BN=stacked("encoding_mask_BN"),
+        state_BC=below("state_BC"),
+        targets_B=below("targets_B"),
+        weights_B=below("weights_B"),
+        num_tokens=users.num_tokens + items.num_tokens,
+        own_items=None,
+    )

@@ -1,0 +1,15 @@
+"""Trains weights of the LLM itself; each method has its own file."""
+
+from importlib import import_module
+
+from laser.config.families.finetuning import FinetuningConfig
+from laser.models.llm import Decoder
+
+
+def finetune(llm: Decoder, config: FinetuningConfig) -> None:
+    """Prepare a frozen LLM for training by the method that `finetuning.type` names.
+
+    The module of that name has a function `apply(llm, config)`. It switches on the gradient of weights, or adds new
+    weights, drawn from torch's global generator. The LLM is loaded, sharded by ZeRO-3, or on the meta device.
+    """
+    import_module(f"laser.models.finetuning.{config.type}").apply(llm, config)

@@ -1,0 +1,8 @@
+"""Trains no weight of the LLM."""
+
+from laser.config.families.finetuning import NoFinetuning
+from laser.models.llm import Decoder
+
+
+def apply(llm: Decoder, config: NoFinetuning) -> None:
+    """Leave the LLM frozen."""

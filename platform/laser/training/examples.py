@@ -1,0 +1,32 @@
+"""Chooses the histories to train, validate and test on, from the dataset and the settings alone."""
+
+import numpy as np
+
+from laser.config.schema import Experiment
+from laser.data.dataset import Dataset
+from laser.data.examples import Examples
+from laser.data.selectors.registry import select
+
+
+def select_examples(dataset: Dataset, config: Experiment) -> dict[str, Examples]:
+    """Return the examples of each split, with their histories cut to `prompt.max_history_items`.
+
+    Returns:
+        The splits `train`, `val` and `test`. `items` holds each item as a history of one item, in the order of internal
+        ids. With a warm start of the head, `prefixes` holds every prefix of the training sequences of `train`'s users.
+    """
+    training = config.training
+
+    def sampled(examples: Examples, num_users: int | None) -> Examples:
+        return examples if num_users is None else examples.sample_users(num_users, training.seed)
+
+    train = dataset.examples("train", training.every_prefix).share_of_users(training.train_fraction, training.seed)
+    train = select(dataset, sampled(train, training.train_users), config.selection, training.seed)
+    selected = {"train": train}
+    if config.warms_up_head:
+        every = dataset.examples("train", every_prefix=True)
+        selected["prefixes"] = every.take(np.flatnonzero(np.isin(every.users, train.users)))
+    selected["val"] = sampled(dataset.examples("val"), training.validation_users)
+    selected["test"] = dataset.examples("test")
+    selected["items"] = Examples.of_items(dataset.num_items)
+    return {split: examples.last(config.prompt.max_history_items) for split, examples in selected.items()}
