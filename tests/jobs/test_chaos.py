@@ -24,7 +24,7 @@ from laser.cluster.nodes import LocalNodes
 from laser.cluster.processes import Note, marked_processes
 from laser.config.compose import load_config
 from laser.config.schema import Experiment
-from laser.training.prepare import make_stages
+from laser.training.prepare import make_artifacts
 from laser.training.run.checkpoint import Checkpoint, latest_checkpoint
 
 pytestmark = pytest.mark.ray
@@ -132,7 +132,7 @@ class Finished:
 
 @pytest.fixture(scope="module")
 def undisturbed_here(workplace) -> Finished:
-    make_stages(load_config(Experiment, workplace.settings("quickstart.yaml"), None))  # is no part of the time
+    make_artifacts(load_config(Experiment, workplace.settings("quickstart.yaml"), None))  # is no part of the time
     return Job(workplace, "undisturbed-here", *HERE).start().finish()
 
 

@@ -6,7 +6,8 @@ and either a few sampled items, as in the released code, or the next items of th
 Shape suffixes: B examples of a micro-batch, G of the global batch, M candidates of an example, R real examples of a
 micro-batch, D width of the embeddings; 2 stands for users and their next items.
 
-A head's history bias plays no part here, because no item of a user's history is among the candidates.
+A head's history bias plays no part here, because the next item is the only one of a user's own items among the
+candidates.
 """
 
 from collections.abc import Sequence
