@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from laser.config.compose import validate, with_overrides
+from laser.config.compose import with_overrides
 from laser.config.schema import Experiment, TrainingConfig
 from laser.errors import UserError
 from laser.training.guards import WINDOW, LossGuard, memory_advice, report_collapse
@@ -85,21 +85,17 @@ def test_memory_that_is_not_there_names_the_settings_to_lower():
 
 
 @pytest.fixture(scope="module")
-def experiment(tiny_llm, cache, tmp_path_factory) -> Experiment:
-    return validate(
-        Experiment,
+def experiment(experiment, tmp_path_factory) -> Experiment:
+    """Return the shared experiment with a smaller M-Former, small batches and two epochs of stage 1 alone."""
+    return with_overrides(
+        experiment,
         {
-            "cache_dir": str(cache),
             "output_dir": str(tmp_path_factory.mktemp("runs")),
-            "data": {"k_core": 60},
-            "prompt": {"attributes": [], "instruction": "Sum up", "max_history_items": 3, "max_item_tokens": 8},
-            "llm": {"source": str(tiny_llm), "dtype": "fp32", "compile": False},
-            "recommender": {"type": "sasrec", "hidden_size": 8, "max_epochs": 1},
-            "mformer": {"num_experts": 2, "num_virtual_tokens": 2, "num_layers": 1, "hidden_size": 8, "num_heads": 2},
-            "training": {
-                "num_workers": 0, "stage1_epochs": 2, "stage2_epochs": 0, "batch_size": 2,
-                "train_users": 60, "validation_users": 20, "test": False, "learning_rate": 1e-3,
-            },
+            "mformer.num_experts": 2, "mformer.num_virtual_tokens": 2, "mformer.num_layers": 1,
+            "mformer.hidden_size": 8, "mformer.num_heads": 2,
+            "training.stage1_epochs": 2, "training.stage2_epochs": 0, "training.learning_rate": 1e-3,
+            "training.batch_size": 2, "training.micro_batch_size": TrainingConfig().micro_batch_size,
+            "training.train_users": 60, "training.validation_users": 20,
         },
     )  # fmt: skip
 
