@@ -11,6 +11,7 @@ def test_the_constants_and_the_provider_are_there():
 
     assert ray_constants.ENABLE_RAY_CLUSTER in (True, False)
     assert ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S > 0
+    assert ray_constants.RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S > 0  # what LOCAL_SWITCHES sets to 0
     module, _, name = FAKE_NODES_PROVIDER.rpartition(".")
     assert hasattr(import_module(module), name)
 

@@ -16,6 +16,8 @@ LOCAL_SWITCHES = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_DASHBOARD_STARTUP_TIMEOUT_S": str(START_SECONDS),
     "RAY_raylet_start_wait_time_s": str(START_SECONDS),
+    # A node told to stop waits up to 30 s for Ray Serve's replicas to move to other nodes. There are no others here.
+    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
 }
 """Environment of a cluster that stays on this machine."""
 
