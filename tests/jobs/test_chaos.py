@@ -93,8 +93,8 @@ class Job:
         started = psutil.Process(self.process.pid).children(recursive=True)
         self.process.kill()
         self.process.communicate()
-        psutil.wait_procs([process for process in started if "Agent" not in process.name()], timeout=60)
-        assert not [process for process in started if process.is_running() and "Train" in process.name()]
+        psutil.wait_procs([process for process in started if "Agent" not in _name(process)], timeout=60)
+        assert not [process for process in started if "Train" in _name(process)]
 
     def ends(self, status: int) -> str:
         """Wait for the end and return what the job has written to standard error."""
@@ -281,6 +281,14 @@ def _command(process: psutil.Process) -> list[str]:
         return process.cmdline()
     except psutil.Error:
         return []
+
+
+def _name(process: psutil.Process) -> str:
+    """Return the name of a process, empty if it has ended."""
+    try:
+        return process.name()
+    except psutil.Error:
+        return ""
 
 
 @pytest.mark.chaos

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import ray
 
+from laser.cluster.ports import free_ports
 from laser.cluster.ray_private import read_authentication_again, stay_on_this_machine
 
 
@@ -23,7 +24,7 @@ def cluster() -> Iterator[None]:
         return
     address = os.environ.get("RAY_ADDRESS", "local")
     if address == "local":
-        stay_on_this_machine()
+        stay_on_this_machine(*free_ports(1))
     if address == "local" and "RAY_AUTH_MODE" not in os.environ:
         # A token keeps other accounts out. Left to itself, ray.init() would write one into the home directory, and
         # every later `ray start` of this account would refuse whoever does not send it.
@@ -38,3 +39,5 @@ def cluster() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        if address == "local":
+            del os.environ["RAY_ADDRESS"], os.environ["RAY_GCS_SERVER_PORT"]  # the next cluster has another

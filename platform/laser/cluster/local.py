@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from laser.cluster.nodes import LocalNodes
+from laser.cluster.ports import free_ports
 from laser.cluster.processes import MARK, Note, stop_processes
 from laser.cluster.ray_private import LOCAL_SWITCHES, START_SECONDS
 from laser.config.credentials import masked
@@ -119,7 +120,7 @@ def local_cluster(directory: Path, nodes: LocalNodes | None = None) -> Iterator[
     _make_way(directory)
     directory.mkdir(parents=True, exist_ok=True)
     session = Path(tempfile.mkdtemp(prefix="laser-", dir="/tmp"))  # sockets need a path below 107 characters
-    ports = _free_ports(5)
+    ports = free_ports(5)
     gcs_address = f"127.0.0.1:{ports[0]}"
     environment = _environment(_write_token(directory), f"http://127.0.0.1:{ports[1]}", gcs_address)
     options: dict[str, Any] = {
@@ -229,16 +230,6 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", port: int, log: Path) 
                 return
         time.sleep(0.5)
     raise RuntimeError(f"ray start was not ready after {START_SECONDS} s:\n{log.read_text()}")
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def _beside_python(name: str) -> str:

@@ -38,15 +38,20 @@ FAKE_NODES_SWITCHES = {
 """Environment of a head with fake worker nodes."""
 
 
-def stay_on_this_machine() -> None:
+def stay_on_this_machine(port: int) -> None:
     """Make the next `ray.init()` of this process start a cluster on loopback, and wait long enough for it.
 
     The environment is for the processes that Ray starts. This process read it when it imported Ray, so the constants
     made of it are overwritten too.
+
+    Args:
+        port: a free one, for the cluster's head. The cluster's processes find its address in RAY_ADDRESS. Without it,
+            they look for Ray on this machine and fail where they find two. The helper that gives the CPUs of a killed
+            trial back was one of them, so the trial's next try waited for ever.
     """
     from ray._private import ray_constants
 
-    os.environ |= LOCAL_SWITCHES
+    os.environ |= {**LOCAL_SWITCHES, "RAY_GCS_SERVER_PORT": str(port), "RAY_ADDRESS": f"127.0.0.1:{port}"}
     ray_constants.ENABLE_RAY_CLUSTER = False
     ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S = START_SECONDS
 
