@@ -29,17 +29,12 @@ os.environ["OMP_NUM_THREADS"] = "1"
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order and group the tests for `pytest --numprocesses=2 --dist=loadgroup`; skip what needs a GPU without one.
+    """Put jobs with Ray first, because they take longest; skip what needs a GPU where there is none.
 
-    Jobs with Ray come first, for they take longest, and all in one process, for they share a cluster. Every other file
-    is a group, so that its fixtures are made once.
+    `make unit` hands files out to two processes in this order.
     """
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
-    for item in items:
-        group = "ray" if item.get_closest_marker("ray") else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
     gpu_items = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu_items:
         return

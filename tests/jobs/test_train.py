@@ -2,6 +2,7 @@
 
 import json
 import signal
+import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 
+from laser.cluster.processes import Note
 from laser.evaluation.user_ranks import read_ranks
 from laser.training.run.checkpoint import latest_checkpoint
 
@@ -46,25 +48,65 @@ def sharded(both):
     return both[1]
 
 
+SECRETS = (
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "GITHUB_TOKEN",
+    "HF_TOKEN",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "PGPASSWORD",
+    "WANDB_API_KEY",
+    "SOMEBODYS_SECRET",
+)
+SECRET = {name: f"5ec2e7{number:02d}" * 4 for number, name in enumerate((*SECRETS, "RAY_AUTH_TOKEN"))}
+"""What the environment of the resumed run holds. RAY_AUTH_TOKEN is that of the first session's own Ray."""
+
+
 @pytest.fixture(scope="module")
-def resumed(workplace, joined):
+def own_session():
+    """Where the first session's own Ray writes its logs. Its sockets need a short path."""
+    with tempfile.TemporaryDirectory(prefix="laser-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def spoken() -> list[str]:
+    """What the sessions of the resumed run have written to standard output and standard error."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def resumed(workplace, joined, own_session, spoken):
     """Start on one worker under ZeRO-2, interrupt during stage 1, and resume on two workers under ZeRO-3.
 
-    The first session starts a Ray of its own and ends it; the second joins a cluster.
+    The first session starts a Ray of its own and ends it; the second joins a cluster. Both have secrets in their
+    environment.
     """
     settings = workplace.settings("quickstart.yaml", *STAGE0, "name=resumed")
-    process = workplace.start("train.py", *settings, "training.num_workers=1", "training.zero_stage=2")
+    process = workplace.start(
+        "train.py",
+        *settings,
+        "training.num_workers=1",
+        "training.zero_stage=2",
+        environment={**SECRET, "RAY_AUTH_MODE": "token", "RAY_TMPDIR": str(own_session)},
+    )
     place = workplace.directory / "runs" / "resumed" / "checkpoints" / "stage1-epoch0001"
     while not place.is_dir():
         assert process.poll() is None, process.communicate()[1][-8000:]
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors[-8000:]
     assert errors.splitlines()[-1] == "interrupted; resume with resume=true"
     interrupted = run_id(workplace, "resumed")
     assert client(workplace).get_run(interrupted).info.status == "KILLED"
-    return joined.run("train.py", *settings, "resume=true")
+    secrets = {name: SECRET[name] for name in SECRETS}
+    process = joined.start("train.py", *settings, "resume=true", environment=secrets)
+    rest = process.communicate(timeout=900)
+    spoken += [output, errors, *rest]
+    assert process.returncode == 0, rest[1][-8000:]
+    return json.loads(rest[0].splitlines()[-1])
 
 
 def test_two_zero3_workers_train_as_one_plain_process(workplace, plain, sharded):
@@ -124,6 +166,20 @@ def test_other_settings_do_not_resume(workplace, plain):
     output, errors = process.communicate(timeout=300)
     assert (process.returncode, output) == (2, "")
     assert errors.splitlines()[-1].startswith("error: training.learning_rate: 0.5 differs from 0.0001")
+
+
+def test_secrets_of_the_environment_stand_in_no_record_and_no_log(workplace, cluster, resumed, own_session, spoken):
+    assert resumed
+    sessions = (own_session, Path(cluster.environment["RAY_AUTH_TOKEN_PATH"]).parent)
+    noted = Note.read(sessions[1] / "cluster.json")
+    assert noted is not None
+    folders = (*sessions, Path(noted.session), workplace.directory)
+    texts = {str(path): path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
+    for folder, name in ((own_session, "raylet"), (Path(noted.session), "raylet"), (workplace.directory, "mlflow.db")):
+        assert list(folder.rglob(f"{name}*")), f"nothing to look through in {folder}"
+    texts["output"] = "".join(spoken).encode()
+    found = [(name, where) for where, text in texts.items() for name, value in SECRET.items() if value.encode() in text]
+    assert found == []
 
 
 def client(workplace) -> MlflowClient:

@@ -4,7 +4,7 @@ import os
 import secrets
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import ray
 
@@ -23,13 +23,17 @@ def cluster() -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS", "local")
-    if address == "local":
-        stay_on_this_machine(*free_ports(1))
     if address == "local" and "RAY_AUTH_MODE" not in os.environ:
         # A token keeps other accounts out. Left to itself, ray.init() would write one into the home directory, and
         # every later `ray start` of this account would refuse whoever does not send it.
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         read_authentication_again()
+    with stay_on_this_machine(*free_ports(1)) if address == "local" else nullcontext(), _joined(address):
+        yield
+
+
+@contextmanager
+def _joined(address: str) -> Iterator[None]:
     on_sigterm = signal.getsignal(signal.SIGTERM)  # `kill` and `ray job stop` send it; Ray replaces it by an abort
     ray.init(
         address=address, include_dashboard=True, dashboard_host="127.0.0.1", log_to_driver=True, logging_level="warning"
@@ -39,5 +43,3 @@ def cluster() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-        if address == "local":
-            del os.environ["RAY_ADDRESS"], os.environ["RAY_GCS_SERVER_PORT"]  # the next cluster has another

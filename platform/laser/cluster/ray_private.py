@@ -4,6 +4,8 @@ Checked on Ray 2.60.0. Another version may drop or rename any of it, so read thi
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 START_SECONDS = 600
@@ -38,8 +40,9 @@ FAKE_NODES_SWITCHES = {
 """Environment of a head with fake worker nodes."""
 
 
-def stay_on_this_machine(port: int) -> None:
-    """Make the next `ray.init()` of this process start a cluster on loopback, and wait long enough for it.
+@contextmanager
+def stay_on_this_machine(port: int) -> Iterator[None]:
+    """Make a `ray.init()` in the block start a cluster on loopback, and wait long enough for it.
 
     The environment is for the processes that Ray starts. This process read it when it imported Ray, so the constants
     made of it are overwritten too.
@@ -51,9 +54,16 @@ def stay_on_this_machine(port: int) -> None:
     """
     from ray._private import ray_constants
 
-    os.environ |= {**LOCAL_SWITCHES, "RAY_GCS_SERVER_PORT": str(port), "RAY_ADDRESS": f"127.0.0.1:{port}"}
+    os.environ |= LOCAL_SWITCHES
     ray_constants.ENABLE_RAY_CLUSTER = False
     ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S = START_SECONDS
+    address = {"RAY_GCS_SERVER_PORT": str(port), "RAY_ADDRESS": f"127.0.0.1:{port}"}
+    os.environ |= address
+    try:
+        yield
+    finally:
+        for name in address:  # the next cluster has another
+            os.environ.pop(name, None)
 
 
 def read_authentication_again() -> None:
