@@ -8,7 +8,6 @@ from typing import Any
 from laser.cli.job import run_job
 from laser.config.jobs import EvaluateJob
 from laser.config.schema import Experiment
-from laser.errors import UserError
 
 
 def main(job: EvaluateJob) -> Mapping[str, Any]:
@@ -16,7 +15,7 @@ def main(job: EvaluateJob) -> Mapping[str, Any]:
     from laser.config.compose import read_yaml, validate, with_overrides
     from laser.config.paths import with_absolute_paths
     from laser.tracking.runs import open_tracking
-    from laser.training.evaluate import evaluate_checkpoint
+    from laser.training.evaluate import check_same_content, evaluate_checkpoint
     from laser.training.prepare import prepare_inputs
 
     run = open_tracking(job.tracking, must_exist=True).find(job.run_id)
@@ -27,9 +26,7 @@ def main(job: EvaluateJob) -> Mapping[str, Any]:
         recommender = run.fetch("recommender", directory) if config.uses_recommender else None
         config = with_absolute_paths(with_overrides(config, {"cache_dir": job.cache_dir}))
         inputs = prepare_inputs(config, recommender)
-        then, now = run.tags()["dataset_fingerprint"], inputs.dataset.fingerprint
-        if then != now:
-            raise UserError(f"data.path: {config.data.path} has changed since the run: fingerprint {now}, then {then}")
+        check_same_content(config, inputs.artifacts, run.tags())
         metrics = evaluate_checkpoint(config, inputs, checkpoint, job.split)
     prefix = "test/" if job.split == "test" else "best/"
     recorded = run.figures(prefix)

@@ -18,7 +18,7 @@ def main(config: Experiment) -> Mapping[str, Any]:
     tracking = open_tracking(config.tracking)
     cache = Path(config.cache_dir).expanduser()
     dataset = prepare_dataset(config.data, cache)
-    tags = recommender_tags(config.recommender, dataset.name, dataset.fingerprint)
+    tags = recommender_tags(config.recommender, dataset.name, dataset.fingerprint, cache)
     with tracking.run(config, "pretrain", config.recommender.type, tags) as run:
         device = pretraining_device(config.training.use_gpu)
         pretrained = pretrained_recommender(config.recommender, dataset, cache, run.report, device=device)

@@ -29,12 +29,13 @@ def main(job: ReferencesJob) -> Mapping[str, Any]:
     from laser.training.run.directory import remember_run, remembered_run
 
     tracking = open_tracking(job.tracking)
-    dataset = prepare_dataset(job.data_config(), Path(job.cache_dir).expanduser())
+    cache = Path(job.cache_dir).expanduser()
+    dataset = prepare_dataset(job.data_config(), cache)
     directory = Path(job.output_dir) / f"references-{dataset.name}"
     baselines, summary = [], {}
     for family in job.families:
         baseline, place = best_baseline(job, family, dataset), directory / family
-        tags = recommender_tags(baseline.experiment.recommender, dataset.name, dataset.fingerprint)
+        tags = recommender_tags(baseline.experiment.recommender, dataset.name, dataset.fingerprint, cache)
         with tracking.run(baseline.experiment, "reference", family, tags, remembered_run(place)) as run:
             remember_run(place, run.run_id)
             baseline.write(place, environment())

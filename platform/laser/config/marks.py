@@ -32,6 +32,8 @@ PAPER_SEQUENCE = Mark("PAPER_SEQUENCE")
 """Belongs to the paper's own training sequence, which a report compares with ours in one sentence."""
 PLACE = Mark("PLACE")
 """Names a file or folder. It becomes absolute before a process starts in another directory."""
+LLM_SOURCE = Mark("LLM_SOURCE")
+"""Names an LLM, whose content stands in its place in the names of what is made of it."""
 FINGERPRINTED = Mark("FINGERPRINTED")
 """Names files whose content hash stands in its place wherever results are told apart."""
 THIS_SESSION = Mark("THIS_SESSION")

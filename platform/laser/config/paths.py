@@ -17,7 +17,7 @@ def with_absolute_paths(config: Experiment) -> Experiment:
     settings, own = flatten(config), marked(Experiment, THIS_SESSION)
     overrides: dict[str, str] = {}
     for key in marked(Experiment, PLACE):
-        value = settings[key]
+        value = settings.get(key)  # a key of another family is missing
         if value is None:
             continue
         local = Path(str(value)).expanduser()

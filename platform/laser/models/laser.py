@@ -16,7 +16,7 @@ from laser.models.batch import Batch
 from laser.models.bituning import BiTuning, mean_text_embeddings
 from laser.models.finetuning import finetune
 from laser.models.head import ITEMS, USERS, Head
-from laser.models.llm import Decoder, eos_token_id
+from laser.models.llm import Decoder, embedding_width, eos_token_id
 from laser.models.mformer import MFormer, Routing
 
 SEED_STEP = 1_000_003
@@ -179,7 +179,7 @@ def build_laser(
         embedding_std: std of the LLM's input embeddings, at which virtual tokens start.
         first_token_H: value of every virtual token before training; None draws them at random.
     """
-    llm_width = llm.config.get_text_config().hidden_size
+    llm_width = embedding_width(llm)
     with torch.random.fork_rng():
         mformer = None
         if config.bituning.prefix == "mformer":

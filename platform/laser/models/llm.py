@@ -29,6 +29,9 @@ from laser.models.packed.architectures import why_not_packed
 from laser.models.packed.decoder import PackedDecoder
 from laser.models.packed.fused import kernels
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+"""A tokenizer of `transformers` has one of these; its configuration alone gives one that knows no text."""
+
 Decoder: TypeAlias = PreTrainedModel | PackedDecoder
 """The LLM that reads the text: any decoder of `transformers`, or a packed one."""
 
@@ -57,7 +60,8 @@ def llm_config(directory: Path, num_layers: int | None, trust_remote_code: bool 
     try:
         config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"llm.source: {directory / 'config.json'}: {error}; name another model") from error
+        raise UserError(f"llm.source: {directory / 'config.json'}: {first_line(error)}; name another model") from error
+    _refuse_other_models(config, directory)
     decoder = config.get_text_config()
     if num_layers is not None:
         if num_layers > decoder.num_hidden_layers:
@@ -65,10 +69,37 @@ def llm_config(directory: Path, num_layers: int | None, trust_remote_code: bool 
                 f"llm.num_layers: {num_layers} is more than the {decoder.num_hidden_layers} blocks of {directory.name}"
                 "; lower it"
             )
+        of_blocks = decoder.num_hidden_layers
         decoder.num_hidden_layers = num_layers
-        if getattr(decoder, "layer_types", None):  # models with mixed attention list one type per block
-            decoder.layer_types = decoder.layer_types[:num_layers]
+        for name, value in vars(decoder).items():  # models with mixed blocks list something for each, such as its type
+            if isinstance(value, list) and len(value) == of_blocks:
+                setattr(decoder, name, value[:num_layers])
     return config
+
+
+def _refuse_other_models(config: PretrainedConfig, directory: Path) -> None:
+    """Refuse what `transformers` opens, but what reads no text from left to right with the weights of the folder."""
+    if config.is_encoder_decoder:
+        raise UserError(f"llm.source: {directory}: {config.model_type} is an encoder with a decoder; name a decoder")
+    if getattr(config, "quantization_config", None):
+        raise UserError(
+            f"llm.source: {directory}: config.json has a quantization_config, and quantised safetensors are not read; "
+            "name the model in bf16 or fp32, or a GGUF file"
+        )
+    if (directory / "adapter_config.json").is_file():
+        raise UserError(f"llm.source: {directory} holds an adapter (adapter_config.json); merge it into the model")
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or the error's name where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def embedding_width(llm: Decoder) -> int:
+    """Return H, the width of the embeddings that the decoder takes; its blocks may have another (OPT-350M)."""
+    table = llm.get_input_embeddings()
+    width = getattr(table, "embedding_dim", None)
+    return int(llm.config.get_text_config().hidden_size if width is None else width)
 
 
 def empty_llm(config: PretrainedConfig, dtype: torch.dtype, settings: LLMConfig) -> Decoder:
@@ -98,14 +129,42 @@ def load_llm(directory: Path, dtype: torch.dtype, settings: LLMConfig, device: t
         llm.requires_grad_(False).to_empty(device=device)
         for name, weight in decoder_weights(llm, directory):
             llm.get_parameter(name).copy_(weight)
+        _refuse_unread(directory, [part for parts in llm.sources().values() for part in parts])
     else:
         transformers.logging.set_verbosity_error()  # otherwise it lists the head and all blocks that were left out
         transformers.logging.disable_progress_bar()
         remote_code = settings.trust_remote_code
-        llm = AutoModel.from_pretrained(
-            directory, config=config, dtype=dtype, trust_remote_code=remote_code, use_safetensors=True
-        ).to(device)
+        llm, found = AutoModel.from_pretrained(
+            directory,
+            config=config,
+            dtype=dtype,
+            trust_remote_code=remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+        if found["missing_keys"]:  # transformers would draw them at random
+            raise _missing(directory, min(found["missing_keys"]))
+        _refuse_unread(directory, [name for name, _ in llm.named_parameters()])
+        llm = llm.to(device)
     return llm.requires_grad_(False).eval()
+
+
+def _missing(directory: Path, name: str) -> UserError:
+    return UserError(
+        f"llm.source: the files of {directory} lack the weight {name}, which config.json asks for; name a whole model"
+    )
+
+
+def _refuse_unread(directory: Path, names: Iterable[str]) -> None:
+    """Refuse files with a bias beside a weight that is read, if the model of config.json would leave it out."""
+    read = set(names)
+    for stored in _files_by_weight(directory):
+        for name in (stored, stored.partition(".")[2]):
+            if name.endswith(".bias") and name.removesuffix("bias") + "weight" in read and name not in read:
+                raise UserError(
+                    f"llm.source: {directory} holds {stored}, and the model of config.json has no such bias; "
+                    "name a folder whose config.json belongs to its weights"
+                )
 
 
 def decoder_weights(llm: Decoder, directory: Path) -> Iterator[tuple[str, Tensor]]:
@@ -126,17 +185,14 @@ def llm_weights(directory: Path, names: Iterable[str]) -> Iterator[tuple[str, Te
             or another base prefix.
 
     Raises:
-        UserError: the files lack one of the weights.
+        UserError: the files lack one of the weights, as config.json names it.
     """
     files = _files_by_weight(directory)
     suffixes = {stored.split(".", 1)[1]: stored for stored in files if "." in stored}
     for name in names:
         stored = name if name in files else suffixes.get(name)
         if stored is None:
-            raise UserError(
-                f"llm.source: {directory} holds no weight {name}, so the LLM cannot be sharded while it is read; "
-                "use training.zero_stage=0 or 2"
-            )
+            raise _missing(directory, name)
         with safe_open(files[stored], framework="pt") as file:
             yield name, file.get_tensor(stored)
 
@@ -200,5 +256,25 @@ def eos_token_id(config: PretrainedConfig) -> int:
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    """Load the tokenizer beside the weights."""
-    return AutoTokenizer.from_pretrained(directory)
+    """Load the tokenizer beside the weights.
+
+    Raises:
+        UserError: there is none, or none that `transformers` runs as a fast one.
+    """
+    if not any((directory / name).is_file() for name in TOKENIZER_FILES):
+        raise UserError(
+            f"llm.source: {directory} has no tokenizer ({' or '.join(TOKENIZER_FILES)}); "
+            "save it beside the weights with tokenizer.save_pretrained"
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+    except Exception as error:  # what a damaged file raises depends on the tokenizer's class
+        raise UserError(
+            f"llm.source: the tokenizer in {directory} cannot be read ({first_line(error)}); save it again"
+        ) from error
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"llm.source: {directory} has a {type(tokenizer).__name__}, which is no fast tokenizer; "
+            "name a model that has a tokenizer.json"
+        )
+    return tokenizer

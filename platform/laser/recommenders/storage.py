@@ -12,6 +12,7 @@ from laser.config.families.recommenders import FamilySection, RecommenderConfig
 from laser.errors import UserError
 from laser.recommenders.base import SequentialRecommender
 from laser.recommenders.registry import build_recommender
+from laser.storage.content import file_hash
 
 SCHEMA_VERSION = 1
 WEIGHTS, DESCRIPTION = "model.safetensors", "recommender.json"
@@ -55,7 +56,10 @@ def load_recommender(directory: Path) -> SequentialRecommender:
     return model.eval().requires_grad_(False)
 
 
-def weights_hash(directory: Path) -> str:
-    """Return the SHA-256 of the weights. Encodings depend on it, and not on where the recommender lies."""
-    with (directory / WEIGHTS).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def content_hash(directory: Path) -> str:
+    """Return a hash of weights and settings. Encodings depend on it, and not on where the recommender lies.
+
+    The settings belong to it: recommenders with equal weights may read histories of unequal length.
+    """
+    settings = json.loads((directory / DESCRIPTION).read_text())["config"]
+    return hashlib.sha256((file_hash(directory / WEIGHTS) + json.dumps(settings, sort_keys=True)).encode()).hexdigest()

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from laser.cli.progress import progress
-from laser.config.identity import stage_key
+from laser.config.identity import llm_content, stage_key
 from laser.config.schema import LLMConfig, PromptConfig
 from laser.data.batches import inference_batches
 from laser.data.dataset import Dataset
 from laser.data.prompts import Prompts
 from laser.models.bituning import BiTuning
-from laser.models.llm import choose_dtype, load_llm, load_tokenizer
-from laser.models.llm_source import resolve_llm
+from laser.models.llm import choose_dtype, embedding_width, load_llm, load_tokenizer
+from laser.models.llm_probe import open_llm
 from laser.storage.cache import make_once
 
 ARTIFACT_VERSION = 2
@@ -49,7 +49,8 @@ def item_features(
     Raises:
         UserError: there is no such LLM.
     """
-    key = stage_key("features", ARTIFACT_VERSION, llm_source, num_layers, dataset.fingerprint)
+    content = llm_content(llm_source, cache_dir)
+    key = stage_key("features", ARTIFACT_VERSION, content, num_layers, dataset.fingerprint)
     path = cache_dir / "features" / f"{key}.safetensors"
     make_once(
         path, lambda aside: save_file({NAME: _compute(llm_source, num_layers, dataset, cache_dir, device)}, aside)
@@ -60,10 +61,10 @@ def item_features(
 def _compute(
     llm_source: str, num_layers: int | None, dataset: Dataset, cache_dir: Path, device: torch.device
 ) -> NDArray[np.float32]:
-    directory = resolve_llm(llm_source, cache_dir)
     settings = LLMConfig(source=llm_source, num_layers=num_layers)
+    directory = open_llm(settings, cache_dir).directory
     llm = load_llm(directory, choose_dtype("auto", device), settings, device)
-    width = llm.config.get_text_config().hidden_size
+    width = embedding_width(llm)
     mean = BiTuning(width, embedding_std=1.0, representation="mean")  # holds no token, so nothing is drawn
     prompts = Prompts.build(dataset, PromptConfig(), load_tokenizer(directory), cache_dir)
     batches = inference_batches(np.diff(prompts.offsets), BATCH_TOKENS)

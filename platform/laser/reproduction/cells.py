@@ -107,7 +107,7 @@ def cells_of(table: Table, job: ReproduceJob, runs: Mapping[tuple[str, int], str
             config = with_absolute_paths(with_overrides(base, changes))
             dataset = prepare_dataset(config.data, cache)
             if kind == "recommender":
-                key = recommender_key(config.recommender, dataset.fingerprint)
+                key = recommender_key(config.recommender, dataset.fingerprint, cache)
             else:
                 key = settings_key(config, dataset.fingerprint)
             cells.append(Cell(row.id, seed, kind, _differing(base, changes), config, dataset, key))

@@ -154,11 +154,12 @@ def metrics_prefix(table: Table) -> str:
 
 
 def _run_recommender(cell: Cell, store: Store) -> None:
-    tags = recommender_tags(cell.config.recommender, cell.dataset.name, cell.dataset.fingerprint)
+    cache, dataset = Path(cell.config.cache_dir), cell.dataset
+    tags = recommender_tags(cell.config.recommender, dataset.name, dataset.fingerprint, cache)
     run = store.start(cell.config, cell.name, tags, None)
     try:
-        cache, device = Path(cell.config.cache_dir), pretraining_device(cell.config.training.use_gpu)
-        pretrained = pretrained_recommender(cell.config.recommender, cell.dataset, cache, run.report, device=device)
+        device = pretraining_device(cell.config.training.use_gpu)
+        pretrained = pretrained_recommender(cell.config.recommender, dataset, cache, run.report, device=device)
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         store.finish(

@@ -22,6 +22,8 @@ class Artifacts:
     num_items: int
     """I, items of the catalogue."""
     llm_directory: Path
+    llm_content: str
+    """Names the LLM's weights and tokenizer, wherever they lie (`laser.config.identity.llm_content`)."""
     prompts: PromptFiles
     item_prompts: PromptFiles
     """The prompts of the items themselves, which begin with the instruction for items."""

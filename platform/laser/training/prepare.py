@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from safetensors.numpy import save_file
+from transformers import PretrainedConfig
 
 from laser.config.identity import stage_key
 from laser.config.schema import Experiment
@@ -16,11 +17,11 @@ from laser.data.prepare import prepare_dataset
 from laser.data.prompts import PromptFiles
 from laser.errors import UserError
 from laser.models.llm import embedding_std, eos_embedding, eos_token_id, llm_config, load_tokenizer
-from laser.models.llm_source import resolve_llm
+from laser.models.llm_probe import max_positions, open_llm
 from laser.recommenders.base import SequentialRecommender
 from laser.recommenders.encodings import make_encodings
 from laser.recommenders.pretraining import pretrained_recommender, pretraining_device
-from laser.recommenders.storage import load_recommender, weights_hash
+from laser.recommenders.storage import content_hash, load_recommender
 from laser.storage.cache import make_once
 from laser.training.artifacts import Artifacts
 from laser.training.examples import select_examples
@@ -40,12 +41,19 @@ def make_artifacts(config: Experiment, recommender_directory: Path | None = None
     """
     cache = Path(config.cache_dir).expanduser().absolute()
     dataset = prepare_dataset(config.data, cache)
-    llm_directory = resolve_llm(config.llm.source, cache)
-    remote_code = config.llm.trust_remote_code
-    llm = llm_config(llm_directory, config.llm.num_layers, remote_code)  # raises here if the depth is wrong
+    opened = open_llm(config.loaded_llm, cache)
+    llm_directory, remote_code = opened.directory, config.llm.trust_remote_code
+    llm = llm_config(llm_directory, config.llm.num_layers, remote_code)
     if config.bituning.representation == "eos":
         eos_token_id(llm)
     first_token_H = eos_embedding(llm_directory, remote_code) if config.bituning.init == "eos" else None
+    tokenizer = load_tokenizer(llm_directory)
+    prompts = item_prompts = PromptFiles.make(dataset, config.prompt, tokenizer, cache)
+    if config.prompt.item_instruction is not None:
+        item_prompts = prompts.with_instruction(config.prompt.item_instruction, tokenizer)
+    examples = select_examples(dataset, config)
+    _check_enough(config, examples)
+    _check_positions(config, examples, prompts, item_prompts, llm)
     recommender = None
     if config.uses_recommender and recommender_directory is None:
         device = pretraining_device(config.training.use_gpu)
@@ -53,18 +61,13 @@ def make_artifacts(config: Experiment, recommender_directory: Path | None = None
         recommender, recommender_directory = pretrained.model, pretrained.directory
     elif recommender_directory is not None:
         recommender = load_recommender(recommender_directory)
-    tokenizer = load_tokenizer(llm_directory)
-    prompts = item_prompts = PromptFiles.make(dataset, config.prompt, tokenizer, cache)
-    if config.prompt.item_instruction is not None:
-        item_prompts = prompts.with_instruction(config.prompt.item_instruction, tokenizer)
-    examples = select_examples(dataset, config)
-    _check_enough(config, examples)
     artifacts = Artifacts(
         dataset=dataset.name,
         fingerprint=dataset.fingerprint,
         dataset_directory=dataset.path.absolute(),
         num_items=dataset.num_items,
         llm_directory=llm_directory.absolute(),
+        llm_content=opened.content,
         prompts=prompts,
         item_prompts=item_prompts,
         embedding_std=embedding_std(llm_directory, remote_code),
@@ -74,13 +77,13 @@ def make_artifacts(config: Experiment, recommender_directory: Path | None = None
     )
     if recommender is not None:
         assert recommender_directory is not None
-        weights = weights_hash(recommender_directory)
+        content = content_hash(recommender_directory)
         artifacts = replace(
             artifacts,
             recommender_width=recommender.hidden_size,
             recommender_blocks=recommender.blocks,
-            item_embeddings=_item_embeddings(recommender, weights, dataset, cache / "encodings"),
-            encodings=_encodings(recommender, weights, dataset, examples, cache / "encodings"),
+            item_embeddings=_item_embeddings(recommender, content, dataset, cache / "encodings"),
+            encodings=_encodings(recommender, content, dataset, examples, cache / "encodings"),
         )
     return replace(artifacts, checkpoint_bytes=checkpoint_bytes(config, artifacts))
 
@@ -91,7 +94,7 @@ def prepare_inputs(config: Experiment, recommender_directory: Path | None = None
 
 
 def _encodings(
-    recommender: SequentialRecommender, weights: str, dataset: Dataset, examples: dict[str, Examples], directory: Path
+    recommender: SequentialRecommender, content: str, dataset: Dataset, examples: dict[str, Examples], directory: Path
 ) -> dict[str, Path]:
     """Encode the histories of each split with the recommender and return the files.
 
@@ -99,15 +102,15 @@ def _encodings(
     """
     encodings = {}
     for split, part in examples.items():
-        key = stage_key("encodings", 3, weights, dataset.fingerprint, split, part.digest())
+        key = stage_key("encodings", 3, content, dataset.fingerprint, split, part.digest())
         own_sequence = dataset.train_items if split in ("train", "prefixes") else None
         encodings[split] = make_encodings(recommender, part, directory, key, own_sequence)
     return encodings
 
 
-def _item_embeddings(recommender: SequentialRecommender, weights: str, dataset: Dataset, directory: Path) -> Path:
+def _item_embeddings(recommender: SequentialRecommender, content: str, dataset: Dataset, directory: Path) -> Path:
     """Write the recommender's item embeddings and return their file."""
-    place = directory / f"{stage_key('items', 1, weights, dataset.fingerprint)}.safetensors"
+    place = directory / f"{stage_key('items', 1, content, dataset.fingerprint)}.safetensors"
     make_once(place, lambda aside: save_file({ITEM_EMBEDDINGS: recommender.item_embeddings().copy()}, aside))
     return place
 
@@ -119,3 +122,25 @@ def _check_enough(config: Experiment, examples: dict[str, Examples]) -> None:
                 f"data.path: {config.data.path} has no {name} example: users need at least 3 interactions "
                 "(4 to train on); lower data.k_core or data.min_rating, or take more data"
             )
+
+
+def _check_positions(
+    config: Experiment,
+    examples: dict[str, Examples],
+    prompts: PromptFiles,
+    item_prompts: PromptFiles,
+    llm: PretrainedConfig,
+) -> None:
+    """Refuse prompts that are longer than the LLM's positions, before anything is trained."""
+    limit = max_positions(llm)
+    texts, item_texts = prompts.open(), item_prompts.open()
+    lengths = [(item_texts if split == "items" else texts).lengths(part) for split, part in examples.items()]
+    longest = max(int(part.max()) for part in lengths if len(part))
+    virtual = config.mformer.num_virtual_tokens if config.bituning.prefix != "none" else 0
+    added = virtual + (config.bituning.representation != "mean")
+    if limit is not None and longest + added > limit:
+        raise UserError(
+            f"prompt.max_history_items: {config.prompt.max_history_items}; the longest prompt takes {longest + added} "
+            f"tokens ({longest} of text, {added} virtual), and the LLM has {limit} positions; lower it, "
+            "prompt.max_item_tokens or mformer.num_virtual_tokens, or name another llm.source"
+        )

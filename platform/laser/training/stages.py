@@ -56,7 +56,7 @@ class TwoStageTraining:
         self.run_dir, self.directory = run_dir, run_dir / "checkpoints"
         self.training = config.training
         self.num_epochs = (self.training.stage0_epochs, self.training.stage1_epochs, self.training.stage2_epochs)
-        self.settings = dependent_settings(config, inputs.dataset.fingerprint)
+        self.settings = dependent_settings(config, inputs.dataset.fingerprint, inputs.artifacts.llm_content)
         self.started = time.perf_counter()
 
     def run(self) -> Outcome:

@@ -16,6 +16,8 @@ from laser.training.artifacts import Artifacts
 from laser.training.run.checkpoint import check_same_settings, dependent_settings, latest_checkpoint
 from laser.training.run.outcome import Outcome, read_outcome
 
+LLM_TAG = "llm_content"
+"""Tag of a run: what names the content of its LLM (`laser.config.identity.llm_content`)."""
 KEPT_CHECKPOINTS = 3
 """A run directory holds at most the last checkpoint, the best one, and the one that is being written."""
 
@@ -68,7 +70,7 @@ def preflight(run_dir: Path, config: Experiment, artifacts: Artifacts) -> None:
     _check_disk(run_dir, artifacts.checkpoint_bytes)
     checkpoint = latest_checkpoint(run_dir / "checkpoints")
     if checkpoint is not None:
-        check_same_settings(checkpoint.state, dependent_settings(config, artifacts.fingerprint))
+        check_same_settings(checkpoint.state, dependent_settings(config, artifacts.fingerprint, artifacts.llm_content))
     elif config.training.start_from is not None:
         from laser.training.run.transfer import check_start  # imports the models
 
@@ -92,6 +94,7 @@ def run_tags(config: Experiment, artifacts: Artifacts) -> dict[str, str | int]:
         "dataset": artifacts.dataset,
         "dataset_fingerprint": artifacts.fingerprint,
         "llm": config.llm.source,
+        LLM_TAG: artifacts.llm_content,
         "K": config.mformer.num_experts,
         "L": config.mformer.num_virtual_tokens,
         "settings_key": settings_key(config, artifacts.fingerprint),

@@ -1,7 +1,10 @@
 """Tests the warm start on real interactions: cached outputs equal the model's, and the trained head ranks better."""
 
+import shutil
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from laser.config.compose import with_overrides
 from laser.config.schema import Experiment
@@ -76,6 +79,23 @@ def test_cached_outputs_are_what_the_model_gives(config, tmp_path):
         torch.equal(first, second) for first, second in zip(vars(found).values(), vars(again).values(), strict=True)
     )
     assert len(list((tmp_path / "outputs").glob("*.arrow"))) == 1
+
+
+def test_new_weights_in_the_same_folder_give_new_outputs(config, tiny_llm, tmp_path):
+    llm = shutil.copytree(tiny_llm, tmp_path / "llm")
+    config = with_overrides(config, {"cache_dir": str(tmp_path), "recommender.type": "popularity"})
+    config = with_overrides(config, {"llm.source": str(llm), "data.k_core": 80, "prompt.max_history_items": 2})
+
+    def cached() -> torch.Tensor:
+        inputs = prepare_inputs(config)
+        engine = PlainEngine(whole_laser(config, inputs.artifacts, CPU), config.training, CPU)
+        return cached_outputs(engine, inputs, config).items_IH
+
+    before, weights = cached(), load_file(llm / "model.safetensors")
+    name = "model.layers.1.mlp.down_proj.weight"  # the virtual tokens stay the same
+    save_file({**weights, name: 2 * weights[name]}, llm / "model.safetensors", metadata={"format": "pt"})
+    assert not torch.allclose(cached(), before, atol=1e-2)
+    assert len(list((tmp_path / "outputs").glob("*.arrow"))) == 2
 
 
 def test_the_head_ranks_and_the_model_has_it(config):

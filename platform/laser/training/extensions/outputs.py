@@ -54,11 +54,13 @@ def cached_outputs(engine: Engine, inputs: Inputs, config: Experiment) -> Output
     assert inputs.prefixes is not None
     prefix_LH, suffix_H = _virtual_tokens(engine)
     parts = (inputs.prefixes, inputs.val, inputs.items)
+    prompts, item_prompts = inputs.artifacts.prompts, inputs.artifacts.item_prompts
     virtual = hashlib.sha256(torch.cat([prefix_LH.flatten(), suffix_H]).numpy().tobytes()).hexdigest()
     key = stage_key(
         "outputs",
-        without(config.llm, HOW_IT_RUNS, PERMISSION),
+        without(config.llm, HOW_IT_RUNS, PERMISSION) | {"source": inputs.artifacts.llm_content},
         config.prompt,
+        [(texts.instruction, texts.numbers, texts.items.name) for texts in (prompts, item_prompts)],
         inputs.dataset.fingerprint,
         virtual,
         [part.examples.digest() for part in parts],

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from laser.config.compose import flatten
 from laser.config.fields import marked
-from laser.config.identity import first_difference
+from laser.config.identity import first_difference, same_llm
 from laser.config.marks import FINGERPRINTED, HOW_IT_RUNS, LABEL, MAY_DIFFER_ON_RESUME, NUM_EPOCHS
 from laser.config.schema import Experiment
 from laser.errors import UserError
@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 SCHEMA_VERSION = 2
 """Version 1 held item embeddings that were not normalised."""
 CHECKSUMS = "checksums.json"
+LLM_CONTENT = "llm content"
+"""Key beside the settings of a checkpoint: what names the content of the LLM; older checkpoints lack it."""
 FILES = ("trainable.safetensors", "optimizer.safetensors", "item_embeddings.safetensors", "state.json")
 
 
@@ -175,14 +177,15 @@ def discard_checkpoints(directory: Path, keep: set[str]) -> None:
             shutil.rmtree(path)
 
 
-def dependent_settings(config: Experiment, fingerprint: str) -> dict[str, Any]:
-    """Return the flattened settings that the trained weights depend on, and the dataset's fingerprint."""
+def dependent_settings(config: Experiment, fingerprint: str, llm_content: str | None = None) -> dict[str, Any]:
+    """Return the flattened settings that the trained weights depend on, and what names the content of data and LLM."""
     marks = [HOW_IT_RUNS, LABEL, FINGERPRINTED, MAY_DIFFER_ON_RESUME]
     if config.training.schedule == "constant":  # others make the learning rate depend on the number of steps
         marks.append(NUM_EPOCHS)
     independent = marked(Experiment, *marks)
     settings = {key: value for key, value in flatten(config).items() if key not in independent}
-    return {**settings, "data fingerprint": fingerprint}
+    content = {} if llm_content is None else {LLM_CONTENT: llm_content}
+    return {**settings, "data fingerprint": fingerprint, **content}
 
 
 def check_same_settings(state: TrainingState, settings: Mapping[str, Any]) -> None:
@@ -191,7 +194,14 @@ def check_same_settings(state: TrainingState, settings: Mapping[str, Any]) -> No
     Raises:
         UserError: names the first setting that differs, both values and the remedy.
     """
-    key = first_difference(state.settings, settings, Experiment)
+    before, now = dict(state.settings), dict(settings)
+    then, content = before.pop(LLM_CONTENT, None), now.pop(LLM_CONTENT, None)
+    if content is not None and not same_llm(then, content):
+        raise UserError(
+            f"llm.source: holds {content}, and the run to resume was trained on {then}; put the LLM back, or start a "
+            "run of another name"
+        )
+    key = first_difference(before, now, Experiment)
     if key is not None:
         raise UserError(
             f"{key}: {settings.get(key)!r} differs from {state.settings.get(key)!r} of the run to resume; set it back, "
