@@ -12,6 +12,7 @@ from pyarrow import csv
 from laser.config.schema import DataConfig
 from laser.data.ingest import interactions, numbering, order, streams
 from laser.data.prepare import prepare_dataset
+from laser.errors import UserError
 from laser.evaluation.metrics import ranking_metrics
 from tiny.tables import INTERACTIONS, ITEMS
 
@@ -135,6 +136,16 @@ def test_changed_files_are_another_dataset(pairs, tmp_path):
     before = prepare_dataset(config, cache).fingerprint
     (pairs / "interactions.csv").write_text(INTERACTIONS + "u3,d,2,5\n")
     assert prepare_dataset(config, cache).fingerprint != before
+
+
+def test_a_prepared_dataset_whose_files_are_others_now_is_refused(pairs, tmp_path):
+    made = prepare_dataset(DataConfig(path=str(pairs)), tmp_path / "cache").path
+    named = DataConfig(path=str(made))
+    assert prepare_dataset(named, tmp_path / "cache").path == made
+    items = pq.read_table(made / "items.parquet")
+    pq.write_table(items.slice(1), made / "items.parquet")
+    with pytest.raises(UserError, match=r"items\.parquet: altered since it was prepared; prepare it again"):
+        prepare_dataset(named, tmp_path / "cache")
 
 
 def test_recbole_files_of_the_wheel(movielens):

@@ -51,6 +51,18 @@ def test_resume_refuses_settings_that_do_not_compare(config):
         open_sweep(with_overrides(config, {"resume": True, "training.batch_size": 8}))
 
 
+def test_resume_refuses_another_llm_in_the_same_place(config, tmp_path):
+    llm = tmp_path / "llm"
+    llm.mkdir()
+    (llm / "config.json").write_text("{}")
+    config = with_overrides(config, {"llm.source": str(llm), "cache_dir": str(tmp_path / "cache")})
+    sweep = open_sweep(config)
+    assert open_sweep(with_overrides(config, {"resume": True})).path == sweep.path
+    (llm / "model.safetensors").write_bytes(b"new weights")
+    with pytest.raises(UserError, match=r"llm\.source: holds folder:.*, and the sweep to resume .* began with folder:"):
+        open_sweep(with_overrides(config, {"resume": True}))
+
+
 def test_resume_allows_another_number_of_workers(config):
     open_sweep(config)
     changed = {"resume": True, "training.num_workers": 2, "training.zero_stage": 3}

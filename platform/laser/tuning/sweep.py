@@ -1,7 +1,7 @@
 """A sweep on disk, so that it can be stopped at any moment, also by `kill -9`, and resumed.
 
     <output_dir>/sweeps/<name>/    <name>-2, <name>-3, … for later ones
-        sweep.json                 settings that must not change
+        sweep.json                 settings that must not change, and what names the content of the LLM
         run_id                     its MLflow run
         complete                   there when every trial has ended
         trials/K=4,L=8-1a2b3c/
@@ -27,12 +27,13 @@ from typing import Any, Literal
 
 from laser.config.compose import flatten
 from laser.config.fields import marked
-from laser.config.identity import first_difference, stage_key
+from laser.config.identity import first_difference, llm_content, same_llm, stage_key
 from laser.config.marks import HOW_IT_RUNS, MAY_DIFFER_ON_RESUME
 from laser.config.schema import TuneExperiment
 from laser.errors import UserError
 from laser.storage.files import write_json, write_whole
 from laser.storage.locks import Held, exclusive
+from laser.training.run.checkpoint import LLM_CONTENT
 from laser.training.run.directory import remember_run, remembered_run, run_directory
 
 SYMBOLS = {
@@ -186,6 +187,12 @@ class Sweep:
         Raises:
             UserError: names the first setting that differs.
         """
+        then, content = self._settings().get(LLM_CONTENT), _llm_content(config)
+        if not same_llm(then, content):
+            raise UserError(
+                f"llm.source: holds {content}, and the sweep to resume ({self.path}) began with {then}; put the LLM "
+                "back, or leave out resume to start a new sweep"
+            )
         before, now = self._settings()["config"], _comparable(config)
         key = first_difference(before, now, TuneExperiment)
         if key is not None:
@@ -214,7 +221,7 @@ def open_sweep(config: TuneExperiment) -> Sweep:
         sweep.check_same_settings(config)
         return sweep
     path = run_directory(_sweeps_directory(config), config.name, resume=False)
-    write_json(path / "sweep.json", {"config": _comparable(config)})
+    write_json(path / "sweep.json", {"config": _comparable(config), LLM_CONTENT: _llm_content(config)})
     return Sweep(path)
 
 
@@ -241,6 +248,10 @@ def _value_text(value: Any) -> str:
 
 def _sweeps_directory(config: TuneExperiment) -> Path:
     return Path(config.output_dir).expanduser().absolute() / "sweeps"
+
+
+def _llm_content(config: TuneExperiment) -> str:
+    return llm_content(config.llm.source, Path(config.cache_dir).expanduser())
 
 
 def _comparable(config: TuneExperiment) -> dict[str, Any]:
