@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GPT2Config
 
 from laser.config.compose import load_config
 from laser.config.families.recommenders import (
@@ -87,6 +87,18 @@ def test_new_weights_in_the_same_folder_give_new_features_and_a_new_recommender(
     assert not again.reused and again.directory != made.directory
     elsewhere = config.model_copy(update={"text_source": str(shutil.copytree(llm, tmp_path / "elsewhere"))})
     assert pretrained_recommender(elsewhere, dataset, tmp_path).directory == again.directory
+
+
+def test_an_llm_that_cannot_read_the_items_is_refused_under_its_own_setting(dataset, tiny_llm, tmp_path):
+    gpt2 = GPT2Config(vocab_size=304, n_embd=32, n_layer=1, n_head=4, n_positions=16)
+    AutoModelForCausalLM.from_config(gpt2).save_pretrained(tmp_path / "llm")
+    with pytest.raises(UserError, match=r"^recommender\.text_source: .* has no tokenizer"):
+        item_features(str(tmp_path / "llm"), None, dataset, tmp_path, CPU)
+    AutoTokenizer.from_pretrained(tiny_llm).save_pretrained(tmp_path / "llm")
+    with pytest.raises(
+        UserError, match=r"text_source: .*llm has 16 positions, and the longest item text takes \d+ tok"
+    ):
+        item_features(str(tmp_path / "llm"), None, dataset, tmp_path, CPU)
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,10 @@ from laser.config.schema import LLMConfig, PromptConfig
 from laser.data.batches import inference_batches
 from laser.data.dataset import Dataset
 from laser.data.prompts import Prompts
+from laser.errors import UserError
 from laser.models.bituning import BiTuning
 from laser.models.llm import choose_dtype, embedding_width, load_llm, load_tokenizer
-from laser.models.llm_probe import open_llm
+from laser.models.llm_probe import max_positions, open_llm
 from laser.storage.cache import make_once
 
 ARTIFACT_VERSION = 2
@@ -62,11 +63,20 @@ def _compute(
     llm_source: str, num_layers: int | None, dataset: Dataset, cache_dir: Path, device: torch.device
 ) -> NDArray[np.float32]:
     settings = LLMConfig(source=llm_source, num_layers=num_layers)
-    directory = open_llm(settings, cache_dir).directory
+    try:
+        directory = open_llm(settings, cache_dir).directory
+    except UserError as error:
+        raise UserError(str(error).replace("llm.source", "recommender.text_source", 1)) from error
     llm = load_llm(directory, choose_dtype("auto", device), settings, device)
     width = embedding_width(llm)
     mean = BiTuning(width, embedding_std=1.0, representation="mean")  # holds no token, so nothing is drawn
     prompts = Prompts.build(dataset, PromptConfig(), load_tokenizer(directory), cache_dir)
+    longest, limit = int(np.diff(prompts.offsets).max()), max_positions(llm.config)
+    if limit is not None and longest > limit:
+        raise UserError(
+            f"recommender.text_source: {llm_source} has {limit} positions, and the longest item text takes {longest} "
+            "tokens; name another LLM"
+        )
     batches = inference_batches(np.diff(prompts.offsets), BATCH_TOKENS)
     features_IH = np.empty((dataset.num_items, width), dtype=np.float32)
     with progress(batches, "item features", "batch") as steps, torch.inference_mode():
