@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from laser.evaluation import ranking
-from laser.evaluation.ranking import catalogue_ranks, ranks, ranks_with_history_bias
+from laser.evaluation.ranking import catalogue_ranks, ranks, ranks_with_history_bias, ranks_without_histories
 
 
 def sorted_ranks(representation_BH: Tensor, items_IH: Tensor, targets_B: Tensor) -> Tensor:
@@ -76,7 +76,10 @@ def test_ranks_without_histories_equal_those_of_masked_scores(large_case, monkey
     whole_B = catalogue_ranks(representation_BH, items_IH, targets_B)
     left_B = ranks_with_history_bias(whole_B, representation_BH, items_IH, targets_B, histories, -torch.inf)
     scores_BI = (representation_BH.double() @ items_IH.double().T).float()
-    assert torch.equal(left_B, ranks(scores_BI, targets_B, histories))
+    given_B = ranks_without_histories(ranks(scores_BI, targets_B), scores_BI, targets_B, histories)
+    for row, history in enumerate(histories):
+        scores_BI[row, history] = -torch.inf
+    assert torch.equal(left_B, ranks(scores_BI, targets_B)) and torch.equal(left_B, given_B)
     assert left_B[0] == len(items_IH) and left_B[2] == whole_B[2] and (left_B[1:] <= whole_B[1:]).sum() > 0
 
 

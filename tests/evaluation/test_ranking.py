@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laser.evaluation import ranking
-from laser.evaluation.ranking import ranks
+from laser.evaluation.ranking import ranks, ranks_without_histories
 
 
 def test_ranks_of_distinct_scores_are_their_places_in_the_order():
@@ -50,7 +50,9 @@ def test_rows_of_several_blocks_rank_as_one_row_does(dtype, block_scores, monkey
 def test_masked_history_leaves_the_competition_and_a_masked_target_ranks_last():
     scores_BI = torch.tensor([[0.9, 0.8, 0.7, 0.6], [0.9, 0.8, 0.7, 0.6], [0.9, 0.8, 0.7, 0.6]])
     histories = [np.array([0, 1]), np.array([3]), np.array([], dtype=np.int32)]
-    assert ranks(scores_BI, torch.tensor([2, 3, 1]), histories).tolist() == [1, 4, 2]
+    targets_B = torch.tensor([2, 3, 1])
+    masked_B = ranks_without_histories(ranks(scores_BI, targets_B), scores_BI, targets_B, histories)
+    assert masked_B.tolist() == [1, 4, 2]
     assert scores_BI[0].tolist() == pytest.approx([0.9, 0.8, 0.7, 0.6]), "the caller's scores are left alone"
 
 

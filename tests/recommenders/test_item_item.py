@@ -12,6 +12,7 @@ from laser.recommenders.encodings import Encodings, make_encodings
 from laser.recommenders.families import ease
 from laser.recommenders.families.item_knn import ItemKNN
 from laser.recommenders.item_item import ItemItemRecommender
+from laser.recommenders.own_items import OwnItems
 from laser.recommenders.registry import build_recommender
 from laser.recommenders.text import ReadsText, whitened
 
@@ -49,7 +50,9 @@ def fitted(config, data: list[np.ndarray]) -> FittedRecommender:
 
 
 def matrix(model: ItemItemRecommender) -> torch.Tensor:
-    return model.weighted_rows(torch.eye(NUM_ITEMS))
+    """A history of one item scores its row of W."""
+    items = torch.arange(model.num_items)[:, None]
+    return model.scores(items, torch.ones_like(items, dtype=torch.bool))
 
 
 def batch(histories: list[list[int]], extra: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -62,20 +65,20 @@ def test_item_knn_by_hand():
     model = build_recommender(ItemKNNConfig(hidden_size=2, history_decay=0.5), 4)
     model.fit([np.array([0, 1, 2]), np.array([1, 0]), np.array([3, 3])])
     expected = torch.tensor([[0.0, 2.0, 0.5, 0.0], [2.0, 0.0, 1.0, 0.0], [0.5, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 2.0]])
-    assert torch.equal(model.weighted_rows(torch.eye(4)), expected)
+    assert torch.equal(matrix(model), expected)
     assert torch.equal(model.scores(*batch([[2, 0]])), 0.5 * expected[2:3] + expected[0:1])
     damped = build_recommender(ItemKNNConfig(hidden_size=2, degree_exponent=1.0), 4)
     damped.fit([np.array([0, 1, 2]), np.array([1, 0]), np.array([3, 3])])
-    assert damped.weighted_rows(torch.eye(4))[0].tolist() == pytest.approx([0, 2 / (2.5 * 3), 0.5 / (2.5 * 1.5), 0])
+    assert matrix(damped)[0].tolist() == pytest.approx([0, 2 / (2.5 * 3), 0.5 / (2.5 * 1.5), 0])
     rows = build_recommender(ItemKNNConfig(hidden_size=2, row_exponent=1.0), 4)
     rows.fit([np.array([0, 1, 2]), np.array([1, 0]), np.array([3, 3])])
-    assert torch.allclose(rows.weighted_rows(torch.eye(4)), expected / expected.sum(dim=1, keepdim=True))
+    assert torch.allclose(matrix(rows), expected / expected.sum(dim=1, keepdim=True))
 
 
 def test_pairs_further_apart_than_the_longest_history_do_not_count():
     model = build_recommender(ItemKNNConfig(hidden_size=2, max_history=2), 4)
     model.fit([np.array([0, 1, 2, 3])])
-    assert model.weighted_rows(torch.eye(4))[0].tolist() == [0, 1, 0.5, 0]
+    assert matrix(model)[0].tolist() == [0, 1, 0.5, 0]
 
 
 def test_ease_solves_its_regression():
@@ -147,12 +150,11 @@ def test_a_user_left_out_is_as_if_never_fitted(config):
     model = fitted(config, data)
     for user, own in enumerate(data):
         without = fitted(config, data[:user] + data[user + 1 :])
-        items_M, factors_MC = model.factors_without(own)
+        items_M, factors_MC = OwnItems([own], NUM_ITEMS).items_E, model.factors_without(OwnItems([own], NUM_ITEMS))
         assert items_M.tolist() == sorted(set(own.tolist()))
         # Worst over the users: 4e-6, at factors up to 9.
         expected_MC = matrix(without)[items_M].double() @ model.projection_IC.double()
         np.testing.assert_allclose(factors_MC, expected_MC.numpy(), rtol=0, atol=1e-4)
-    items_M, factors_MC = model.factors_without(data[-1])
     assert not isinstance(model, ItemKNN) or not factors_MC[items_M >= 10].any(), "nobody else has items 10 and 11"
 
 

@@ -26,18 +26,24 @@ class progress(Generic[T]):  # noqa: N801, used like a function
         label: names the work.
         unit: names one item.
         enabled: false shows nothing; only the first of several workers shows progress.
+        silent_seconds: work that ends within this time shows nothing.
     """
 
-    def __init__(self, items: Collection[T], label: str, unit: str, enabled: bool = True) -> None:
+    def __init__(
+        self, items: Collection[T], label: str, unit: str, enabled: bool = True, silent_seconds: float = 0.0
+    ) -> None:
         self.items, self.label, self.unit, self.enabled = items, label, unit, enabled
+        self.silent_seconds = silent_seconds
         self.terminal = enabled and sys.stderr.isatty()
         self.notes: dict[str, float] = {}
         self.done = self.printed = 0
 
     def __enter__(self) -> "progress[T]":
-        self.started = self.shown = time.monotonic()
+        self.started = time.monotonic()
+        self.next_line = self.started + (self.silent_seconds or LOG_INTERVAL_SECONDS)
         if self.terminal:
-            self.bar = tqdm(total=len(self.items), desc=self.label, unit=self.unit, file=sys.stderr, leave=False)
+            shape = {"total": len(self.items), "desc": self.label, "unit": self.unit}
+            self.bar = tqdm(**shape, file=sys.stderr, leave=False, delay=self.silent_seconds)
         return self
 
     def __iter__(self) -> Iterator[T]:
@@ -47,7 +53,7 @@ class progress(Generic[T]):  # noqa: N801, used like a function
             if self.terminal:
                 self.bar.set_postfix({name: f"{value:.4g}" for name, value in self.notes.items()}, refresh=False)
                 self.bar.update()
-            elif self.enabled and time.monotonic() - self.shown >= LOG_INTERVAL_SECONDS:
+            elif self.enabled and time.monotonic() >= self.next_line:
                 self._print()
 
     def __exit__(
@@ -55,7 +61,8 @@ class progress(Generic[T]):  # noqa: N801, used like a function
     ) -> None:
         if self.terminal:
             self.bar.close()
-        if self.enabled and (self.done != self.printed or not self.done):
+        long_enough = time.monotonic() - self.started >= self.silent_seconds
+        if self.enabled and long_enough and (self.done != self.printed or not self.done):
             self._print()
 
     def note(self, **values: float) -> None:
@@ -63,8 +70,8 @@ class progress(Generic[T]):  # noqa: N801, used like a function
         self.notes.update(values)
 
     def _print(self) -> None:
-        self.shown, self.printed = time.monotonic(), self.done
-        seconds = self.shown - self.started
+        now, self.printed = time.monotonic(), self.done
+        self.next_line, seconds = now + LOG_INTERVAL_SECONDS, now - self.started
         rate = self.done / seconds if seconds > 0 else 0.0
         notes = "".join(f", {name} {value:.4g}" for name, value in self.notes.items())
         line = (

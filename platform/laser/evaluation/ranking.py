@@ -1,6 +1,7 @@
 """Ranks of the wanted item among the whole catalogue. Candidates are never sampled: that reorders systems.
 
-`ranks` reads given scores. `catalogue_ranks` multiplies them itself, a tile at a time, and keeps none.
+`ranks` reads given scores, and `ranks_without_histories` takes items out of them. `laser.evaluation.sparse_ranks` reads
+sparse ones. `catalogue_ranks` multiplies them itself, a tile at a time, and keeps none.
 `ranks_with_history_bias` changes the scores of the users' own items, or takes these items out. The items of the best
 scores are in `laser.evaluation.top_items`.
 
@@ -29,7 +30,7 @@ PAIR_ELEMENTS = 2**16
 fresh pages for each, and a pair takes 5 us instead of 1.2 (width 576, one core)."""
 
 
-def ranks(scores_BI: Tensor, targets_B: Tensor, mask_histories: Sequence[np.ndarray] | None = None) -> Tensor:
+def ranks(scores_BI: Tensor, targets_B: Tensor) -> Tensor:
     """Rank of each target: 1 + the other items that score at least as high. All ties count against the model.
 
     So a scorer that gives every item the same score ranks every target last, and the order of ids decides nothing.
@@ -37,8 +38,6 @@ def ranks(scores_BI: Tensor, targets_B: Tensor, mask_histories: Sequence[np.ndar
     Args:
         scores_BI: any float dtype; higher is better; -inf excludes an item.
         targets_B: int64, the wanted items.
-        mask_histories: for each row, item ids that are never recommended (score -inf). A target that is itself
-            masked ranks last.
 
     Returns:
         int64 ranks_B, from 1 to I.
@@ -46,8 +45,6 @@ def ranks(scores_BI: Tensor, targets_B: Tensor, mask_histories: Sequence[np.ndar
     Raises:
         FloatingPointError: a score is NaN; every comparison with it is false, which would rank the target first.
     """
-    if mask_histories is not None:
-        scores_BI = _masked(scores_BI, mask_histories)
     wanted_B1 = scores_BI.gather(1, targets_B[:, None])
     if scores_BI.device.type == "cpu":
         ranks_B, num_nan = _ranks_on_cpu(scores_BI.detach(), wanted_B1.detach())
@@ -57,6 +54,29 @@ def ranks(scores_BI: Tensor, targets_B: Tensor, mask_histories: Sequence[np.ndar
     if num_nan:
         raise FloatingPointError(f"NaN scores in {num_nan} of {len(scores_BI)} rows: the model has diverged")
     return ranks_B  # the target is at least as high as itself: the 1 is counted
+
+
+def ranks_without_histories(
+    ranks_B: Tensor, scores_BI: Tensor, targets_B: Tensor, histories: Sequence[np.ndarray]
+) -> Tensor:
+    """What `ranks` gives when the items of each user's own history have the score -inf. It looks at these alone.
+
+    Args:
+        ranks_B: int64, what `ranks` gives for the scores.
+        scores_BI: any float dtype.
+        targets_B: int64, the wanted items.
+        histories: for each row, item ids, repeated or not. A target that is among them ranks last.
+
+    Returns:
+        int64 ranks_B, from 1 to I.
+    """
+    assert len(histories) == len(scores_BI)
+    rows_P, items_P = history_pairs([np.unique(history) for history in histories], scores_BI.device)
+    wanted_P = scores_BI[rows_P, targets_B[rows_P]]
+    leaving_P = (scores_BI[rows_P, items_P] >= wanted_P) & (wanted_P > -torch.inf)
+    masked_B = ranks_B.index_add(0, rows_P, -leaving_P.long())
+    masked_B[rows_P[items_P == targets_B[rows_P]]] = scores_BI.shape[1]
+    return masked_B
 
 
 def _ranks_on_cpu(scores_BI: Tensor, wanted_B1: Tensor) -> tuple[Tensor, int]:
@@ -256,12 +276,6 @@ def exact_scores(representation_UH: Tensor, items_TH: Tensor, users_P: Tensor, i
         for users, items in zip(users_P.split(num_pairs), items_P.split(num_pairs), strict=True)
     ]
     return torch.cat(scores)
-
-
-def _masked(scores_BI: Tensor, mask_histories: Sequence[np.ndarray]) -> Tensor:
-    """A copy of the scores with -inf at each row's masked items."""
-    assert len(mask_histories) == len(scores_BI)
-    return scores_BI.index_put(history_pairs(mask_histories, scores_BI.device), scores_BI.new_tensor(-torch.inf))
 
 
 def history_pairs(histories: Sequence[np.ndarray], device: torch.device) -> tuple[Tensor, Tensor]:

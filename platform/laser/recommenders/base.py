@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from torch import Tensor, nn
+
+from laser.evaluation.sparse_ranks import dense_scores
 
 Items = NDArray[np.int32]
 
@@ -59,6 +62,23 @@ class SequentialRecommender(nn.Module, ABC):
     @abstractmethod
     def scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
         """Return the logits scores_BI: for each catalogue item, that it is the next one."""
+
+
+class SparseScorer(SequentialRecommender):
+    """A recommender that gives most items the same score for all users. Ranks come from the other items alone."""
+
+    @property
+    @abstractmethod
+    def shared_scores(self) -> NDArray[np.float32]:
+        """The scores_I of items that have no entry in a user's `score_entries`."""
+
+    @abstractmethod
+    def score_entries(self, item_ids_BN: Tensor, mask_BN: Tensor) -> csr_array:
+        """Return the float32 scores_BI that are a user's own, in any order and none twice."""
+
+    def scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
+        entries_BI = self.score_entries(item_ids_BN, mask_BN)
+        return torch.from_numpy(dense_scores(entries_BI, self.shared_scores)).to(self.device)
 
 
 class TrainedRecommender(SequentialRecommender):

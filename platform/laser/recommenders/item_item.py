@@ -11,21 +11,21 @@ square, so that states are of order 1 in any unit of W.
 Factors are projected rows: √Σ U = W V / √Σ. So a row without one user's sequence is projected by the same V / √Σ. Its
 factors are exact up to the basis, and one user of many hardly changes the basis.
 
-Shape suffixes: B batch, N history items, C recommender width, I catalogue items, M distinct items of a sequence.
+Shape suffixes: B batch, N history items, C recommender width, I catalogue items, E entries of own items.
 """
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import sparray
+from scipy.sparse import csr_array, sparray
 from scipy.sparse.linalg import svds
 from torch import Tensor
 
 from laser.recommenders.base import FittedRecommender, Items, recency_weights, running_sum
+from laser.recommenders.own_items import OwnItems, own_parts
 
 NEGLIGIBLE = 1e-6
 """Singular values below this fraction of the largest one are noise, and their factors are zero."""
@@ -53,36 +53,32 @@ class ItemItemRecommender(FittedRecommender):
         self.register_buffer("strengths_C", torch.zeros(hidden_size))
 
     @abstractmethod
-    def weighted_rows(self, weights_BI: Tensor) -> Tensor:
-        """Return the product of weights_BI and W: scores_BI."""
-
-    @abstractmethod
-    def factors_without(self, own: Items) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return a sequence's distinct items_M, sorted, and their factors_MC as if it had not been fitted."""
+    def factors_without(self, own: OwnItems) -> NDArray[np.float32]:
+        """Return the factors_EC of sequences' items, each as if its sequence had not been fitted."""
 
     def encode(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
         return self._states(self.factors_IC[item_ids_BN], mask_BN)
 
     def encode_without(self, item_ids_BN: Tensor, mask_BN: Tensor, own_sequences: Sequence[Items]) -> Tensor:
         factors_BNC = self.factors_IC[item_ids_BN]
-        # The histories of a record batch belong to few users, whose sequences come again for each of their prefixes.
-        once = lru_cache(maxsize=None)(lambda sequence: self.factors_without(np.frombuffer(sequence, np.int32)))
-        for row, own in enumerate(own_sequences):
-            items, factors = once(own.tobytes())
-            items_M, factors_MC = torch.from_numpy(items).to(self.device), torch.from_numpy(factors).to(self.device)
-            places_N = torch.searchsorted(items_M, item_ids_BN[row]).clamp(max=len(items_M) - 1)
-            own_N = items_M[places_N] == item_ids_BN[row]
-            factors_BNC[row, own_N] = factors_MC[places_N[own_N]]
+        for own, cells, entries in own_parts(own_sequences, item_ids_BN, self.num_items):
+            factors_BNC[cells] = torch.from_numpy(self.factors_without(own))[entries].to(factors_BNC)
         return self._states(factors_BNC, mask_BN)
 
     def item_embeddings(self) -> NDArray[np.float32]:
         return (self.projection_IC * self.strengths_C).cpu().numpy()
 
-    def scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
+    def history_weights(self, item_ids_BN: Tensor, mask_BN: Tensor) -> csr_array:
+        """Return the histories as weights of items: float32 weights_BI, of which those of the history are stored."""
         assert item_ids_BN.shape[1] <= self.max_history, "the caller cuts histories to max_history"
-        weights_BI = self.factors_IC.new_zeros(len(item_ids_BN), self.num_items)
-        weights_BI.scatter_add_(1, item_ids_BN, recency_weights(mask_BN, self.history_decay))
-        return self.weighted_rows(weights_BI)
+        mask = mask_BN.cpu().numpy()
+        keys = (np.arange(len(mask))[:, None] * self.num_items + item_ids_BN.cpu().numpy())[mask]
+        cells, places = np.unique(keys, return_inverse=True)
+        weights = np.zeros(len(cells), dtype=np.float32)
+        np.add.at(weights, places, recency_weights(mask_BN, self.history_decay).cpu().numpy()[mask])
+        rows, items = np.divmod(cells, self.num_items)
+        offsets = np.searchsorted(rows, np.arange(len(mask) + 1))
+        return csr_array((weights, items, offsets), shape=(len(mask), self.num_items))
 
     def _states(self, factors_BNC: Tensor, mask_BN: Tensor) -> Tensor:
         assert factors_BNC.shape[1] <= self.max_history, "the caller cuts histories to max_history"

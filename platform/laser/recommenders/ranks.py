@@ -1,17 +1,27 @@
 """The ranks that an ID-based recommender gives by itself: the baseline that Laser builds on."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from laser.cli.progress import progress
 from laser.data.batches import inference_batches, pad_right
 from laser.data.examples import Examples
 from laser.evaluation.lists import LIST_SIZE
-from laser.evaluation.ranking import ranks
+from laser.evaluation.ranking import ranks, ranks_without_histories
+from laser.evaluation.sparse_ranks import SparseRanking
 from laser.evaluation.top_items import top_scores
 from laser.evaluation.user_ranks import UserRanks
-from laser.recommenders.base import SequentialRecommender
+from laser.recommenders.base import SequentialRecommender, SparseScorer
 
 MAX_ITEMS_PER_FORWARD = 4_096
+MAX_SCORES = 2**26
+"""Scores that are in memory at once: 256 MiB."""
+
+Ranked = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64] | None]
+"""Ranks, ranks without the histories, and lists of a batch."""
 
 
 def recommender_ranks(recommender: SequentialRecommender, examples: Examples, lists: bool = False) -> UserRanks:
@@ -23,19 +33,62 @@ def recommender_ranks(recommender: SequentialRecommender, examples: Examples, li
     examples = examples.last(recommender.max_history)
     ranks_E, masked_E = np.empty((2, len(examples)), dtype=np.int64)
     lists_EK = np.empty((len(examples), min(LIST_SIZE, recommender.num_items) if lists else 0), dtype=np.int32)
-    device, was_training = recommender.device, recommender.training
+    was_training = recommender.training
     recommender.eval()
-    with torch.inference_mode():
-        for rows in inference_batches(examples.ends - examples.starts, MAX_ITEMS_PER_FORWARD):
-            item_ids, mask = pad_right([examples.history(int(row)) for row in rows], 0)
-            scores_BI = recommender.scores(torch.from_numpy(item_ids).to(device), torch.from_numpy(mask).to(device))
-            targets_B = torch.from_numpy(examples.targets[rows].astype(np.int64)).to(device)
-            ranks_E[rows] = ranks(scores_BI, targets_B).cpu().numpy()
-            histories = [examples.whole_history(int(row)) for row in rows]
-            masked_E[rows] = ranks(scores_BI, targets_B, histories).cpu().numpy()
-            if lists:
-                lists_EK[rows] = top_scores(scores_BI, LIST_SIZE).cpu().numpy()
+    ranked = _SparseRanks(recommender) if isinstance(recommender, SparseScorer) else _DenseRanks(recommender)
+    batches = [
+        part
+        for rows in inference_batches(examples.ends - examples.starts, MAX_ITEMS_PER_FORWARD)
+        for part in np.split(rows, range(ranked.max_users, len(rows), ranked.max_users))
+    ]
+    label = f"rank {len(examples):,} users by {type(recommender).__name__}"
+    with progress(batches, label, "batch", silent_seconds=5.0) as steps, torch.inference_mode():
+        for rows in steps:
+            ranks_E[rows], masked_E[rows], lists_BK = ranked(examples, rows, lists)
+            if lists_BK is not None:
+                lists_EK[rows] = lists_BK
     recommender.train(was_training)
     if not lists:
         return UserRanks(examples.users, examples.targets, ranks_E, masked_E)
     return UserRanks(examples.users, examples.targets, ranks_E, masked_E, lists_EK, recommender.num_items)
+
+
+class _DenseRanks:
+    """Ranks a batch of users by the scores of all items."""
+
+    def __init__(self, recommender: SequentialRecommender) -> None:
+        self.recommender = recommender
+        self.max_users = max(1, MAX_SCORES // recommender.num_items)
+
+    def __call__(self, examples: Examples, rows: NDArray[np.int64], lists: bool) -> Ranked:
+        scores_BI = self.recommender.scores(*_padded(self.recommender, examples, rows))
+        targets_B = torch.from_numpy(examples.targets[rows].astype(np.int64)).to(scores_BI.device)
+        ranks_B = ranks(scores_BI, targets_B)
+        masked_B = ranks_without_histories(ranks_B, scores_BI, targets_B, _whole_histories(examples, rows))
+        lists_BK = top_scores(scores_BI, LIST_SIZE).cpu().numpy() if lists else None
+        return ranks_B.cpu().numpy(), masked_B.cpu().numpy(), lists_BK
+
+
+class _SparseRanks:
+    """Ranks a batch of users by the items whose scores are their own."""
+
+    def __init__(self, recommender: SparseScorer) -> None:
+        self.recommender = recommender
+        self.ranking = SparseRanking(recommender.shared_scores)
+        self.max_users = self.ranking.max_users
+
+    def __call__(self, examples: Examples, rows: NDArray[np.int64], lists: bool) -> Ranked:
+        entries_BI = self.recommender.score_entries(*_padded(self.recommender, examples, rows))
+        found = self.ranking.ranks(entries_BI, examples.targets[rows], _whole_histories(examples, rows))
+        return *found, self.ranking.lists(entries_BI, LIST_SIZE) if lists else None
+
+
+def _padded(
+    recommender: SequentialRecommender, examples: Examples, rows: NDArray[np.int64]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    item_ids, mask = pad_right([examples.history(int(row)) for row in rows], 0)
+    return torch.from_numpy(item_ids).to(recommender.device), torch.from_numpy(mask).to(recommender.device)
+
+
+def _whole_histories(examples: Examples, rows: NDArray[np.int64]) -> Sequence[NDArray[np.int32]]:
+    return [examples.whole_history(int(row)) for row in rows]

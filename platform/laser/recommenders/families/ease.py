@@ -3,21 +3,24 @@
 With G the items' co-occurrence counts over users and P = (G + λ I)^-1, the weights are B = I - P diag(P)^-1. The model
 knows no order. Instead, the history is weighted by recency at prediction, as for the other item-item matrices.
 
-Shape suffixes: C recommender width, I catalogue items, M distinct items of a sequence.
+Shape suffixes: B batch, C recommender width, I catalogue items, E entries of own items, M items of one sequence.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from laser.config.families.recommenders import EASEConfig
 from laser.errors import UserError
 from laser.recommenders.base import Items
 from laser.recommenders.item_item import ItemItemRecommender
+from laser.recommenders.own_items import OwnItems
 
 MAX_ITEMS = 30_000
 """The inverse takes 8 I² bytes and I³ operations. For this many items that is 7 GiB, and an hour on two cores."""
@@ -56,10 +59,11 @@ class EASE(ItemItemRecommender):
         return self.weights_II.numel()
 
     def fit(self, sequences: Sequence[Items]) -> None:
-        gram_II = np.zeros((self.num_items, self.num_items))
-        for sequence in sequences:
-            items = np.unique(sequence)
-            gram_II[np.ix_(items, items)] += 1.0
+        users = np.repeat(np.arange(len(sequences)), [len(sequence) for sequence in sequences])
+        entries = (np.ones(len(users)), (users, np.concatenate(sequences)))
+        taken_UI = csr_array(entries, shape=(len(sequences), self.num_items))
+        taken_UI.data[:] = 1.0  # a repeated item counts once
+        gram_II = (taken_UI.T @ taken_UI).toarray()
         np.fill_diagonal(gram_II, gram_II.diagonal() + self.l2)
         inverse_II = cho_solve(cho_factor(gram_II, overwrite_a=True), np.eye(self.num_items), overwrite_b=True)
         diagonal_I = inverse_II.diagonal().copy()
@@ -69,21 +73,32 @@ class EASE(ItemItemRecommender):
         self.inverse_diagonal_I.copy_(torch.from_numpy(diagonal_I))
         self._factorise(weights_II)
 
-    def weighted_rows(self, weights_BI: Tensor) -> Tensor:
-        return weights_BI @ self.weights_II
+    def scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
+        weights_BI = self.history_weights(item_ids_BN, mask_BN)
+        return torch.from_numpy(weights_BI @ self.weights_II.cpu().numpy()).to(self.device)
 
-    def factors_without(self, own: Items) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def factors_without(self, own: OwnItems) -> NDArray[np.float32]:
         """Apply the Sherman-Morrison formula: a user adds x xᵀ to G, with x one at the user's items."""
-        items_M = np.unique(own).astype(np.int64)
         diagonal_I = self.inverse_diagonal_I.double().cpu().numpy()
-        inverse_MI = self.weights_II[items_M].double().cpu().numpy() * -diagonal_I
-        inverse_MI[np.arange(len(items_M)), items_M] = diagonal_I[items_M]
+        projection_IC = self.projection_IC.double().cpu().numpy()
+        parts = [
+            self._weights_without(own.items_E[first:end], diagonal_I) @ projection_IC
+            for first, end in pairwise(own.starts)
+        ]
+        return np.concatenate(parts).astype(np.float32)
+
+    def _weights_without(self, items_M: NDArray[np.int64], diagonal_I: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the rows of B of one sequence's items: weights_MI."""
+        places_M = np.arange(len(items_M))
+        inverse_MI = self.weights_II[items_M].double().cpu().numpy()
+        inverse_MI *= -diagonal_I
+        inverse_MI[places_M, items_M] = diagonal_I[items_M]
         change_I = inverse_MI.sum(axis=0)  # P x
         change_I /= np.sqrt(1.0 - change_I[items_M].sum())
         inverse_MI += np.outer(change_I[items_M], change_I)
-        weights_MI = inverse_MI / -(diagonal_I + change_I**2)
-        weights_MI[np.arange(len(items_M)), items_M] = 0.0
-        return items_M, (weights_MI @ self.projection_IC.double().cpu().numpy()).astype(np.float32)
+        inverse_MI /= -(diagonal_I + change_I**2)
+        inverse_MI[places_M, items_M] = 0.0
+        return inverse_MI
 
 
 def build(config: EASEConfig, num_items: int) -> EASE:

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from laser.config.families.recommenders import HybridConfig
 from laser.recommenders.base import Items, recency_weights, running_sum
-from laser.recommenders.families.item_knn import ItemKNN
+from laser.recommenders.families.item_knn import PairCounts
 from laser.recommenders.text import ReadsText, whitened
 
 
-class Hybrid(ItemKNN, ReadsText):
+class Hybrid(PairCounts, ReadsText):
     """The hybrid. Its hidden state is that of the item-kNN and, beside it, the history's text scaled to length 1.
 
     Multiplied with the item embeddings, the second part is the cosine. The first part is the counts in few dimensions,
@@ -80,10 +80,15 @@ class Hybrid(ItemKNN, ReadsText):
         """Score as the module describes. For items of the history, a cosine above 0 counts 0: their text is its own."""
         weights_BN = recency_weights(mask_BN, self.history_decay)
         history_BW = torch.einsum("bn,bnw->bw", weights_BN, self.text_IW[item_ids_BN])
-        cosine_BI = F.normalize(history_BW, dim=-1) @ self.text_IW.T
-        own_BI = torch.zeros_like(cosine_BI).scatter_add_(1, item_ids_BN, mask_BN.float()) > 0
-        cosine_BI = torch.where(own_BI, cosine_BI.clamp(max=0), cosine_BI)
-        return torch.log1p(self.count_scale * super().scores(item_ids_BN, mask_BN)) + self.text_weight * cosine_BI
+        scores_BI = F.normalize(history_BW, dim=-1) @ self.text_IW.T
+        rows_P, columns_P = mask_BN.nonzero(as_tuple=True)
+        own_P = (rows_P, item_ids_BN[rows_P, columns_P])
+        scores_BI[own_P] = scores_BI[own_P].clamp(max=0)
+        scores_BI *= self.text_weight
+        counts_BI = self.score_entries(item_ids_BN, mask_BN).tocoo()
+        cells_P = tuple(torch.from_numpy(cells).long().to(self.device) for cells in counts_BI.coords)
+        scores_BI[cells_P] += torch.log1p(self.count_scale * torch.from_numpy(counts_BI.data).to(self.device))
+        return scores_BI
 
     def _beside_text(self, states_BNC: Tensor, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
         text_BNC = running_sum(self.text_IW[item_ids_BN], mask_BN, self.history_decay)

@@ -7,10 +7,11 @@ other items. Neither neighbours nor similarities are cut off, because catalogues
 Sarwar et al. (WWW 2001). Weights by distance and decayed histories come from session-based neighbourhood methods
 (Ludewig and Jannach, UMUAI 2018).
 
-Shape suffixes: B batch, C recommender width, I catalogue items, M distinct items of a sequence, P pairs with a count.
+Shape suffixes: B batch, C recommender width, I catalogue items, E entries of own items, P pairs with a count.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -19,12 +20,16 @@ from scipy.sparse import csr_array, diags_array
 from torch import Tensor
 
 from laser.config.families.recommenders import ItemKNNConfig
-from laser.recommenders.base import Items
+from laser.recommenders.base import Items, SparseScorer
 from laser.recommenders.item_item import ItemItemRecommender
+from laser.recommenders.own_items import OwnItems
+
+PAIRS_AT_ONCE = 2**22
+"""Pairs that are counted, or looked up, at once: 16 bytes each, and a few times as much while they are sorted."""
 
 
-class ItemKNN(ItemItemRecommender):
-    """Item-kNN with W = D^-(a + r) S D^-a, where S are the counts and D their sums by item.
+class PairCounts(ItemItemRecommender):
+    """Counts of pairs: W = D^-(a + r) S D^-a, where S are the counts and D their sums by item.
 
     Args:
         num_items: I.
@@ -55,17 +60,28 @@ class ItemKNN(ItemItemRecommender):
         self.register_buffer("columns_P", torch.zeros(0, dtype=torch.int64))
         self.register_buffer("counts_P", torch.zeros(0))
         self.register_buffer("degrees_I", torch.zeros(num_items))
+        self._counts_of: tuple[Tensor | None, csr_array | None] = (None, None)
 
     @property
     def num_statistics(self) -> int:
         return len(self.counts_P)
 
+    @property
+    def counts_II(self) -> csr_array:
+        """S as scipy's matrix, made once for these buffers."""
+        of, counts_II = self._counts_of
+        if counts_II is None or of is not self.counts_P:
+            buffers = (self.counts_P, self.columns_P, self.row_offsets)
+            size = (self.num_items, self.num_items)
+            counts_II = csr_array(tuple(buffer.cpu().numpy() for buffer in buffers), shape=size)
+            self._counts_of = (self.counts_P, counts_II)
+        return counts_II
+
     def fit(self, sequences: Sequence[Items]) -> None:
-        counts_II = csr_array((self.num_items, self.num_items))
-        for items, others, weight in self._pairs(sequences):
-            ordered_II = csr_array((np.full(len(items), weight), (items, others)), shape=counts_II.shape)
-            counts_II = counts_II + ordered_II + ordered_II.T
-        counts_II = csr_array(counts_II)
+        ordered_II = csr_array((self.num_items, self.num_items))
+        for first, end in self._blocks(sequences):
+            ordered_II = ordered_II + self._ordered_counts(sequences[first:end])
+        counts_II = csr_array(ordered_II + ordered_II.T)
         counts_II.sort_indices()
         degrees_I = counts_II.sum(axis=1)
         self.row_offsets = torch.from_numpy(counts_II.indptr.astype(np.int64))
@@ -75,34 +91,36 @@ class ItemKNN(ItemItemRecommender):
         rows_II, columns_II = (diags_array(damping_I) for damping_I in self._damping(degrees_I))
         self._factorise(rows_II @ counts_II @ columns_II)
 
-    def weighted_rows(self, weights_BI: Tensor) -> Tensor:
+    def score_entries(self, item_ids_BN: Tensor, mask_BN: Tensor) -> csr_array:
+        """Return the scores of the items that were counted with one of the history: float32 scores_BI."""
+        weights_BI = self.history_weights(item_ids_BN, mask_BN)
         degrees_I = self.degrees_I.clamp(min=self._smallest_count)
-        rows_P = torch.arange(self.num_items, device=self.device).repeat_interleave(self.row_offsets.diff())
-        size = (self.num_items, self.num_items)
-        counts_II = torch.sparse_coo_tensor(
-            torch.stack([rows_P, self.columns_P]), self.counts_P, size, check_invariants=False, is_coalesced=True
-        )
-        damped_BI = weights_BI * degrees_I**-self.row_exponent
-        return (counts_II @ damped_BI.T).T * degrees_I**-self.column_exponent  # S is symmetric
+        weights_BI.data *= (degrees_I**-self.row_exponent).cpu().numpy()[weights_BI.indices]
+        scores_BI = weights_BI @ self.counts_II
+        if self.column_exponent:
+            scores_BI.data *= (degrees_I**-self.column_exponent).cpu().numpy()[scores_BI.indices]
+        return scores_BI
 
-    def factors_without(self, own: Items) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        items_M, places = np.unique(own, return_inverse=True)
-        own_MM = np.zeros((len(items_M), len(items_M)))
-        for firsts, seconds, weight in self._pairs([places]):
-            np.add.at(own_MM, (firsts, seconds), weight)
-            np.add.at(own_MM, (seconds, firsts), weight)
-        before_MM = self._counts(items_M)
-        after_MM = before_MM - own_MM
-        after_MM[after_MM < self._smallest_count / 2] = 0.0  # rounding
-        degrees_M = self.degrees_I[items_M].double().cpu().numpy()
-        row_M, column_M = self._damping(degrees_M)
-        row_after_M, column_after_M = self._damping(degrees_M - own_MM.sum(axis=1))
+    def factors_without(self, own: OwnItems) -> NDArray[np.float32]:
+        counts_EE = self._ordered_pairs(own.entries_P, own.owners_P, len(own))
+        counts_EE = csr_array(counts_EE + counts_EE.T)
+        counts_EE.sort_indices()
+        degrees_E = self.degrees_I[own.items_E].double().cpu().numpy()
+        row_E, column_E = self._damping(degrees_E)
+        row_after_E, column_after_E = self._damping(degrees_E - counts_EE.sum(axis=1))
+        projection_EC = self.projection_IC[own.items_E].double().cpu().numpy()
         # Counts with items outside the sequence stay. Their sum is the projection of the full row without the columns
         # of the sequence. It is multiplied by the item's own damping.
-        factors_MC = self.factors_IC[items_M].double().cpu().numpy() / np.maximum(row_M, 1e-300)[:, None]
-        projection_MC = self.projection_IC[items_M].double().cpu().numpy()
-        factors_MC += (after_MM * column_after_M - before_MM * column_M) @ projection_MC
-        return items_M.astype(np.int64), (factors_MC * row_after_M[:, None]).astype(np.float32)
+        factors_EC = self.factors_IC[own.items_E].double().cpu().numpy() / np.maximum(row_E, 1e-300)[:, None]
+        for first, offsets, others in own.pairs(PAIRS_AT_ONCE):
+            entries = np.repeat(np.arange(first, first + len(offsets) - 1), np.diff(offsets))
+            before = self.counts_II[own.items_E[entries], own.items_E[others]].astype(np.float64)
+            after = before - counts_EE[entries, others]
+            after[after < self._smallest_count / 2] = 0.0  # rounding
+            change = after * column_after_E[others] - before * column_E[others]
+            change_EE = csr_array((change, others, offsets), shape=(len(offsets) - 1, len(own)))
+            factors_EC[first : first + len(offsets) - 1] += change_EE @ projection_EC
+        return (factors_EC * row_after_E[:, None]).astype(np.float32)
 
     @property
     def _smallest_count(self) -> float:
@@ -115,24 +133,42 @@ class ItemKNN(ItemItemRecommender):
         row, column = (np.where(seen, degrees**-power, 0.0) for power in (self.row_exponent, self.column_exponent))
         return row, column
 
-    def _pairs(self, sequences: Sequence[NDArray[np.integer]]) -> Iterator[tuple[NDArray, NDArray, float]]:
-        """Yield, for each distance, the earlier and the later items of all pairs, and the count of one pair."""
-        items = np.concatenate(sequences)
-        owners = np.repeat(np.arange(len(sequences)), [len(sequence) for sequence in sequences])
-        longest = max(map(len, sequences))
-        for distance in range(1, min(longest - 1, self.max_history) + 1):
-            together = owners[distance:] == owners[:-distance]
-            yield items[:-distance][together], items[distance:][together], 1.0 / distance
+    def _blocks(self, sequences: Sequence[Items]) -> Iterator[tuple[int, int]]:
+        """Yield first and end of runs of sequences that have some `PAIRS_AT_ONCE` pairs together, or are one."""
+        lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
+        numbers = np.cumsum(lengths * np.minimum(lengths, self.max_history)) // PAIRS_AT_ONCE
+        edges = np.flatnonzero(np.diff(numbers)) + 1
+        return pairwise([0, *edges.tolist(), len(sequences)])
 
-    def _counts(self, items_M: NDArray[np.integer]) -> NDArray[np.float64]:
-        """Return the counts of all pairs of some distinct sorted items."""
-        counts_MM = np.zeros((len(items_M), len(items_M)))
-        for row, item in enumerate(items_M):
-            start, end = self.row_offsets[item : item + 2].tolist()
-            columns = self.columns_P[start:end].cpu().numpy()
-            _, mine, theirs = np.intersect1d(items_M, columns, assume_unique=True, return_indices=True)
-            counts_MM[row, mine] = self.counts_P[start:end].cpu().numpy()[theirs]
-        return counts_MM
+    def _ordered_counts(self, sequences: Sequence[Items]) -> csr_array:
+        """Return the counts of earlier items with later ones."""
+        owners = np.repeat(np.arange(len(sequences)), [len(sequence) for sequence in sequences])
+        return self._ordered_pairs(np.concatenate(sequences), owners, self.num_items)
+
+    def _ordered_pairs(
+        self, items: NDArray[np.integer], owners: NDArray[np.integer], num_items: int
+    ) -> csr_array:
+        """Return the counts of earlier items with later ones, given the items of all sequences and whose they are."""
+        earlier, later, counts = [], [], []
+        for distance in range(1, self.max_history + 1):
+            together = np.flatnonzero(owners[distance:] == owners[:-distance])
+            if not len(together):
+                break
+            earlier.append(items[together])
+            later.append(items[together + distance])
+            counts.append(np.full(len(together), 1.0 / distance))
+        if not counts:
+            return csr_array((num_items, num_items))
+        pairs = np.concatenate(earlier), np.concatenate(later)
+        return csr_array((np.concatenate(counts), pairs), shape=(num_items, num_items))
+
+
+class ItemKNN(PairCounts, SparseScorer):
+    """Item-kNN. Its scores are the counts."""
+
+    @property
+    def shared_scores(self) -> NDArray[np.float32]:
+        return np.zeros(self.num_items, dtype=np.float32)
 
 
 def build(config: ItemKNNConfig, num_items: int) -> ItemKNN:

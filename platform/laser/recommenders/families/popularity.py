@@ -8,13 +8,15 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from laser.config.families.recommenders import PopularityConfig
-from laser.recommenders.base import FittedRecommender, Items
+from laser.recommenders.base import FittedRecommender, Items, SparseScorer
+from laser.recommenders.own_items import own_parts
 
 
-class Popularity(FittedRecommender):
+class Popularity(FittedRecommender, SparseScorer):
     """Popularity. Scores are counts, and the hidden state of an item is one number, log(1 + count)."""
 
     counts_I: Tensor
@@ -35,16 +37,19 @@ class Popularity(FittedRecommender):
 
     def encode_without(self, item_ids_BN: Tensor, mask_BN: Tensor, own_sequences: Sequence[Items]) -> Tensor:
         counts_BN = self.counts_I[item_ids_BN]
-        for row, own in enumerate(own_sequences):
-            own_N = torch.from_numpy(own.astype(np.int64)).to(self.device)
-            counts_BN[row] -= (item_ids_BN[row][:, None] == own_N).sum(dim=1)
+        for own, cells, entries in own_parts(own_sequences, item_ids_BN, self.num_items):
+            counts_BN[cells] -= torch.from_numpy(own.counts_E)[entries].to(counts_BN)
         return (counts_BN.log1p() * mask_BN)[..., None]
 
     def item_embeddings(self) -> NDArray[np.float32]:
         return self.counts_I.log1p()[:, None].cpu().numpy()
 
-    def scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
-        return self.counts_I.expand(len(item_ids_BN), -1)
+    @property
+    def shared_scores(self) -> NDArray[np.float32]:
+        return self.counts_I.cpu().numpy()
+
+    def score_entries(self, item_ids_BN: Tensor, mask_BN: Tensor) -> csr_array:
+        return csr_array((len(item_ids_BN), self.num_items), dtype=np.float32)
 
 
 def build(config: PopularityConfig, num_items: int) -> Popularity:
