@@ -23,7 +23,7 @@ def main(job: ReferencesJob) -> Mapping[str, Any]:
     from laser.config.identity import recommender_tags
     from laser.data.prepare import prepare_dataset
     from laser.evaluation.user_ranks import TEST_RANKS
-    from laser.recommenders.baselines import best_baseline, table
+    from laser.recommenders.baselines import best_baseline, check_families, table
     from laser.tracking.environment import environment
     from laser.tracking.runs import open_tracking
     from laser.training.run.directory import remember_run, remembered_run
@@ -31,6 +31,7 @@ def main(job: ReferencesJob) -> Mapping[str, Any]:
     tracking = open_tracking(job.tracking)
     cache = Path(job.cache_dir).expanduser()
     dataset = prepare_dataset(job.data_config(), cache)
+    check_families(job, dataset)
     directory = Path(job.output_dir) / f"references-{dataset.name}"
     baselines, summary = [], {}
     for family in job.families:

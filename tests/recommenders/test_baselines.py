@@ -26,7 +26,7 @@ from laser.data.prepare import prepare_dataset
 from laser.data.prompts import item_texts
 from laser.errors import UserError
 from laser.evaluation.user_ranks import read_ranks
-from laser.recommenders.baselines import _grid, best_baseline, table
+from laser.recommenders.baselines import _grid, best_baseline, check_families, table
 from laser.recommenders.pretraining import pretrained_recommender
 from laser.recommenders.text_features import item_features
 
@@ -126,11 +126,12 @@ def test_every_kind_is_made_once_by_one_function(config, dataset, tiny_llm, tmp_
     assert again.summary() == {**made.summary(), "reused": True} and again.result == made.result
 
 
-def test_the_best_on_validation_is_taken_and_a_second_call_makes_nothing(job, dataset, tmp_path, monkeypatch):
+def test_the_best_on_validation_is_taken_and_a_second_call_makes_nothing(job, dataset, tmp_path, monkeypatch, capsys):
     # A decay of .01 looks at the last item alone; one of 1 at the whole history alike.
     monkeypatch.setattr(ItemKNNConfig, "search", {"history_decay": [1.0, 0.01], "degree_exponent": [0.0, 0.5]})
     baseline = best_baseline(job, "item_knn", dataset)
     scores = [one["val"]["ndcg@10"] for one in baseline.tries]
+    assert "search item_knn: 4/4 point" in capsys.readouterr().err
     assert len(scores) == 4 and scores == sorted(scores, reverse=True)
     assert baseline.pretrained.result.val == baseline.tries[0]["val"]
     chosen = baseline.tries[0]["settings"]
@@ -155,6 +156,15 @@ def test_the_best_on_validation_is_taken_and_a_second_call_makes_nothing(job, da
     assert [line.split("|")[1].strip() for line in lines] == ["baseline", "-" * 10, "item_knn", "popularity"]
     assert f"{baseline.pretrained.test['coverage@10']:.4f}" in lines[2]
     assert f"{baseline.pretrained.test['ndcg@10_masked']:.4f}" in lines[2]
+
+
+def test_a_family_that_takes_fewer_items_is_refused_before_any_is_made(job, dataset, monkeypatch):
+    check_families(job, dataset)
+    monkeypatch.setattr(EASEConfig, "max_items", NUM_ITEMS - 1)
+    few = job.model_copy(update={"families": ("popularity", "ease", "item_knn")})
+    with pytest.raises(UserError, match=r"families: ease takes at most 23 items .* 24; .*\[popularity,item_knn\]"):
+        check_families(few, dataset)
+    check_families(job.model_copy(update={"families": ("popularity",)}), dataset)
 
 
 def test_every_point_of_the_searches_is_a_valid_setting(job):

@@ -11,6 +11,7 @@ import torch
 
 from laser.config.families.recommenders import Bert4RecConfig
 from laser.data.examples import Examples
+from laser.recommenders import encodings as encodings_module
 from laser.recommenders.base import SequentialRecommender
 from laser.recommenders.encodings import HISTORIES_PER_RECORD_BATCH, Encodings, make_encodings
 from laser.recommenders.registry import build_recommender
@@ -49,6 +50,14 @@ def test_a_batch_holds_the_encodings_of_the_last_items_of_each_history(recommend
         # Worst over all 4,103 histories: 2.4e-7 on values up to 2.6 (order of summation).
         np.testing.assert_allclose(encoding_BNC[row, : len(alone)], alone, rtol=0, atol=1e-5)
         assert not encoding_BNC[row, len(alone) :].any()
+
+
+def test_a_long_computation_shows_its_progress(recommender, examples, tmp_path: Path, monkeypatch, capsys):
+    make_encodings(recommender, examples.take(np.arange(4)), tmp_path, "short")
+    assert not capsys.readouterr().err
+    monkeypatch.setattr(encodings_module, "SILENT_SECONDS", 0.0)
+    make_encodings(recommender, examples, tmp_path, "all")
+    assert "encode 4,103 histories by BERT4Rec: 2/2 block" in capsys.readouterr().err
 
 
 def test_the_file_is_arrow_and_is_mapped_not_copied(recommender, examples, tmp_path: Path):

@@ -9,7 +9,7 @@ from laser.data.examples import Examples
 from laser.errors import UserError
 from laser.recommenders.base import FittedRecommender, last_state
 from laser.recommenders.encodings import Encodings, make_encodings
-from laser.recommenders.families import ease
+from laser.recommenders.families import item_knn
 from laser.recommenders.families.item_knn import ItemKNN
 from laser.recommenders.item_item import ItemItemRecommender
 from laser.recommenders.own_items import OwnItems
@@ -79,6 +79,19 @@ def test_pairs_further_apart_than_the_longest_history_do_not_count():
     model = build_recommender(ItemKNNConfig(hidden_size=2, max_history=2), 4)
     model.fit([np.array([0, 1, 2, 3])])
     assert matrix(model)[0].tolist() == [0, 1, 0.5, 0]
+
+
+@pytest.mark.parametrize("config", [c for c in ITEM_ITEM if isinstance(c, ItemKNNConfig)], ids=named)
+def test_the_size_of_blocks_changes_nothing(config, monkeypatch):
+    data = sequences()
+    whole = fitted(config, data)
+    expected_EC = whole.factors_without(OwnItems(data, NUM_ITEMS))
+    monkeypatch.setattr(item_knn, "PAIRS_AT_ONCE", 10)
+    blocks = fitted(config, data)
+    # Counts are summed in float64 in another order, and rounded to float32.
+    torch.testing.assert_close(blocks.counts_P, whole.counts_P, rtol=1e-7, atol=0)
+    assert torch.equal(blocks.columns_P, whole.columns_P)
+    np.testing.assert_allclose(whole.factors_without(OwnItems(data, NUM_ITEMS)), expected_EC, rtol=0, atol=1e-6)
 
 
 def test_ease_solves_its_regression():
@@ -200,7 +213,7 @@ def test_whitened_features_have_length_one_and_no_made_up_components():
 
 
 def test_ease_refuses_a_catalogue_that_it_cannot_invert(monkeypatch):
-    monkeypatch.setattr(ease, "MAX_ITEMS", 10)
+    monkeypatch.setattr(EASEConfig, "max_items", 10)
     with pytest.raises(UserError, match=r"recommender\.type: ease inverts a matrix of 12 x 12"):
         build_recommender(EASEConfig(), 12)
 

@@ -1,4 +1,4 @@
-"""Generated interactions and items with text, as CSV pairs and as a dump of Amazon reviews."""
+"""Generated interactions: as CSV pairs and as a dump of Amazon reviews, with items' texts, or as histories of ids."""
 
 import gzip
 import json
@@ -19,6 +19,8 @@ VERSION = 1
 CHUNK_ROWS = 1 << 19
 FIRST_SECOND, LAST_SECOND = 946_684_800, 1_538_352_000  # 2000 to October 2018, as in the Amazon dumps
 NUM_WORDS, NUM_TEXTS = 4096, 2048
+GROUP_ITEMS = 50
+"""Items that go together in generated histories. Half of a user's items are of one group, others by popularity."""
 UNTITLED, WITHOUT_METADATA, REPEATED = 0.01, 0.01, 0.001
 """Fractions of items without title, of items that the dump's metadata lack, and of reviews that the dump repeats."""
 
@@ -35,6 +37,18 @@ def generate(num_interactions: int, cache_dir: Path, seed: int = 0) -> Path:
     place = cache_dir / "benchmarks" / f"interactions-{num_interactions}-{seed}-v{VERSION}"
     make_once(place, lambda aside: _generate(aside, num_interactions, seed))
     return place
+
+
+def histories(num_users: int, num_items: int, seed: int = 0) -> list[NDArray[np.int32]]:
+    """Draw a history of 5 items or more for each user, 8 on average, as after a 5-core."""
+    random = np.random.default_rng(seed)
+    lengths = 5 + random.lognormal(0.6, 1.1, num_users).clip(max=195).astype(np.int64)
+    popularity = np.cumsum(random.lognormal(sigma=1.2, size=num_items))
+    popular = np.searchsorted(popularity, random.random(lengths.sum()) * popularity[-1])
+    group = np.repeat(random.integers(0, -(-num_items // GROUP_ITEMS), num_users), lengths)
+    of_group = np.minimum(group * GROUP_ITEMS + random.integers(0, GROUP_ITEMS, len(group)), num_items - 1)
+    items = np.where(random.random(len(group)) < 0.5, of_group, popular).astype(np.int32)
+    return np.split(items, np.cumsum(lengths)[:-1])
 
 
 def _generate(folder: Path, num_interactions: int, seed: int) -> None:

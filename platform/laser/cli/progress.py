@@ -3,6 +3,8 @@
 import sys
 import time
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
 from types import TracebackType
 from typing import Generic, TypeVar
 
@@ -11,6 +13,8 @@ from tqdm import tqdm
 T = TypeVar("T")
 
 LOG_INTERVAL_SECONDS = 10.0
+SILENT_SECONDS = 5.0
+"""Work that is often short shows nothing until it has taken so long."""
 
 
 class progress(Generic[T]):  # noqa: N801, used like a function
@@ -79,3 +83,26 @@ class progress(Generic[T]):  # noqa: N801, used like a function
         )
         sys.stderr.write(f"{line}\n")  # Ray Train replaces print() in its workers by one that also logs
         sys.stderr.flush()
+
+
+@contextmanager
+def waiting(label: str) -> Iterator[None]:
+    """Show the time that work without steps has taken, once that is `SILENT_SECONDS`: a line in any case."""
+    started, ended, shown = time.monotonic(), Event(), Event()
+
+    def show() -> None:
+        wait = SILENT_SECONDS
+        while not ended.wait(wait):
+            tqdm.write(f"{label}: {time.monotonic() - started:.0f} s, not done yet", file=sys.stderr)
+            shown.set()
+            wait = LOG_INTERVAL_SECONDS
+
+    thread = Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+    if shown.is_set():
+        tqdm.write(f"{label}: done, {time.monotonic() - started:.0f} s", file=sys.stderr)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from laser.config.families.recommenders import BASELINES, FAMILIES, FamilySection, TrainedSection
 from laser.config.schema import DataConfig, Experiment, Format, TrackingConfig
@@ -117,11 +117,25 @@ class BenchmarkConfig(Section):
     """catalogue: H. Llama 7B: 4096."""
     catalogue_users: PositiveInt = 16
     """catalogue: histories of a step, and users to rank."""
+    fitted_users: tuple[PositiveInt, ...] = (35_598, 500_000)
+    """fitted: users of each generated dataset. Those after the first are measured in a fifth of the rounds, without
+    warm-up."""
+    fitted_items: tuple[PositiveInt, ...] = (18_357, 100_000)
+    """fitted: items of each generated dataset. Amazon Sports (2014, 5-core): 35,598 users and 18,357 items."""
     interactions: PositiveInt = 10_000_000
     """prepare: interactions to generate. There are a tenth as many users, and at most 150,000 items."""
 
+    @model_validator(mode="after")
+    def _as_many_users_as_items(self) -> "BenchmarkConfig":
+        users, items = len(self.fitted_users), len(self.fitted_items)
+        if users != items or not users:
+            raise ValueError(
+                f"fitted_users has {users} datasets and fitted_items {items}; give both as many, one at least"
+            )
+        return self
 
-Suite = Literal["train", "encode", "rank", "catalogue", "prepare", "sharding", "tune"]
+
+Suite = Literal["train", "encode", "rank", "catalogue", "fitted", "prepare", "sharding", "tune"]
 """Each is a module of `laser.benchmarks` with a function `run`."""
 
 
@@ -130,8 +144,8 @@ class BenchmarkJob(Experiment):
 
     suite: Suite
     """train: optimizer steps; encode: encoding the catalogue; rank: full-catalogue ranks; catalogue: loss and ranks
-    over many items; prepare: raw data to a dataset; sharding: memory and cost of the ZeRO levels; tune: the time that a
-    sweep adds to its trials."""
+    over many items; fitted: ranks and encodings of the recommenders made by counting; prepare: raw data to a dataset;
+    sharding: memory and cost of the ZeRO levels; tune: the time that a sweep adds to its trials."""
     benchmark: BenchmarkConfig = BenchmarkConfig()
 
 

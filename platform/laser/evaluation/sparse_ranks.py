@@ -15,7 +15,7 @@ from scipy.sparse import csr_array
 
 from laser.evaluation.top_items import top_scores
 
-MAX_CELLS = 2**24
+MAX_CELLS = 2**25
 """Users times items of a batch: a byte each while pairs are looked up, and at most 4 for lists."""
 
 

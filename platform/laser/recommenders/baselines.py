@@ -13,11 +13,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from laser.cli.progress import progress
 from laser.cli.tables import markdown_table
 from laser.config.families.recommenders import FAMILIES
 from laser.config.jobs import ReferencesJob
 from laser.config.schema import Experiment
 from laser.data.dataset import Dataset
+from laser.errors import UserError
 from laser.evaluation.lists import LIST_METRICS
 from laser.evaluation.metrics import RANK_METRICS, SELECTION_METRIC, masked_name
 from laser.evaluation.user_ranks import TEST_RANKS
@@ -65,6 +67,22 @@ class Baseline:
         write_json(directory / "result.json", content)
 
 
+def check_families(job: ReferencesJob, dataset: Dataset) -> None:
+    """Refuse families that do not take so many items, before any is made.
+
+    Raises:
+        UserError: names the family, and the ones that are left.
+    """
+    for family in job.families:
+        most = FAMILIES[family].max_items
+        if most is not None and dataset.num_items > most:
+            others = ",".join(name for name in job.families if name != family)
+            raise UserError(
+                f"families: {family} takes at most {most} items and {dataset.name} has {dataset.num_items}; "
+                f"leave it out (families=[{others}])"
+            )
+
+
 def best_baseline(job: ReferencesJob, family: str, dataset: Dataset) -> Baseline:
     """Make every point of a family's search that is not cached, and take the one that is best on validation.
 
@@ -77,11 +95,13 @@ def best_baseline(job: ReferencesJob, family: str, dataset: Dataset) -> Baseline
     assert search is not None, f"{family} is no baseline"
     cache, device = Path(job.cache_dir).expanduser(), pretraining_device(job.use_gpu)
     tried = []
-    for settings in _grid(search):
-        experiment = job.experiment(family, settings)
-        result = pretrained_recommender(experiment.recommender, dataset, cache, test=False, device=device).result
-        tried.append((result.val[SELECTION_METRIC], settings, experiment, result))
-        logger.info("%s %s: validation NDCG@10 %.4f, %.0f s", family, settings, tried[-1][0], result.seconds)
+    with progress(list(_grid(search)), f"search {family}", "point") as points:
+        for settings in points:
+            experiment = job.experiment(family, settings)
+            result = pretrained_recommender(experiment.recommender, dataset, cache, test=False, device=device).result
+            tried.append((result.val[SELECTION_METRIC], settings, experiment, result))
+            points.note(best=max(point[0] for point in tried))
+            logger.info("%s %s: validation NDCG@10 %.4f, %.0f s", family, settings, tried[-1][0], result.seconds)
     tried.sort(key=lambda point: -point[0])  # of equals the first
     _, _, experiment, _ = tried[0]
     pretrained = pretrained_recommender(experiment.recommender, dataset, cache, device=device)

@@ -15,6 +15,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from laser.cli.progress import SILENT_SECONDS, progress
 from laser.data.batches import inference_batches, pad_right
 from laser.data.examples import Examples
 from laser.recommenders.base import FittedRecommender, Items, SequentialRecommender
@@ -90,8 +91,10 @@ def _write(recommender: SequentialRecommender, examples: Examples, path: Path, o
     width = recommender.hidden_size
     schema = pa.schema([("encoding", pa.large_list(pa.list_(pa.float32(), width)))])
     lengths = examples.ends - examples.starts
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-        for first in range(0, len(examples), HISTORIES_PER_RECORD_BATCH):
+    label = f"encode {len(examples):,} histories by {type(recommender).__name__}"
+    steps = progress(range(0, len(examples), HISTORIES_PER_RECORD_BATCH), label, "block", silent_seconds=SILENT_SECONDS)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer, steps:
+        for first in steps:
             part = lengths[first : first + HISTORIES_PER_RECORD_BATCH]
             offsets = np.concatenate([[0], part.cumsum()])
             values_RC = np.empty((offsets[-1], width), dtype=np.float32)

@@ -78,7 +78,9 @@ class ItemItemRecommender(FittedRecommender):
         np.add.at(weights, places, recency_weights(mask_BN, self.history_decay).cpu().numpy()[mask])
         rows, items = np.divmod(cells, self.num_items)
         offsets = np.searchsorted(rows, np.arange(len(mask) + 1))
-        return csr_array((weights, items, offsets), shape=(len(mask), self.num_items))
+        # int32, as the statistics have: scipy copies all of a matrix whose indices are of another type.
+        parts = (weights, items.astype(np.int32), offsets.astype(np.int32))
+        return csr_array(parts, shape=(len(mask), self.num_items))
 
     def _states(self, factors_BNC: Tensor, mask_BN: Tensor) -> Tensor:
         assert factors_BNC.shape[1] <= self.max_history, "the caller cuts histories to max_history"

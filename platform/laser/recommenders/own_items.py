@@ -40,18 +40,19 @@ class OwnItems:
     def __len__(self) -> int:
         return len(self.items_E)
 
-    def pairs(self, num_pairs: int) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield all pairs of entries of the same sequence, with itself too, some `num_pairs` at a time.
+    def pairs(self, num_pairs: int) -> Iterator[tuple[slice, NDArray[np.int64], NDArray[np.int64]]]:
+        """Yield each entry's pairs with itself and with the later entries of its sequence, some `num_pairs` at once.
 
         Yields:
-            the first of some entries; offsets of their pairs, as in a sparse matrix; the other entry of each pair.
+            some entries; offsets of their pairs, as in a sparse matrix; the other entry of each pair.
         """
-        first_E, sizes_E = self.starts[self.owners_E], np.diff(self.starts)[self.owners_E]
+        sizes_E = self.starts[self.owners_E + 1] - np.arange(len(self))
         numbers = np.cumsum(sizes_E) // num_pairs
         for first, end in pairwise([0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(self)]):
-            offsets = np.concatenate([[0], np.cumsum(sizes_E[first:end])])
-            steps = np.arange(offsets[-1]) - np.repeat(offsets[:-1], sizes_E[first:end])
-            yield first, offsets, np.repeat(first_E[first:end], sizes_E[first:end]) + steps
+            sizes = sizes_E[first:end]
+            offsets = np.concatenate([[0], np.cumsum(sizes)])
+            others = np.arange(offsets[-1]) + np.repeat(np.arange(first, end) - offsets[:-1], sizes)
+            yield slice(first, end), offsets, others
 
     def find(
         self, owners_B: NDArray[np.int64], item_ids_BN: NDArray[np.int64]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from laser.cli.progress import progress
+from laser.cli.progress import SILENT_SECONDS, progress
 from laser.data.batches import inference_batches, pad_right
 from laser.data.examples import Examples
 from laser.evaluation.lists import LIST_SIZE
@@ -42,7 +42,7 @@ def recommender_ranks(recommender: SequentialRecommender, examples: Examples, li
         for part in np.split(rows, range(ranked.max_users, len(rows), ranked.max_users))
     ]
     label = f"rank {len(examples):,} users by {type(recommender).__name__}"
-    with progress(batches, label, "batch", silent_seconds=5.0) as steps, torch.inference_mode():
+    with progress(batches, label, "batch", silent_seconds=SILENT_SECONDS) as steps, torch.inference_mode():
         for rows in steps:
             ranks_E[rows], masked_E[rows], lists_BK = ranked(examples, rows, lists)
             if lists_BK is not None:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from laser.cli.progress import progress
+from laser.cli.progress import progress, waiting
 from laser.config.families.recommenders import FamilySection, TrainedSection
 from laser.data.batches import pad_right, training_batches
 from laser.data.dataset import Dataset
@@ -88,7 +88,8 @@ def _fit(model: FittedRecommender, dataset: Dataset, report: Report | None) -> T
     started = time.perf_counter()
     sequences = [sequence for user in range(dataset.num_users) if len(sequence := dataset.train_items(user))]
     _check_enough(dataset, sum(len(sequence) > 1 for sequence in sequences))
-    model.fit(sequences)
+    with waiting(f"fit {type(model).__name__} to {len(sequences):,} users and {dataset.num_items:,} items"):
+        model.fit(sequences)
     seconds = time.perf_counter() - started
     return replace(validated(model, dataset, report), tokens_per_second=sum(map(len, sequences)) / seconds)
 

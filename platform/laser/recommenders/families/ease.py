@@ -22,9 +22,6 @@ from laser.recommenders.base import Items
 from laser.recommenders.item_item import ItemItemRecommender
 from laser.recommenders.own_items import OwnItems
 
-MAX_ITEMS = 30_000
-"""The inverse takes 8 I² bytes and I³ operations. For this many items that is 7 GiB, and an hour on two cores."""
-
 
 class EASE(ItemItemRecommender):
     """EASE, as the module describes it.
@@ -37,7 +34,7 @@ class EASE(ItemItemRecommender):
         l2: λ.
 
     Raises:
-        UserError: more than `MAX_ITEMS` items.
+        UserError: more items than `EASEConfig.max_items`.
     """
 
     weights_II: Tensor
@@ -45,10 +42,10 @@ class EASE(ItemItemRecommender):
 
     def __init__(self, num_items: int, hidden_size: int, max_history: int, history_decay: float, l2: float) -> None:
         super().__init__(num_items, hidden_size, max_history, history_decay)
-        if num_items > MAX_ITEMS:
+        if num_items > EASEConfig.max_items:
             raise UserError(
                 f"recommender.type: ease inverts a matrix of {num_items} x {num_items} items, and takes at most "
-                f"{MAX_ITEMS}; use item_knn, or fewer items (data.k_core)"
+                f"{EASEConfig.max_items}; use item_knn, or fewer items (data.k_core)"
             )
         self.l2 = l2
         self.register_buffer("weights_II", torch.zeros(num_items, num_items))

@@ -11,6 +11,7 @@ Shape suffixes: B batch, C recommender width, I catalogue items, E entries of ow
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -26,6 +27,18 @@ from laser.recommenders.own_items import OwnItems
 
 PAIRS_AT_ONCE = 2**22
 """Pairs that are counted, or looked up, at once: 16 bytes each, and a few times as much while they are sorted."""
+
+
+@dataclass(frozen=True)
+class _Scorer:
+    """What scores are made of."""
+
+    counts_II: csr_array
+    """S."""
+    row_I: NDArray[np.float32]
+    """Damping of the history's items, D^-(a + r)."""
+    column_I: NDArray[np.float32]
+    """Damping of the scored items, D^-a."""
 
 
 class PairCounts(ItemItemRecommender):
@@ -60,29 +73,39 @@ class PairCounts(ItemItemRecommender):
         self.register_buffer("columns_P", torch.zeros(0, dtype=torch.int64))
         self.register_buffer("counts_P", torch.zeros(0))
         self.register_buffer("degrees_I", torch.zeros(num_items))
-        self._counts_of: tuple[Tensor | None, csr_array | None] = (None, None)
+        self._scorer_of: tuple[Tensor | None, _Scorer | None] = (None, None)
 
     @property
     def num_statistics(self) -> int:
         return len(self.counts_P)
 
     @property
-    def counts_II(self) -> csr_array:
-        """S as scipy's matrix, made once for these buffers."""
-        of, counts_II = self._counts_of
-        if counts_II is None or of is not self.counts_P:
-            buffers = (self.counts_P, self.columns_P, self.row_offsets)
+    def _scorer(self) -> "_Scorer":
+        """Return the buffers in the forms that scoring needs, made once for each fit."""
+        of, scorer = self._scorer_of
+        if scorer is None or of is not self.counts_P:
+            index = np.int32 if max(len(self.counts_P), self.num_items) < 2**31 else np.int64
+            parts = (self.counts_P, self.columns_P, self.row_offsets)
+            data, columns, offsets = (part.cpu().numpy() for part in parts)
             size = (self.num_items, self.num_items)
-            counts_II = csr_array(tuple(buffer.cpu().numpy() for buffer in buffers), shape=size)
-            self._counts_of = (self.counts_P, counts_II)
-        return counts_II
+            counts_II = csr_array((data, columns.astype(index), offsets.astype(index)), shape=size)
+            degrees_I = self.degrees_I.clamp(min=self._smallest_count)
+            row_I, column_I = (degrees_I**-power for power in (self.row_exponent, self.column_exponent))
+            scorer = _Scorer(counts_II, row_I.cpu().numpy(), column_I.cpu().numpy())
+            self._scorer_of = (self.counts_P, scorer)
+        return scorer
 
-    def fit(self, sequences: Sequence[Items]) -> None:
+    def count(self, sequences: Sequence[Items]) -> csr_array:
+        """Return S of some sequences in float64, with sorted columns."""
         ordered_II = csr_array((self.num_items, self.num_items))
         for first, end in self._blocks(sequences):
             ordered_II = ordered_II + self._ordered_counts(sequences[first:end])
         counts_II = csr_array(ordered_II + ordered_II.T)
         counts_II.sort_indices()
+        return counts_II
+
+    def fit(self, sequences: Sequence[Items]) -> None:
+        counts_II = self.count(sequences)
         degrees_I = counts_II.sum(axis=1)
         self.row_offsets = torch.from_numpy(counts_II.indptr.astype(np.int64))
         self.columns_P = torch.from_numpy(counts_II.indices.astype(np.int64))
@@ -94,11 +117,10 @@ class PairCounts(ItemItemRecommender):
     def score_entries(self, item_ids_BN: Tensor, mask_BN: Tensor) -> csr_array:
         """Return the scores of the items that were counted with one of the history: float32 scores_BI."""
         weights_BI = self.history_weights(item_ids_BN, mask_BN)
-        degrees_I = self.degrees_I.clamp(min=self._smallest_count)
-        weights_BI.data *= (degrees_I**-self.row_exponent).cpu().numpy()[weights_BI.indices]
-        scores_BI = weights_BI @ self.counts_II
+        weights_BI.data *= self._scorer.row_I[weights_BI.indices]
+        scores_BI = weights_BI @ self._scorer.counts_II
         if self.column_exponent:
-            scores_BI.data *= (degrees_I**-self.column_exponent).cpu().numpy()[scores_BI.indices]
+            scores_BI.data *= self._scorer.column_I[scores_BI.indices]
         return scores_BI
 
     def factors_without(self, own: OwnItems) -> NDArray[np.float32]:
@@ -112,14 +134,17 @@ class PairCounts(ItemItemRecommender):
         # Counts with items outside the sequence stay. Their sum is the projection of the full row without the columns
         # of the sequence. It is multiplied by the item's own damping.
         factors_EC = self.factors_IC[own.items_E].double().cpu().numpy() / np.maximum(row_E, 1e-300)[:, None]
-        for first, offsets, others in own.pairs(PAIRS_AT_ONCE):
-            entries = np.repeat(np.arange(first, first + len(offsets) - 1), np.diff(offsets))
-            before = self.counts_II[own.items_E[entries], own.items_E[others]].astype(np.float64)
+        for part, offsets, others in own.pairs(PAIRS_AT_ONCE):
+            entries = np.repeat(np.arange(part.start, part.stop), np.diff(offsets))
+            before = self._scorer.counts_II[own.items_E[entries], own.items_E[others]].astype(np.float64)
             after = before - counts_EE[entries, others]
             after[after < self._smallest_count / 2] = 0.0  # rounding
+            size = (len(offsets) - 1, len(own))
             change = after * column_after_E[others] - before * column_E[others]
-            change_EE = csr_array((change, others, offsets), shape=(len(offsets) - 1, len(own)))
-            factors_EC[first : first + len(offsets) - 1] += change_EE @ projection_EC
+            factors_EC[part] += csr_array((change, others, offsets), shape=size) @ projection_EC
+            # S is symmetric: a pair of two items changes both rows, each by the damping of the other's column.
+            change = np.where(entries != others, after * column_after_E[entries] - before * column_E[entries], 0.0)
+            factors_EC += csr_array((change, others, offsets), shape=size).T @ projection_EC[part]
         return (factors_EC * row_after_E[:, None]).astype(np.float32)
 
     @property
@@ -145,9 +170,7 @@ class PairCounts(ItemItemRecommender):
         owners = np.repeat(np.arange(len(sequences)), [len(sequence) for sequence in sequences])
         return self._ordered_pairs(np.concatenate(sequences), owners, self.num_items)
 
-    def _ordered_pairs(
-        self, items: NDArray[np.integer], owners: NDArray[np.integer], num_items: int
-    ) -> csr_array:
+    def _ordered_pairs(self, items: NDArray[np.integer], owners: NDArray[np.integer], num_items: int) -> csr_array:
         """Return the counts of earlier items with later ones, given the items of all sequences and whose they are."""
         earlier, later, counts = [], [], []
         for distance in range(1, self.max_history + 1):
