@@ -251,7 +251,7 @@ def summarise(
         name: ratio(timing, timings[YARDSTICKS.get(name.split(":")[0], PRODUCT)]) for name, timing in timings.items()
     }
     size = f"{data.num_users} x {knn.num_items}"
-    figures = {
+    figures: dict[str, Any] = {
         "num_interactions": len(data.val.item_ids),
         "num_counts": knn.num_statistics,
         "same_ranks": agreement,
@@ -259,7 +259,7 @@ def summarise(
         "times_the_yardstick": times,
         "peak_mib": {name: round(value, 1) for name, value in peaks.items()},
     }
-    rows = [
+    rows: list[Mapping[str, Any]] = [
         {
             "contestant": name,
             "users x items": size,

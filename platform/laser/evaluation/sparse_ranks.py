@@ -7,6 +7,7 @@ Shape suffixes: B batch, I catalogue items, P entries, Q pairs of user and item 
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -80,7 +81,7 @@ class SparseRanking:
         size = min(size, num_items)
         lists_BK = np.empty((num_users, size), dtype=np.int64)
         lists_BK[:] = self._best_first[:size]
-        bounds = list(zip(entries_BI.indptr[:-1], entries_BI.indptr[1:], strict=True))
+        bounds = list(pairwise(entries_BI.indptr.tolist()))
         least_B = np.full(num_users, -np.inf, dtype=np.float32)  # the score of the last item of a list of entries
         for row, (start, end) in enumerate(bounds):
             if end - start >= size:
