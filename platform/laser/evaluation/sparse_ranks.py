@@ -87,7 +87,7 @@ class SparseRanking:
             if end - start >= size:
                 least_B[row] = np.partition(entries_BI.data[start:end], -size)[-size]
         entries_alone_B = least_B > self._sorted_I[-1]
-        for row in np.flatnonzero(entries_alone_B):
+        for row in np.flatnonzero(entries_alone_B).tolist():
             start, end = bounds[row]
             scores, items = entries_BI.data[start:end], entries_BI.indices[start:end]
             best = np.flatnonzero(scores >= least_B[row])
