@@ -4,9 +4,11 @@
     >> 1. {title} (brand: {brand}, category: {category})
     >> 2. ...
 
-Instruction, numbers and items are each tokenised once, and a prompt is a concatenation of these segments. A single item
-is a history of one item, so that users and items share the template (arXiv 2409.01605, section 2 of docs/method.md).
-They share the instruction too, unless `prompt.item_instruction` is set.
+Instruction, numbers and items are each tokenised once, and a prompt is a concatenation of these segments
+(`laser.data.plain_text`). It begins with the BOS token where the tokenizer puts one before a text, also without an
+instruction, and no other token of the tokenizer's template is in it. A single item is a history of one item, so that
+users and items share the template (arXiv 2409.01605, section 2 of docs/method.md). They share the instruction too,
+unless `prompt.item_instruction` is set.
 """
 
 from dataclasses import dataclass, replace
@@ -21,6 +23,7 @@ from laser.config.identity import stage_key
 from laser.config.schema import PromptConfig
 from laser.data.dataset import Dataset
 from laser.data.examples import Examples
+from laser.data.plain_text import PlainText
 from laser.errors import UserError
 from laser.storage.cache import make_once
 
@@ -32,6 +35,7 @@ class Prompts:
     """The segments of a dataset's prompts, as tokens."""
 
     instruction: Tokens
+    """With the BOS token before it, if there is one."""
     numbers: list[Tokens]
     """`>> {k}.` for each k from 1 on."""
     bodies: Tokens
@@ -92,16 +96,17 @@ class PromptFiles:
             if name not in dataset.item_attributes:
                 known = ", ".join(dataset.item_attributes) or "none"
                 raise UserError(f"prompt.attributes: {name!r} is no attribute of {dataset.name} (it has: {known})")
-        numbers = tokenizer([f">> {k}." for k in range(1, config.max_history_items + 1)], add_special_tokens=False)
+        text = PlainText(tokenizer)
+        numbers = text.tokens([f">> {k}." for k in range(1, config.max_history_items + 1)])
         return PromptFiles(
-            instruction=_instruction(config.instruction, tokenizer),
-            numbers=tuple(map(tuple, numbers["input_ids"])),
-            items=_make_items(dataset, attributes, config.max_item_tokens, tokenizer, cache_dir.absolute()),
+            instruction=_instruction(config.instruction, text),
+            numbers=tuple(map(tuple, numbers)),
+            items=_make_items(dataset, attributes, config.max_item_tokens, text, cache_dir.absolute()),
         )
 
     def with_instruction(self, instruction: str, tokenizer: Any) -> "PromptFiles":
         """The same items after another instruction, which may be empty."""
-        return replace(self, instruction=_instruction(instruction, tokenizer))
+        return replace(self, instruction=_instruction(instruction, PlainText(tokenizer)))
 
     def open(self) -> Prompts:
         """Map the items' texts."""
@@ -115,8 +120,8 @@ class PromptFiles:
         )
 
 
-def _instruction(text: str, tokenizer: Any) -> tuple[int, ...]:
-    return tuple(tokenizer(text + "\n")["input_ids"]) if text else ()
+def _instruction(words: str, text: PlainText) -> tuple[int, ...]:
+    return (*text.start, *text.tokens_and_controls(f"{words}\n" if words else ""))
 
 
 def item_texts(items: pa.Table, attributes: tuple[str, ...]) -> list[str]:
@@ -130,28 +135,27 @@ def item_texts(items: pa.Table, attributes: tuple[str, ...]) -> list[str]:
 
 
 def _make_items(
-    dataset: Dataset, attributes: tuple[str, ...], max_tokens: int, tokenizer: Any, cache_dir: Path
+    dataset: Dataset, attributes: tuple[str, ...], max_tokens: int, text: PlainText, cache_dir: Path
 ) -> Path:
     """The file of the items' texts as tokens, made once."""
 
     def write(aside: Path) -> None:
-        bodies, offsets = _tokenise(dataset, attributes, max_tokens, tokenizer)
+        bodies, offsets = _tokenise(dataset, attributes, max_tokens, text)
         table = pa.table({"tokens": pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(bodies))})
         with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
 
-    backend = tokenizer.backend_tokenizer.to_str()
-    place = cache_dir / "prompts" / stage_key("items", dataset.fingerprint, attributes, max_tokens, backend)
+    place = cache_dir / "prompts" / stage_key("items", dataset.fingerprint, attributes, max_tokens, text.content)
     make_once(place, write)
     return place
 
 
 def _tokenise(
-    dataset: Dataset, attributes: tuple[str, ...], max_tokens: int, tokenizer: Any
+    dataset: Dataset, attributes: tuple[str, ...], max_tokens: int, text: PlainText
 ) -> tuple[Tokens, NDArray[np.int64]]:
-    texts = item_texts(dataset.items, attributes)
-    ids = tokenizer(texts, add_special_tokens=False, truncation=True, max_length=max_tokens - 1)["input_ids"]
-    newline = tokenizer("\n", add_special_tokens=False)["input_ids"]
-    bodies = [np.asarray([*item, *newline], dtype=np.int32) for item in ids]
+    [newline] = text.tokens(["\n"])
+    kept = max(0, max_tokens - len(newline))
+    ids = text.tokens(item_texts(dataset.items, attributes))
+    bodies = [np.asarray([*item[:kept], *newline], dtype=np.int32) for item in ids]
     offsets = np.concatenate([[0], np.cumsum([len(body) for body in bodies])]).astype(np.int64)
     return np.concatenate(bodies), offsets
