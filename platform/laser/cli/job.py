@@ -22,7 +22,10 @@ from pydantic import BaseModel
 from laser.config.compose import load_config
 from laser.config.credentials import masked
 from laser.config.fields import sections
+from laser.config.unused import unused_line
 from laser.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 C = TypeVar("C", bound=BaseModel)
 
@@ -55,7 +58,11 @@ def run_job(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     stdout = _stdout_apart()
     try:
-        summary = main(load_config(config_class, arguments, default))
+        config = load_config(config_class, arguments, default)
+        unused = unused_line(config)
+        if unused is not None:
+            logger.warning("%s", masked(unused))
+        summary = main(config)
     except UserError as error:
         print(f"error: {masked(str(error))}", file=sys.stderr)
         sys.exit(2)

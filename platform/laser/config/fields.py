@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from laser.config.marks import Mark
+from laser.config.marks import Mark, ReadIf
 
 
 def sections(cls: type[BaseModel], name: str) -> list[type[BaseModel]]:
@@ -40,6 +40,17 @@ def marked(cls: type[BaseModel], *marks: Mark) -> tuple[str, ...]:
     """
     carry = (key for key, fields in _paths(cls) if any(_carries(field, marks) for field in fields))
     return tuple(dict.fromkeys(carry))
+
+
+def conditions(cls: type[BaseModel]) -> dict[str, tuple[ReadIf, ...]]:
+    """Return when each setting is read, by its dotted key: the innermost marks count. Settings without are left out."""
+    found: dict[str, tuple[ReadIf, ...]] = {}
+    for key, fields in _paths(cls):
+        levels = (tuple(mark for mark in field.metadata if isinstance(mark, ReadIf)) for field in reversed(fields))
+        innermost = next(filter(None, levels), ())
+        if innermost:
+            found[key] = innermost
+    return found
 
 
 def without(section: BaseModel, *marks: Mark) -> dict[str, Any]:

@@ -7,6 +7,7 @@ stay the same when a run resumes. `laser.config.fields.marked` lists the setting
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -44,3 +45,23 @@ REPORTED_APART = Mark("REPORTED_APART")
 """Says which data or LLM is read. A report names them in sentences of their own, not among the settings."""
 PERMISSION = Mark("PERMISSION")
 """Permits something. What the LLM gives for a text does not depend on it."""
+
+
+@dataclass(frozen=True)
+class ReadIf:
+    """Says when anything reads the setting at all: with one of these values of another one.
+
+    `laser.config.unused` tells a user of settings that nothing reads. Several marks at a field must all hold. A mark at
+    a setting stands in place of the one at its section.
+    """
+
+    alternatives: tuple[tuple[str, tuple[Any, ...]], ...]
+    """Dotted key, and its values; without values, any but null, false, 0 and none."""
+
+    def __or__(self, other: "ReadIf") -> "ReadIf":
+        return ReadIf(self.alternatives + other.alternatives)
+
+
+def read_if(key: str, *values: Any) -> ReadIf:
+    """Mark a setting that is read with these values of `key`, or where `key` is not off."""
+    return ReadIf(((key, values),))

@@ -27,6 +27,7 @@ from laser.config.marks import (
     REPORTED_APART,
     SEED,
     THIS_SESSION,
+    read_if,
 )
 from laser.config.section import Fraction, NonNegativeFloat, PositiveFraction, Section, Seed
 
@@ -77,7 +78,8 @@ class PromptConfig(Section):
         "You are an assistant that summarises the characteristics of a user into a single token, "
         "based on the browsing history of the user."
     )
-    """Instruction before the items; may be empty. The words are the same for users and items, as in the paper."""
+    """Instruction before the items; may be empty. The words are the same for users and items, as in the paper. Control
+    tokens of the LLM, such as <|im_start|>, mean here what they mean to it; in titles and attributes they are text."""
     item_instruction: str | None = None
     """Instruction before an item by itself; null takes `instruction`. Paper: null; its Table 6 tries a second one."""
     attributes: tuple[str, ...] | None = None
@@ -133,7 +135,7 @@ class MFormerConfig(Section):
     gate: Literal["straight_through", "none"] = "straight_through"
     """How the router learns from the recommendation loss: through the gate's gradient at the prefix, or not at all
     (with none, it learns from the load balance alone). Paper: silent."""
-    num_virtual_tokens: PositiveInt = 32
+    num_virtual_tokens: Annotated[PositiveInt, read_if("bituning.prefix", "mformer", "free")] = 32
     """L, prefix length in tokens, per expert or, with bituning.prefix=free, in all. Paper's best: 32 (Table 7)."""
     num_layers: PositiveInt = 12
     """Z, transformer blocks. Paper: 12."""
@@ -166,11 +168,11 @@ class HeadConfig(Section):
 
     width: PositiveInt | None = None
     """Width of a linear map of the LLM's outputs; null has no map. It is neither in the paper nor in its code."""
-    shared: bool = True
+    shared: Annotated[bool, read_if("head.width")] = True
     """Users and items have one map in common; with false they have two, equal at first."""
     standardise: Annotated[bool, ARTIFACT] = False
     """Standardise each of the LLM's outputs by its mean and std over training histories and items."""
-    dropout: Fraction = 0.0
+    dropout: Annotated[Fraction, read_if("head.width")] = 0.0
     """Dropout of the map's inputs."""
     collaborative: Annotated[bool, ARTIFACT] = False
     """Add the frozen recommender's own product of user and item, with a learned weight for each dimension."""
@@ -202,19 +204,19 @@ class TrainingConfig(Section):
 
     num_workers: Annotated[NonNegativeInt, HOW_IT_RUNS] = 1
     """Ray Train workers; 0 trains in this process with plain torch, without Ray and DeepSpeed."""
-    min_workers: Annotated[PositiveInt | None, HOW_IT_RUNS] = None
+    min_workers: Annotated[PositiveInt | None, HOW_IT_RUNS, read_if("training.num_workers")] = None
     """Train with as few workers while the cluster has no room for num_workers, and add others when it has; null waits
     for all. The result does not depend on it beyond rounding."""
-    resize_seconds: Annotated[PositiveFloat, HOW_IT_RUNS] = 60.0
+    resize_seconds: Annotated[PositiveFloat, HOW_IT_RUNS, read_if("training.min_workers")] = 60.0
     """With min_workers: seconds between two looks for more room. Adding workers starts the current epoch anew."""
-    zero_stage: Annotated[Literal[0, 2, 3, "auto"], HOW_IT_RUNS] = "auto"
+    zero_stage: Annotated[Literal[0, 2, 3, "auto"], HOW_IT_RUNS, read_if("training.num_workers")] = "auto"
     """DeepSpeed ZeRO level: 0 replicates, 2 shards optimizer and gradients, 3 also shards the frozen LLM. `auto` takes
     the fastest level whose need fits the workers' memory, and says why."""
-    cpus_per_worker: Annotated[PositiveFloat, HOW_IT_RUNS] = 1.0
+    cpus_per_worker: Annotated[PositiveFloat, HOW_IT_RUNS, read_if("training.num_workers")] = 1.0
     """CPU cores that a worker reserves; also its number of torch threads (rounded down, at least 1)."""
     use_gpu: Annotated[bool, HOW_IT_RUNS] = False
     """Give each worker one GPU."""
-    max_failures: Annotated[NonNegativeInt, HOW_IT_RUNS] = 0
+    max_failures: Annotated[NonNegativeInt, HOW_IT_RUNS, read_if("training.num_workers")] = 0
     """Times that a failed group of workers is started again from the last whole checkpoint."""
     start_from: Annotated[str | None, PLACE] = None
     """Directory of a checkpoint, or of a run (its best checkpoint). This run starts from the trainable weights in it.
@@ -222,15 +224,17 @@ class TrainingConfig(Section):
     alignment_epochs: NonNegativeInt = 0
     """Epochs over the catalogue, before all others, that align the M-Former's prefix with the LLM's embeddings of the
     item's text. Paper: none; an addition of its released code."""
-    alignment_top_k: PositiveInt = 3
+    alignment_top_k: Annotated[PositiveInt, read_if("training.alignment_epochs")] = 3
     """Experts that make the prefix while it is aligned; all of them where there are fewer. Released code: 3."""
     stage0_epochs: Annotated[NonNegativeInt, NUM_EPOCHS] = 0
     """Epochs before stage 1 in which a step encodes users, next items and negatives, and all receive gradient. Paper:
     none; an addition of its released code."""
-    negatives: Literal["sampled", "in_batch"] = "sampled"
+    negatives: Annotated[Literal["sampled", "in_batch"], read_if("training.stage0_epochs")] = "sampled"
     """What the next item competes with in stage 0: items sampled for each example, or the next items of the other
     examples in the batch. Items that the user has had are left out. Released code: sampled."""
-    num_negatives: PositiveInt = 10
+    num_negatives: Annotated[
+        PositiveInt, read_if("training.stage0_epochs"), read_if("training.negatives", "sampled")
+    ] = 10
     """Negatives sampled for each example in stage 0. Released code: 10."""
     stage1_epochs: Annotated[NonNegativeInt, NUM_EPOCHS, PAPER_SEQUENCE] = 15
     """Epochs in stage 1, which encodes the items again at the start of each. Paper: 15."""
@@ -252,7 +256,7 @@ class TrainingConfig(Section):
     """Adam learning rate of the virtual tokens (query tokens, suffix); null takes learning_rate, as the paper does."""
     head_learning_rate: NonNegativeFloat | None = None
     """Adam learning rate of the head in the stages; null takes learning_rate, 0 keeps the head as it is."""
-    llm_learning_rate: PositiveFloat | None = None
+    llm_learning_rate: Annotated[PositiveFloat | None, read_if("finetuning.type")] = None
     """Adam learning rate of weights within the LLM (finetuning.type); null takes learning_rate."""
     weight_decay: NonNegativeFloat = 0.0
     """AdamW weight decay; 0 is Adam, as in the paper."""
@@ -261,7 +265,7 @@ class TrainingConfig(Section):
     schedule: Literal["constant", "cosine"] = "constant"
     """Learning rates after the warm-up: constant, or along half a cosine over the steps of all epochs, down to
     min_learning_rate_factor. Paper: constant; released code: cosine."""
-    min_learning_rate_factor: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
+    min_learning_rate_factor: Annotated[float, Field(ge=0.0, le=1.0), read_if("training.schedule", "cosine")] = 0.1
     """Where the cosine ends, as a fraction of the learning rates. Released code: .1 (1e-4 to 1e-5)."""
     max_grad_norm: NonNegativeFloat = 0.0
     """Clip the norm of the gradient over all trainable weights; 0 does not clip. Paper: none."""
@@ -270,7 +274,7 @@ class TrainingConfig(Section):
     uniform guess where that is more. 0 switches this off. Losses that are not finite always end it."""
     temperature: PositiveFloat = 0.05
     """τ of the item-item contrastive loss (Eq. 8). Paper: 0.05."""
-    load_balance_weight: NonNegativeFloat = 0.01
+    load_balance_weight: Annotated[NonNegativeFloat, read_if("bituning.prefix", "mformer")] = 0.01
     """λ, weight of the load-balance loss (Eq. 12). Paper: 0.01."""
     every_prefix: Annotated[bool, ARTIFACT] = False
     """Train on every prefix of a training sequence, not on the whole alone. Paper: false; released code: true."""
@@ -319,14 +323,16 @@ class Experiment(Section):
     data: Annotated[DataConfig, ARTIFACT] = DataConfig()
     prompt: Annotated[PromptConfig, ARTIFACT] = PromptConfig()
     llm: LLMConfig = LLMConfig()
-    recommender: Annotated[RecommenderConfig, ARTIFACT] = Bert4RecConfig()
+    recommender: Annotated[
+        RecommenderConfig, ARTIFACT, read_if("bituning.prefix", "mformer") | read_if("head.collaborative")
+    ] = Bert4RecConfig()
     """The frozen ID-based recommender under the M-Former. Paper: bert4rec."""
     finetuning: FinetuningConfig = NoFinetuning()
     """What of the LLM itself is trained, beside the virtual tokens. Paper: nothing."""
     bituning: Annotated[BiTuningConfig, ARTIFACT] = BiTuningConfig()
-    mformer: MFormerConfig = MFormerConfig()
+    mformer: Annotated[MFormerConfig, read_if("bituning.prefix", "mformer")] = MFormerConfig()
     head: HeadConfig = HeadConfig()
-    warm_start: WarmStartConfig = WarmStartConfig()
+    warm_start: Annotated[WarmStartConfig, read_if("warm_start.epochs")] = WarmStartConfig()
     selection: Annotated[SelectionConfig, ARTIFACT] = AllUsers()
     """Users to train on, out of those that training.train_fraction and training.train_users leave."""
     training: TrainingConfig = TrainingConfig()
@@ -406,13 +412,13 @@ class SearchConfig(Section):
 
     algorithm: Literal["grid", "random", "optuna"] = "grid"
     """grid tries every combination of choices; random and optuna draw num_samples trials."""
-    num_samples: Annotated[PositiveInt, MAY_DIFFER_ON_RESUME] = 8
+    num_samples: Annotated[PositiveInt, MAY_DIFFER_ON_RESUME, read_if("search.algorithm", "random", "optuna")] = 8
     """Trials to draw (random, optuna)."""
     scheduler: Literal["none", "asha"] = "none"
     """asha stops the worse trials early, by the validation metric and the number of epochs done."""
-    grace_epochs: PositiveInt = 1
+    grace_epochs: Annotated[PositiveInt, read_if("search.scheduler", "asha")] = 1
     """Epochs that every trial may finish before asha stops any."""
-    reduction_factor: Annotated[int, Field(ge=2)] = 2
+    reduction_factor: Annotated[int, Field(ge=2), read_if("search.scheduler", "asha")] = 2
     """asha keeps one in so many trials at each rung."""
     max_concurrent_trials: Annotated[PositiveInt, HOW_IT_RUNS] = 1
     """Trials that run at once; each takes training.num_workers workers."""

@@ -1,0 +1,73 @@
+"""Settings that nothing reads are named; the project's own configurations have none."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from laser.cli.job import run_job
+from laser.config.compose import load_config
+from laser.config.jobs import BenchmarkJob
+from laser.config.schema import Experiment, TuneExperiment
+from laser.config.unused import unused_line, unused_settings
+
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "keys"),
+    [
+        ("mformer.num_experts=3", []),
+        ("bituning.prefix=free mformer.num_experts=3 mformer.num_virtual_tokens=5", ["mformer.num_experts"]),
+        ("bituning.prefix=none mformer.num_virtual_tokens=5", ["mformer.num_virtual_tokens"]),
+        ("bituning.prefix=none recommender.type=sasrec", ["recommender.type"]),
+        ("bituning.prefix=none recommender.dropout=0.4", ["recommender.dropout"]),
+        ("bituning.prefix=none recommender.type=none", []),
+        ("bituning.prefix=none recommender.type=sasrec head.collaborative=true", []),
+        ("bituning.prefix=free training.load_balance_weight=0.1", ["training.load_balance_weight"]),
+        ("head.shared=false head.dropout=0.1", ["head.shared", "head.dropout"]),
+        ("head.shared=false head.dropout=0.1 head.width=4", []),
+        ("warm_start.patience=3", ["warm_start.patience"]),
+        ("training.num_negatives=3", ["training.num_negatives"]),
+        ("training.stage0_epochs=1 training.num_negatives=3", []),
+        (
+            "training.stage0_epochs=1 training.negatives=in_batch training.num_negatives=3",
+            ["training.num_negatives"],
+        ),
+        ("training.llm_learning_rate=0.1", ["training.llm_learning_rate"]),
+        ("training.llm_learning_rate=0.1 finetuning.type=lora", []),
+        ("training.num_workers=0 training.zero_stage=3", ["training.zero_stage"]),
+        ("training.min_learning_rate_factor=0.2", ["training.min_learning_rate_factor"]),
+    ],
+)
+def test_settings_that_nothing_reads_are_named(arguments, keys):
+    assert list(unused_settings(load_config(Experiment, arguments.split(), None))) == keys
+
+
+def test_what_a_search_varies_may_be_read_in_some_trial():
+    def unused(*arguments: str) -> list[str]:
+        return list(unused_settings(load_config(TuneExperiment, ["space.mformer.num_experts=null", *arguments], None)))
+
+    free = "bituning.prefix=free"
+    assert unused("mformer.num_experts=3", free) == ["mformer.num_experts"]
+    assert unused("mformer.num_experts=3", free, "space.bituning.prefix={choice: [free, mformer]}") == []
+    assert unused("space.head.dropout={choice: [0.1, 0.2]}") == ["head.dropout"]
+    assert unused("search.num_samples=3") == ["search.num_samples"]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_the_projects_configurations_set_nothing_in_vain(path):
+    schema = {"tune": TuneExperiment, "benchmark": BenchmarkJob}.get(path.parent.name, Experiment)
+    assert unused_line(load_config(schema, [f"config={path}"], None)) is None
+
+
+def test_a_job_says_it_in_one_line(caplog, monkeypatch):
+    def ended(status: int) -> None:
+        raise SystemExit(status)
+
+    monkeypatch.setattr(sys, "exit", ended)
+    with pytest.raises(SystemExit):
+        run_job(lambda config: {}, Experiment, None, ["head.dropout=0.1", "warm_start.patience=3"])
+    assert [record.getMessage() for record in caplog.records] == [
+        "without effect here: head.dropout (head.width is null), warm_start.patience (warm_start.epochs is 0)"
+    ]
