@@ -45,7 +45,23 @@ def test_two_maps_are_equal_at_first_and_one_map_is_one():
     apart, shared = head(), head(shared=True)
     assert torch.equal(apart.maps[USERS].weight, apart.maps[ITEMS].weight)
     assert apart.maps[USERS].weight is not apart.maps[ITEMS].weight
-    assert shared.maps[USERS] is shared.maps[ITEMS]
+    assert torch.equal(shared.maps[USERS].weight, apart.maps[USERS].weight)
+    output_BH, none_BC = torch.randn(2, 6), torch.randn(2, 0)
+    shared, apart = head(shared=True, collaborative=False), head(collaborative=False)
+    with torch.no_grad():
+        shared.maps[USERS].weight.mul_(-1)
+        apart.maps[USERS].weight.mul_(-1)
+    for model, is_one in ((shared, True), (apart, False)):
+        model.text_scale.data.fill_(1.0)
+        sides = [model(output_BH, side, none_BC).vector_BD for side in (USERS, ITEMS)]
+        assert torch.equal(*sides) is is_one
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_every_weight_has_one_name(shared):
+    model = head(shared=shared)
+    named = {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
+    assert set(model.state_dict()) == named
 
 
 @pytest.mark.parametrize("width", [None, 4])
@@ -56,3 +72,9 @@ def test_what_is_not_asked_for_is_not_there(width):
     assert {name for name, _ in model.named_parameters()} == {"text_scale"} | (
         {"maps.0.weight", "maps.1.weight"} if width else set()
     )
+
+
+def test_a_single_output_is_centred_without_a_std():
+    model = head()
+    model.standardise(torch.full((1, 6), 3.0), USERS)
+    assert model.center_SH[USERS].tolist() == [3.0] * 6 and model.deviation_SH[USERS].tolist() == [1.0] * 6

@@ -56,13 +56,15 @@ class Head(nn.Module):
     ) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
-        self.maps = nn.ModuleList()
+        self.maps = nn.ModuleList()  # one for both sides, or one for each; a map listed twice would have two names
         if width is not None:
             first = nn.Linear(llm_width, width, bias=False)
             nn.init.orthogonal_(first.weight)
-            second = first if shared else nn.Linear(llm_width, width, bias=False)
-            second.load_state_dict(first.state_dict())
-            self.maps.extend([first, second])
+            self.maps.append(first)
+            if not shared:
+                second = nn.Linear(llm_width, width, bias=False)
+                second.load_state_dict(first.state_dict())
+                self.maps.append(second)
         self.width = (llm_width if width is None else width) + recommender_width
         self.register_buffer("center_SH", torch.zeros(2, llm_width))
         self.register_buffer("deviation_SH", torch.ones(2, llm_width))
@@ -87,7 +89,7 @@ class Head(nn.Module):
         """
         text_BD = (output_BH.float() - self.center_SH[side]) / self.deviation_SH[side]
         if self.maps:
-            text_BD = self.maps[side](self.dropout(text_BD))
+            text_BD = self.maps[min(side, len(self.maps) - 1)](self.dropout(text_BD))
         text_BD = F.normalize(text_BD, dim=-1)
         if side == USERS:
             text_BD = text_BD * self.text_scale
@@ -100,6 +102,6 @@ class Head(nn.Module):
 
     @torch.no_grad()
     def standardise(self, outputs_RH: Tensor, side: int) -> None:
-        """Set mean and std of one side from its outputs."""
+        """Set mean and std of one side from its outputs. A single output has no std, and is only centred."""
         self.center_SH[side] = outputs_RH.mean(dim=0)
-        self.deviation_SH[side] = outputs_RH.std(dim=0).clamp(min=1e-6)
+        self.deviation_SH[side] = outputs_RH.std(dim=0).clamp(min=1e-6) if len(outputs_RH) > 1 else 1.0

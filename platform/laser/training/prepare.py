@@ -18,6 +18,7 @@ from laser.data.prompts import PromptFiles
 from laser.errors import UserError
 from laser.models.llm import embedding_std, eos_embedding, eos_token_id, llm_config, load_tokenizer
 from laser.models.llm_probe import max_positions, open_llm
+from laser.models.packed.architectures import why_not_packed
 from laser.recommenders.base import SequentialRecommender
 from laser.recommenders.encodings import make_encodings
 from laser.recommenders.pretraining import pretrained_recommender, pretraining_device
@@ -25,6 +26,7 @@ from laser.recommenders.storage import content_hash, load_recommender
 from laser.storage.cache import make_once
 from laser.training.artifacts import Artifacts
 from laser.training.examples import select_examples
+from laser.training.extensions.two_sided import check_negatives
 from laser.training.inputs import ITEM_EMBEDDINGS, Inputs, open_inputs
 from laser.training.model import checkpoint_bytes
 
@@ -46,13 +48,17 @@ def make_artifacts(config: Experiment, recommender_directory: Path | None = None
     llm = llm_config(llm_directory, config.llm.num_layers, remote_code)
     if config.bituning.representation == "eos":
         eos_token_id(llm)
+    if config.warms_up_head:
+        _check_head_can_be_prepared(config, llm)
+    examples = select_examples(dataset, config)
+    _check_enough(config, examples)
+    if config.training.stage0_epochs and config.training.negatives == "sampled":
+        check_negatives(examples["train"], dataset.num_items)
     first_token_H = eos_embedding(llm_directory, remote_code) if config.bituning.init == "eos" else None
     tokenizer = load_tokenizer(llm_directory)
     prompts = item_prompts = PromptFiles.make(dataset, config.prompt, tokenizer, cache)
     if config.prompt.item_instruction is not None:
         item_prompts = prompts.with_instruction(config.prompt.item_instruction, tokenizer)
-    examples = select_examples(dataset, config)
-    _check_enough(config, examples)
     _check_positions(config, examples, prompts, item_prompts, llm)
     recommender = None
     if config.uses_recommender and recommender_directory is None:
@@ -113,6 +119,28 @@ def _item_embeddings(recommender: SequentialRecommender, content: str, dataset: 
     place = directory / f"{stage_key('items', 1, content, dataset.fingerprint)}.safetensors"
     make_once(place, lambda aside: save_file({ITEM_EMBEDDINGS: recommender.item_embeddings().copy()}, aside))
     return place
+
+
+def _check_head_can_be_prepared(config: Experiment, llm: PretrainedConfig) -> None:
+    """Refuse to prepare the head, unless a packed LLM is read at a suffix after a prefix that all histories share."""
+    setting = "warm_start.epochs" if config.warm_start.epochs else "head.standardise"
+    off = "set warm_start.epochs to 0 and head.standardise to false"
+    reason = why_not_packed(llm)
+    if config.llm.implementation == "transformers":
+        reason = "llm.implementation is transformers"
+    if reason is not None:
+        raise UserError(f"{setting}: this {llm.model_type} cannot be read packed ({reason}); {off}, or change that")
+    if config.bituning.representation != "suffix":
+        raise UserError(
+            f'{setting}: bituning.representation "{config.bituning.representation}" has no suffix to read at: set it '
+            f"to suffix, or {off}"
+        )
+    # Weights to start from are looked at once the model's shapes are known (`training.run.transfer`).
+    if config.bituning.prefix == "mformer" and config.bituning.init != "eos" and config.training.start_from is None:
+        raise UserError(
+            f"{setting}: the M-Former's prefix differs from user to user; set bituning.init to eos, or "
+            f"bituning.prefix to free or none, or {off}"
+        )
 
 
 def _check_enough(config: Experiment, examples: dict[str, Examples]) -> None:

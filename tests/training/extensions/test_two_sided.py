@@ -6,10 +6,12 @@ import torch
 
 from laser.config.compose import with_overrides
 from laser.config.schema import Experiment
+from laser.data.examples import Examples
 from laser.engine.base import parameter_groups
 from laser.engine.plain import PlainEngine
 from laser.engine.step import StepResult
-from laser.training.extensions.two_sided import TwoSidedStep
+from laser.errors import UserError
+from laser.training.extensions.two_sided import TwoSidedStep, check_negatives
 from laser.training.inputs import Inputs
 from laser.training.model import whole_laser
 from tiny.laser import CPU, read
@@ -83,3 +85,15 @@ def test_sampled_negatives_are_new_to_the_user_and_the_same_each_time(experiment
         }
         assert drawn.tolist() == second._negatives(example).tolist()
     assert first._negatives(0).tolist() != later._negatives(0).tolist()
+
+
+def test_a_user_who_had_every_item_is_refused_before_training():
+    sequence = np.array([0, 1, 2, 1, 0, 3], dtype=np.int32)
+
+    def history(end: int) -> Examples:
+        whole = Examples(sequence, *(np.array([value]) for value in (0, 0, end, sequence[end])))
+        return whole.last(2)
+
+    check_negatives(history(3), num_items=4)  # 3 stays to be drawn
+    with pytest.raises(UserError, match=r"training\.negatives: sampled; a user .* has had every item"):
+        check_negatives(history(5), num_items=4)

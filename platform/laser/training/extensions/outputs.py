@@ -7,7 +7,7 @@ Shape suffixes: E examples, I items, R readings, H LLM width, L virtual tokens.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,10 +46,8 @@ class Outputs:
 def cached_outputs(engine: Engine, inputs: Inputs, config: Experiment) -> Outputs:
     """Return the outputs under the engine's present virtual tokens (collective).
 
-    They come from the cache, or all workers compute them.
-
-    Raises:
-        UserError: the virtual tokens differ from user to user, or the LLM does not run packed.
+    They come from the cache, or all workers compute them. What has no such outputs has been refused: by
+    `laser.training.prepare`, and by `check_shared_prefix`.
     """
     assert inputs.prefixes is not None
     prefix_LH, suffix_H = _virtual_tokens(engine)
@@ -76,20 +74,26 @@ def cached_outputs(engine: Engine, inputs: Inputs, config: Experiment) -> Output
     return Outputs(*outputs_RH.split([len(part) for part in parts]))
 
 
+def check_shared_prefix(weights: Mapping[str, Tensor]) -> None:
+    """Refuse starting weights whose M-Former makes a prefix that differs between histories.
+
+    Raises:
+        UserError: it does.
+    """
+    projection = weights.get("mformer.projection.weight")
+    if projection is not None and projection.any():
+        raise UserError(
+            "training.start_from: its M-Former's prefix differs from user to user, and the head is prepared under one "
+            "prefix; set warm_start.epochs to 0 and head.standardise to false, or bituning.prefix to free or none"
+        )
+
+
 def _virtual_tokens(engine: Engine) -> tuple[Tensor, Tensor]:
-    """Return prefix and suffix, float32 on the CPU; refuse a model whose prefix differs between histories."""
+    """Return prefix and suffix, float32 on the CPU."""
     laser, state = engine.laser, engine.trainable_state()
-    if not isinstance(laser.llm, PackedDecoder):
-        raise UserError("warm_start.epochs: this LLM cannot be read packed (llm.implementation); set it to 0")
-    if "bituning.suffix" not in state:
-        raise UserError("warm_start.epochs: bituning.representation has no suffix to read at; set it to suffix")
     prefix_LH = state.get("bituning.prefix", torch.empty(0, laser.llm_width))
     if laser.mformer is not None:
-        if state["mformer.projection.weight"].any():
-            raise UserError(
-                "warm_start.epochs: the M-Former's prefix differs from user to user; set bituning.init to eos, or "
-                "bituning.prefix to free or none"
-            )
+        assert not state["mformer.projection.weight"].any(), "the prefix differs from user to user"
         prefix_LH = state["mformer.projection.bias"].expand(laser.num_virtual_tokens, -1)
     return prefix_LH, state["bituning.suffix"]
 

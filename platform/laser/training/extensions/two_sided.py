@@ -152,11 +152,7 @@ class TwoSidedStep:
         """Draw items for an example in this epoch, outside its target and history. An item may be drawn twice."""
         examples = self.histories.examples
         known = {*examples.whole_history(example).tolist(), int(examples.targets[example])}
-        if len(known) >= len(self.items):
-            raise UserError(
-                "training.negatives: sampled; a user of the training set has had every item, so none is left to "
-                "sample: set it to in_batch"
-            )
+        assert len(known) < len(self.items), "check_negatives refuses such data"
         random = np.random.default_rng([self.config.seed, self.epoch, example])
         drawn: list[int] = []
         while len(drawn) < self.config.num_negatives:
@@ -168,6 +164,22 @@ class TwoSidedStep:
         where = [self.config.seed, self.epoch, number, place, self.engine.rank]
         torch.manual_seed(int(np.random.default_rng(where).integers(2**62)))
         return self.engine.forward(micro.both)
+
+
+def check_negatives(train: Examples, num_items: int) -> None:
+    """Refuse to sample negatives for a user who has had every item.
+
+    Raises:
+        UserError: there is such a user.
+    """
+    starts = train.starts if train.whole_starts is None else train.whole_starts
+    for example in np.flatnonzero(train.ends - starts + 1 >= num_items):  # few are long enough
+        known = {*train.whole_history(int(example)).tolist(), int(train.targets[example])}
+        if len(known) >= num_items:
+            raise UserError(
+                "training.negatives: sampled; a user of the training set has had every item, so none is left to "
+                "sample: set it to in_batch"
+            )
 
 
 def are_negatives(examples: Examples, indices: Indices) -> NDArray[np.bool_]:

@@ -11,6 +11,7 @@ from laser.engine.deepspeed_private import whole_shape
 from laser.errors import UserError
 from laser.models.laser import Laser
 from laser.training.artifacts import Artifacts
+from laser.training.extensions.outputs import check_shared_prefix
 from laser.training.model import weightless_laser
 from laser.training.run.checkpoint import CHECKSUMS, Checkpoint, latest_checkpoint, read_checkpoint
 
@@ -36,10 +37,13 @@ def check_start(config: Experiment, artifacts: Artifacts) -> None:
     """Refuse a `training.start_from` that does not fit, before workers start.
 
     Raises:
-        UserError: there is no such checkpoint, or a weight does not fit.
+        UserError: there is no such checkpoint, a weight does not fit, or the head cannot be prepared under them.
     """
     if config.training.start_from is not None:
-        starting_weights(config.training.start_from, weightless_laser(config, artifacts, torch.device("cpu")))
+        laser = weightless_laser(config, artifacts, torch.device("cpu"))
+        weights = starting_weights(config.training.start_from, laser)
+        if config.warms_up_head:
+            check_shared_prefix(weights)
 
 
 def _checkpoint(start_from: str) -> Checkpoint:
