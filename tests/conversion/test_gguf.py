@@ -13,15 +13,19 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    Gemma2Config,
     Gemma3TextConfig,
     LlamaConfig,
+    Phi3Config,
     PretrainedConfig,
     Qwen2Config,
     Qwen3Config,
+    Starcoder2Config,
 )
 
 from laser.conversion.gguf import convert_gguf
 from laser.errors import UserError
+from laser.models.llm_probe import max_positions
 from laser.models.llm_source import resolve_llm
 from laser.models.packed.architectures import why_not_packed
 from tiny.gguf import write_gguf
@@ -177,6 +181,50 @@ def test_qwen(config, architecture, write):
         if architecture == "qwen3":  # transformers reads 128 whatever the file says
             writer.add_key_length(32)
             writer.add_value_length(32)
+
+    assert_converted(write(config, architecture, keys), config)
+
+
+def test_phi3_keeps_its_factors_for_short_and_long_texts_and_its_window(write):
+    long, short = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], [1.0, 1.0, 1.0, 1.5, 1.0, 1.0, 1.0, 1.0]
+    rotation = {"rope_type": "longrope", "rope_theta": 10_000.0, "long_factor": long, "short_factor": short}
+    rotation |= {"attention_factor": 1.25, "original_max_position_embeddings": 64}
+    config = Phi3Config(
+        **SHAPE, pad_token_id=0, sliding_window=100, original_max_position_embeddings=64, rope_parameters=rotation
+    )
+
+    def keys(writer: gguf.GGUFWriter) -> None:
+        writer.add_rope_dimension_count(16)
+        writer.add_rope_scaling_orig_ctx_len(64)
+        writer.add_rope_scaling_attn_factors(1.25)
+        writer.add_sliding_window(100)
+        for name, factors in (("long", long), ("short", short)):
+            writer.add_tensor(f"rope_factors_{name}.weight", np.array(factors, dtype=np.float32))
+
+    found = assert_converted(write(config, "phi3", keys), config)
+    assert max_positions(found) == 64
+
+
+@pytest.mark.parametrize("architecture", ["gemma2", "starcoder2"])
+def test_keys_that_transformers_passes_over(architecture, write):
+    capped = {"attn_logit_softcapping": 3.0, "final_logit_softcapping": 2.0, "query_pre_attn_scalar": 16}
+    config = {
+        "gemma2": Gemma2Config(**SHAPE, head_dim=16, sliding_window=9, **capped),
+        "starcoder2": Starcoder2Config(
+            **SHAPE, norm_epsilon=1e-3, rope_parameters={"rope_type": "default", "rope_theta": 99_999.0}
+        ),
+    }[architecture]
+
+    def keys(writer: gguf.GGUFWriter) -> None:
+        if architecture == "starcoder2":
+            writer.add_rope_freq_base(99_999.0)
+            writer.add_layer_norm_eps(1e-3)
+        else:
+            writer.add_key_length(16)
+            writer.add_value_length(16)
+            writer.add_sliding_window(9)
+            writer.add_attn_logit_softcapping(3.0)
+            writer.add_final_logit_softcapping(2.0)
 
     assert_converted(write(config, architecture, keys), config)
 

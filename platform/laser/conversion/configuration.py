@@ -26,7 +26,13 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "expert_weights_norm": ("norm_topk_prob",),
 }
 """Keys that are put into the configuration: into the first of these fields that it has."""
+SHAPES = ("context_length", "feed_forward_length")
+"""Keys that a configuration without such a field does without: no bound on positions, and a width that is fixed."""
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "feed_forward_length": (0,),  # Mamba has neither these nor heads
+    "attention.head_count": (0,),
+    "attention.head_count_kv": (0,),
+    "ssm.dt_b_c_rms": (False,),
     "attention.causal": (True,),
     "attention.clamp_kqv": (0.0,),
     "attention.max_alibi_bias": (0.0,),
@@ -82,11 +88,16 @@ def converted_config(file: GGUF, config: PretrainedConfig) -> PretrainedConfig:
             continue
         if (file.architecture, suffix, value) == ("bloom", "attention.max_alibi_bias", 8.0):  # it has no other
             continue
-        if not fields and suffix not in read:
+        if suffix == "attention.head_count_kv" and value == file.settings.get("attention.head_count"):
+            continue
+        if not fields and suffix not in read and suffix not in SHAPES:
             raise file.refused(file.key(suffix), value)
         for name in fields:
             if isinstance(value, bool | int | float) and isinstance(getattr(config, name), int | float | None):
                 setattr(config, name, value)
+    padding = getattr(config, "pad_token_id", None)
+    if "padding_token_id" not in file.tokenizer and padding is not None and padding >= config.vocab_size:
+        config.pad_token_id = None  # another checkpoint's, which no text reads
     _set_head_width(file, config)
     _set_window(file, config)
     set_rotation(file, config)
@@ -137,7 +148,7 @@ class _Noted(dict[str, Any]):
 def _set_head_width(file: GGUF, config: PretrainedConfig) -> None:
     """Set the width of a head, and refuse values of another width or a scale of the scores that is not its root."""
     settings, heads = file.settings, file.settings.get("attention.head_count")
-    if not isinstance(heads, int) or "embedding_length" not in settings or file.architecture == "gemma4":
+    if not isinstance(heads, int) or not heads or "embedding_length" not in settings or file.architecture == "gemma4":
         return
     width = settings.get("attention.key_length", settings["embedding_length"] // heads)
     if getattr(config, "head_dim", width) != width:

@@ -20,7 +20,7 @@ from laser.conversion.configuration import converted_config, refuse_lists
 from laser.conversion.file import GGUF, ROTATION_TENSORS
 from laser.errors import UserError
 
-READING_FAILS = (ValueError, TypeError, OSError, LookupError, RuntimeError, StrictDataclassError)
+READING_FAILS = (ValueError, TypeError, OSError, LookupError, RuntimeError, AssertionError, StrictDataclassError)
 """What gguf and transformers raise on a file that they cannot read."""
 GPT2_SPLITS = (
     *(None, "default", "gpt-2", "phi-2", "mpt", "olmo", "roberta-bpe", "jina-es", "jina-de", "jina-v1-en"),
