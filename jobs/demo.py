@@ -29,7 +29,7 @@ def main(config: TuneExperiment) -> Mapping[str, Any]:
     overrides = sys.argv[1:]
     shared = [word for word in overrides if not word.startswith(("config=", "search.", "space."))]
     for name in ("prepare", "pretrain"):
-        run([sys.executable, f"jobs/{name}.py", "config=configs/quickstart.yaml", *shared])
+        run([sys.executable, f"jobs/{name}.py", *shared])
     sweep = latest_sweep(config)
     if sweep is not None and not sweep.complete:
         logger.info("an earlier search was interrupted; resuming %s", sweep.path)

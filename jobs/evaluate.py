@@ -32,7 +32,8 @@ def main(job: EvaluateJob) -> Mapping[str, Any]:
     recorded = run.figures(prefix)
     if not recorded:
         run.summarise({f"{prefix}{name}": value for name, value in metrics.items()})
-    return {"run_id": run.run_id, "split": job.split, "metrics": metrics, "recorded": recorded or None}
+    data = inputs.dataset.facts()
+    return {"run_id": run.run_id, "split": job.split, "data": data, "metrics": metrics, "recorded": recorded or None}
 
 
 if __name__ == "__main__":

@@ -19,11 +19,12 @@ def main(config: Experiment) -> Mapping[str, Any]:
     cache = Path(config.cache_dir).expanduser()
     dataset = prepare_dataset(config.data, cache)
     tags = recommender_tags(config.recommender, dataset.name, dataset.fingerprint, cache)
+    tags["data"] = dataset.described()
     with tracking.run(config, "pretrain", config.recommender.type, tags) as run:
         device = pretraining_device(config.training.use_gpu)
         pretrained = pretrained_recommender(config.recommender, dataset, cache, run.report, device=device)
         run.record(pretrained.run_results())
-    return {"run_id": run.run_id, **pretrained.summary()}
+    return {"run_id": run.run_id, "data": dataset.facts(), **pretrained.summary()}
 
 
 if __name__ == "__main__":

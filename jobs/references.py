@@ -37,6 +37,7 @@ def main(job: ReferencesJob) -> Mapping[str, Any]:
     for family in job.families:
         baseline, place = best_baseline(job, family, dataset), directory / family
         tags = recommender_tags(baseline.experiment.recommender, dataset.name, dataset.fingerprint, cache)
+        tags["data"] = dataset.described()
         with tracking.run(baseline.experiment, "reference", family, tags, remembered_run(place)) as run:
             remember_run(place, run.run_id)
             baseline.write(place, environment())
@@ -50,7 +51,7 @@ def main(job: ReferencesJob) -> Mapping[str, Any]:
         summary[family] = {"run_id": run.run_id, "config": config}
         summary[family] |= {name: figures[name] for name in ("val", "test", "seconds")}
     logger.info("test metrics on %s:\n\n%s\n", dataset.name, table(baselines))
-    return {"dataset": dataset.name, "directory": str(directory), "references": summary}
+    return {"dataset": dataset.name, "data": dataset.facts(), "directory": str(directory), "references": summary}
 
 
 if __name__ == "__main__":

@@ -51,8 +51,9 @@ def main(job: ReproduceJob) -> Mapping[str, Any]:
         folder, summary = write_report(reproduction, environment())
         parent.log_directory(folder, "report")
         parent.set_tags({"mlflow.note.content": (folder / "report.md").read_text()[:5000]})
+    data = reproduction.dataset.facts()
     failed = [cell.name for cell in reproduction.missing]
-    return {"run_id": parent.run_id, "report": str(folder / "report.html"), **summary, "failed": failed}
+    return {"run_id": parent.run_id, "report": str(folder / "report.html"), "data": data, **summary, "failed": failed}
 
 
 if __name__ == "__main__":

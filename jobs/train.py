@@ -17,6 +17,7 @@ def main(config: Experiment) -> Mapping[str, Any]:
     """Train, select on validation, test once, and record everything as an MLflow run."""
     from laser.config.compose import with_overrides
     from laser.config.paths import with_absolute_paths
+    from laser.data.dataset import open_dataset
     from laser.tracking.runs import open_tracking
     from laser.training.prepare import make_artifacts
     from laser.training.run.directory import remember_run, remembered_run, run_directory
@@ -38,7 +39,8 @@ def main(config: Experiment) -> Mapping[str, Any]:
         remember_run(run_dir, run.run_id)
         outcome = train_laser(config, artifacts, run_dir, run.report)
         run.record(run_results(run_dir))
-    return {"run_id": run.run_id, "run_dir": str(run_dir), **asdict(outcome)}
+    data = open_dataset(artifacts.dataset_directory).facts()
+    return {"run_id": run.run_id, "run_dir": str(run_dir), "data": data, **asdict(outcome)}
 
 
 if __name__ == "__main__":

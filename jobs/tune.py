@@ -18,6 +18,7 @@ logger = logging.getLogger("tune")
 
 def main(config: TuneExperiment) -> Mapping[str, Any]:
     """Run the search under one parent run in MLflow, and rank its trials."""
+    from laser.data.dataset import open_dataset
     from laser.tracking.runs import open_tracking
     from laser.tracking.sweeps import SweepTracker
     from laser.training.train import run_tags
@@ -39,7 +40,9 @@ def main(config: TuneExperiment) -> Mapping[str, Any]:
         sweep.mark_complete()
     logger.info("%s, best first:\n\n%s", sweep.path.name, table)
     best = {name: getattr(records[0], name) for name in ("run_id", "overrides", "val", "test")}
-    return {"parent_run_id": parent.run_id, "trials": count_by_state(records), "best": best if best["val"] else None}
+    data = open_dataset(plan.artifacts.dataset_directory).facts() if plan.artifacts else None
+    summary = {"parent_run_id": parent.run_id, "data": data, "trials": count_by_state(records)}
+    return {**summary, "best": best if best["val"] else None}
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ import pytest
 
 from laser.config.compose import flatten, load_config, with_overrides
 from laser.config.identity import stage_key
-from laser.config.schema import Experiment, TuneExperiment
+from laser.config.jobs import BenchmarkJob, ReferencesJob, ReproduceJob
+from laser.config.schema import DataConfig, Experiment, TuneExperiment
 from laser.errors import UserError
 
 
@@ -23,6 +24,45 @@ def test_later_sources_win(write):
     top = write("top.yaml", "extends: [base.yaml]\nmformer: {num_virtual_tokens: 5}\n")
     config = load_config(Experiment, [f"config={top}", "name=first", "name=second"], None)
     assert (config.mformer.num_experts, config.mformer.num_virtual_tokens, config.name) == (2, 5, "second")
+
+
+JOBS = {  # with the file that each reads without config=
+    "train, prepare, pretrain": (Experiment, "configs/quickstart.yaml"),
+    "tune, demo": (TuneExperiment, "configs/tune/quickstart.yaml"),
+    "reproduce": (ReproduceJob, "configs/experiment/reproduce.yaml"),
+    "benchmark": (BenchmarkJob, None),
+    "references": (ReferencesJob, None),
+}
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_settings_of_the_sample_data_do_not_apply_to_other_data(job, repo, caplog):
+    caplog.set_level("INFO")
+    cls, file = JOBS[job]
+    arguments = ["suite=train"] if job == "benchmark" else []
+    default = file and repo / file
+    for data in (["data=mine"], ["data=mine", "data.k_core=5"] if cls is not ReferencesJob else ["data=mine"]):
+        config = load_config(cls, [*arguments, *data], default)
+        section = config.data_config() if cls is ReferencesJob else config.data
+        assert section == DataConfig(path="mine", k_core=5 if len(data) > 1 else 0)
+    if file and "quickstart" in file:
+        first, second = (record.getMessage() for record in caplog.records)
+        settings = 'data.format="recbole", data.min_rating=4, data.k_core=30'
+        assert first == f"{settings} of {default} do not apply, because data.path names other data"
+        assert second.startswith('data.format="recbole", data.min_rating=4 of ')
+
+
+def test_settings_of_the_sample_data_stay_with_it(repo, caplog):
+    caplog.set_level("INFO")
+    quickstart = repo / "configs" / "quickstart.yaml"
+    sample = load_config(Experiment, [], quickstart).data
+    assert (sample.format, sample.min_rating, sample.k_core) == ("recbole", 4.0, 30)
+    assert load_config(Experiment, [f"data={sample.path}"], quickstart).data == sample
+    changed = load_config(Experiment, ["data.k_core=10"], quickstart).data
+    assert (changed.min_rating, changed.k_core) == (4.0, 10)
+    chosen = load_config(Experiment, [f"config={quickstart}", "data.path=mine"], quickstart).data
+    assert (chosen.path, chosen.format, chosen.k_core) == ("mine", "recbole", 30)
+    assert not caplog.records
 
 
 def test_another_type_replaces_its_section(write):

@@ -65,7 +65,6 @@ def review(line: int, old: str, new: str) -> str:
 
 CASES = {
     "missing column": (pairs, "interactions.csv", INTERACTIONS.replace("timestamp", "when"), ":1: no column"),
-    "unknown item": (pairs, "interactions.csv", INTERACTIONS + "u2,nowhere,4,5\n", ":5: "),
     "unparsable timestamp": (pairs, "interactions.csv", INTERACTIONS + "u2,a,soon,5\n", ":5: timestamp 'soon'"),
     "duplicate item": (pairs, "items.csv", ITEMS + "a,Again\n", ":5: duplicate item 'a'"),
     "empty file": (pairs, "interactions.csv", "", ":1: empty file"),
@@ -84,16 +83,16 @@ CASES = {
         INTERACTIONS + "u2,a,.5,5\nu2,a,x,5\n",
         ":6: timestamp 'x'",
     ),
+    "an attribute twice": (pairs, "items.csv", "item,title,tag,tag\na,A,x,y\n", ":1: two columns 'tag'"),
     "a column twice": (pairs, "items.csv", ITEMS.replace("title", "item"), ":1: two columns 'item'"),
     "empty user": (pairs, "interactions.csv", INTERACTIONS + ",a,4,5\n", ":5: "),
     "recbole: missing column": (recbole, "ml.inter", INTER.replace("item_id", "film"), ":1: no column 'item_id'"),
-    "recbole: unknown item": (recbole, "ml.inter", INTER + "2\t99\t3\t9\n", ":5: "),
     "recbole: unparsable timestamp": (recbole, "ml.inter", INTER + "2\t1\t3\tx\n", ":5: timestamp"),
     "recbole: duplicate item": (recbole, "ml.item", ITEM + "1\tAgain\n", ":5: duplicate item '1'"),
     "recbole: empty file": (recbole, "ml.item", "", ":1: empty file"),
     "recbole: not UTF-8": (recbole, "ml.item", ITEM.encode() + b"4\t\xff\n", ":5: byte 0xff is not UTF-8"),
     "recformer: not JSON": (recformer, "train.json", '{"0": [0,', "train.json:1: not JSON"),
-    "recformer: unknown item": (recformer, "train.json", '{\n"0": [0, 77]}', "train.json:2: user '0'"),
+    "recformer: an item that is no number": (recformer, "train.json", '{\n"0": [0, "a"]}', "train.json:2: user '0'"),
     "recformer: duplicate user": (recformer, "train.json", '{"0": [0],\n"0": [1]}', "train.json:1: duplicate key '0'"),
     "recformer: duplicate item": (recformer, "smap.json", '{"a": 0, "b": 0, "c": 2}', "duplicate item number 0"),
     "recformer: empty file": (recformer, "val.json", "", "val.json:1: empty file"),
@@ -165,3 +164,18 @@ def test_jobs_leave_with_status_2_and_one_line(repo: Path, tmp_path: Path, argum
     assert line.startswith("error: ")
     assert message in line
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_the_sample_of_the_default_configuration_leaves_own_data_alone(repo: Path, tmp_path: Path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    pairs(folder)
+    result = subprocess.run(
+        [sys.executable, str(repo / "jobs/prepare.py"), f"data.path={folder}", f"cache_dir={tmp_path / 'cache'}"],
+        cwd=repo, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    summary = json.loads(result.stdout)
+    assert (summary["num_interactions"], set(summary["rejected"].values())) == (3, {0})
+    assert "data.k_core=30 of " in result.stderr
+    assert "mine: 1 users, 3 items, 3 interactions; left out: nothing" in result.stderr

@@ -131,6 +131,23 @@ def test_the_second_request_finds_it_prepared(pairs, tmp_path):
     assert (first.path / "manifest.json").stat().st_mtime_ns == written
 
 
+def test_the_working_directory_has_a_name_and_its_other_files_do_not_matter(pairs, tmp_path, monkeypatch):
+    monkeypatch.chdir(pairs)
+    config = DataConfig(path=".")
+    first = prepare_dataset(config, tmp_path / "cache")
+    assert (first.name, first.path.name.rpartition("-")[0]) == ("pairs", "pairs")
+    (pairs / "mlflow.db").write_bytes(b"a run")
+    assert prepare_dataset(config, tmp_path / "cache").path == first.path
+    assert prepare_dataset(DataConfig(path=str(pairs)), tmp_path / "cache").path == first.path
+
+
+def test_a_format_that_the_folder_has_not_is_told_which_it_has(pairs, tmp_path):
+    with pytest.raises(
+        UserError, match=r"data\.format: recbole; .* holds interactions.csv .*: set data.format to pairs"
+    ):
+        prepare_dataset(DataConfig(path=str(pairs), format="recbole"), tmp_path / "cache")
+
+
 def test_changed_files_are_another_dataset(pairs, tmp_path):
     config, cache = DataConfig(path=str(pairs)), tmp_path / "cache"
     before = prepare_dataset(config, cache).fingerprint

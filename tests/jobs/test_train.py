@@ -111,6 +111,8 @@ def resumed(workplace, joined, own_session, spoken):
 
 def test_two_zero3_workers_train_as_one_plain_process(workplace, plain, sharded):
     compare(workplace, "plain", "sharded")
+    assert sharded["data"]["rejected"]["interactions_below_min_rating"] > 0
+    assert "interactions_below_min_rating" in client(workplace).get_run(sharded["run_id"]).data.tags["data"]
     assert sharded["trainable_parameters"] == plain["trainable_parameters"]
 
 

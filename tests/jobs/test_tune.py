@@ -41,6 +41,7 @@ def test_a_killed_sweep_goes_on_and_finished_trials_stay_untouched(joined, diver
 
     summary = joined.run("tune.py", *settings, "resume=true")
     assert summary["trials"] == {"finished": 2, "stopped": 0, "failed": 0}
+    assert summary["data"]["rejected"]["interactions_outside_k_core"] > 0
     assert (finished.stat().st_mtime_ns, finished.read_text()) == before
     for path in records.glob("*/record.json"):
         record = json.loads(path.read_text())

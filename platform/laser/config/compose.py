@@ -5,6 +5,7 @@ strictly. Later sources win. A changed `type` replaces its section instead of me
 """
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from laser.config.fields import sections
 from laser.config.section import Section
 from laser.config.yaml_text import UNREADABLE, parse_yaml
 from laser.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=BaseModel)
 Mapped = dict[str, Any]
@@ -33,6 +36,9 @@ OPEN_SECTIONS = ("space",)
 def load_config(cls: type[S], arguments: Sequence[str], default: Path | None) -> S:
     """Compose the configuration of a job from `[config=<file.yaml>] [section.key=value ...]`.
 
+    What a file says of its data is for its data. Where arguments name another `data.path`, the section `data` of the
+    default file does not apply, and the log says so. That of a file named by `config=` does, because the user chose it.
+
     Args:
         cls: the schema.
         arguments: command-line words; the last value of a key wins.
@@ -41,7 +47,7 @@ def load_config(cls: type[S], arguments: Sequence[str], default: Path | None) ->
     Raises:
         UserError: an argument, file or value is wrong; the message names it, its value and the remedy.
     """
-    file, overrides = default, []
+    file, overrides = None, []
     for argument in arguments:
         key, separator, text = argument.partition("=")
         if not separator or not key:
@@ -50,7 +56,22 @@ def load_config(cls: type[S], arguments: Sequence[str], default: Path | None) ->
             file = Path(text)
         else:
             overrides.append((key, _parse_value(key, text)))
-    return validate(cls, _with_settings(cls, read_yaml(file) if file is not None else {}, overrides))
+    if file is not None or default is None:
+        return validate(cls, _with_settings(cls, read_yaml(file) if file is not None else {}, overrides))
+    mapping, dropped = _without_other_data(read_yaml(default), _with_settings(cls, {}, overrides))
+    config = validate(cls, _with_settings(cls, mapping, overrides))
+    if dropped:
+        settings = ", ".join(f"data.{key}={json.dumps(value)}" for key, value in dropped.items())
+        logger.info("%s of %s do not apply, because data.path names other data", settings, default)
+    return config
+
+
+def _without_other_data(mapping: Mapped, given: Mapped) -> tuple[Mapped, Mapped]:
+    """Drop a file's section `data` where arguments name other data; also return its settings that are lost by that."""
+    own, other = mapping.get("data"), given.get("data")
+    if not isinstance(own, Mapping) or not isinstance(other, Mapping) or other.get("path") in (None, own.get("path")):
+        return mapping, {}
+    return {**mapping, "data": {}}, {key: value for key, value in own.items() if key not in other}
 
 
 def read_yaml(path: Path, _open: tuple[Path, ...] = ()) -> Mapped:

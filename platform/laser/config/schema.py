@@ -31,7 +31,7 @@ from laser.config.marks import (
 )
 from laser.config.section import Fraction, NonNegativeFloat, PositiveFraction, Section, Seed
 
-Layout = Literal["recformer", "recbole", "pairs", "amazon"]
+Layout = Literal["recformer", "recbole", "pairs", "amazon", "movielens"]
 """Raw layouts, in the order in which `auto` tries them. Each is read by the module `laser.data.sources.<layout>`."""
 Format = Literal["auto", Layout]
 
@@ -43,22 +43,27 @@ class DataConfig(Section):
     path: Annotated[str, PLACE, FINGERPRINTED, REPORTED_APART] = "pypi:recbole==1.2.1#recbole/dataset_example/ml-100k"
     """Raw data: a folder, or `pypi:<package>==<version>#<folder in the wheel>`."""
     format: Annotated[Format, REPORTED_APART] = "auto"
-    """Layout of `path`: RecFormer JSON, RecBole atomic files, CSV/Parquet pairs, or dumps of Amazon reviews and
-    metadata (JSON lines, gzipped or plain); `auto` looks at the files."""
+    """Layout of `path`: RecFormer JSON, RecBole atomic files, pairs of tables (CSV, TSV, Parquet), dumps of Amazon
+    reviews and metadata (JSON lines), or MovieLens' own files; `auto` looks at the files."""
     user_column: str | None = None
-    """Column of the user id in the interactions. Default: user_id (recbole), user (pairs), reviewerID or user_id
-    (amazon)."""
+    """Column of the user id in the interactions. Default: user_id (recbole), user or user_id (pairs), reviewerID or
+    user_id (amazon), userId (movielens)."""
     item_column: str | None = None
-    """Column of the item id in interactions and items. Default: item_id (recbole), item (pairs), asin or parent_asin
-    (amazon)."""
+    """Column of the item id in interactions and items. Default: item_id (recbole), item or item_id (pairs), asin or
+    parent_asin (amazon), movieId (movielens)."""
+    items_id_column: str | None = None
+    """Column of the item id in the items, where it has another name there. Default: that of item_column, else item_id,
+    item or id."""
     timestamp_column: str = "timestamp"
     """Column of the time: integer or float seconds, or ISO 8601 text. Amazon's unixReviewTime is found without it."""
     rating_column: str = "rating"
     """Column of the rating; may be absent when `min_rating` is null. Amazon's overall is found without it."""
     title_column: str | None = None
-    """Column of the item's title. Default: the column whose name is or ends with `title`."""
+    """Column of the item's title. Default: title, else one like movie_title or name; never subtitle or
+    original_title."""
     attributes: tuple[str, ...] | None = None
-    """Item attributes to keep, in prompt order; null keeps all of them (amazon: brand or store, and categories)."""
+    """Item attributes to keep, in prompt order; null keeps all but an index (amazon: brand or store,
+    and categories)."""
     min_rating: float | None = None
     """Drop interactions rated lower; null keeps all."""
     k_core: NonNegativeInt = 0

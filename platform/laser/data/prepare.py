@@ -24,14 +24,17 @@ from laser.config.marks import FINGERPRINTED, HOW_IT_RUNS
 from laser.config.schema import DataConfig
 from laser.data.dataset import SCHEMA_VERSION, Dataset, open_dataset
 from laser.data.ingest.interactions import Workspace
-from laser.data.ingest.order import by_user_and_time, k_core
+from laser.data.ingest.order import SplitAgainstTime, by_user_and_time, k_core
 from laser.data.ingest.write import TableWriter, write_users
-from laser.data.sources.registry import read_source, source_directory
+from laser.data.sources.registry import detect_format, read_source, source_directory, source_files
 from laser.errors import UserError
 from laser.storage.cache import make_once
 from laser.storage.content import file_hash
 
 logger = logging.getLogger(__name__)
+
+READING = 2
+"""Version of what is read from the same files. It rises when another title is chosen, say, and data are read anew."""
 
 
 def prepare_dataset(config: DataConfig, cache_dir: Path) -> Dataset:
@@ -44,16 +47,17 @@ def prepare_dataset(config: DataConfig, cache_dir: Path) -> Dataset:
     Raises:
         UserError: input is missing or malformed, or the filters leave nothing.
     """
-    directory = source_directory(config, cache_dir)
-    if (directory / "manifest.json").is_file():
-        dataset = open_dataset(directory)
+    place = directory = source_directory(config, cache_dir)
+    if not (directory / "manifest.json").is_file():
+        content = _content_hash(directory, config)
+        name = directory.name or "data"  # the root of a file system has none
+        place = cache_dir / "datasets" / stage_key(name, _settings(config), content, SCHEMA_VERSION, READING)
+        make_once(place, lambda aside: _prepare(directory, config, aside))
+    dataset = open_dataset(place)
+    if place == directory:
         _check_unaltered(dataset, cache_dir)
-        return dataset
-    place = (
-        cache_dir / "datasets" / stage_key(directory.name, _settings(config), _content_hash(directory), SCHEMA_VERSION)
-    )
-    make_once(place, lambda aside: _prepare(directory, config, aside))
-    return open_dataset(place)
+    logger.info("data %s", dataset.described())
+    return dataset
 
 
 def _settings(config: DataConfig) -> dict[str, Any]:
@@ -71,7 +75,13 @@ def _prepare(directory: Path, config: DataConfig, target: Path) -> None:
 def _write_dataset(directory: Path, config: DataConfig, workspace: Workspace, target: Path) -> None:
     raw = read_source(directory, config, workspace)
     num_users = len(raw.users)
-    blocks, num_repeats = by_user_and_time(raw.interactions, num_users, workspace, raw.drop_repeats)
+    try:
+        blocks, num_repeats = by_user_and_time(raw.interactions, num_users, workspace, raw.drop_repeats)
+    except SplitAgainstTime as error:
+        raise UserError(
+            f"data.path: {config.path}: the split is against time: user {raw.users[error.user].as_py()!r} has an "
+            "interaction later than one of the next split; put all into one file, whose last ones are then held out"
+        ) from error
     untitled = pc.equal(raw.items.column("title"), "").to_numpy()
     core, num_titled = k_core(blocks, num_users, ~untitled, config.k_core)
     num_interactions = int(core.item_counts.sum())
@@ -80,15 +90,13 @@ def _write_dataset(directory: Path, config: DataConfig, workspace: Workspace, ta
     rejected["interactions_without_title"] = blocks.num_rows - num_titled
     rejected["interactions_outside_k_core"] = num_titled - num_interactions
     if not num_interactions:
-        raise UserError(
-            f"data.path: {config.path}: no interaction is left (min_rating {config.min_rating}, "
-            f"k_core {config.k_core}, {rejected}); lower data.k_core or data.min_rating"
-        )
+        raise _nothing_left(config, rejected)
     items, id_of_row = _number_items(raw.items, core.item_counts, config.seed)
     rejected["items_without_interaction"] = raw.items.num_rows - items.num_rows
     with TableWriter(target / "items.parquet", repetitive=True) as writer:
         writer.write(items)
     num_kept_users, digests = write_users(target, raw.users, blocks, core, id_of_row)
+    rejected["users_without_interaction"] = num_users - num_kept_users
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "name": raw.name,
@@ -101,6 +109,21 @@ def _write_dataset(directory: Path, config: DataConfig, workspace: Workspace, ta
         "files": {path.name: file_hash(path) for path in sorted(target.glob("*.parquet"))},
     }
     (target / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def _nothing_left(config: DataConfig, rejected: dict[str, int]) -> UserError:
+    """Make the error for data of which the filters leave nothing; it says what to do about the largest of them."""
+    remedies = {
+        "interactions_below_min_rating": "lower data.min_rating",
+        "interactions_with_unknown_item": "name the columns of the same ids by data.item_column, data.items_id_column",
+        "interactions_without_title": "set data.title_column",
+        "interactions_outside_k_core": "lower data.k_core or data.min_rating",
+    }
+    remedy = remedies[max(remedies, key=lambda reason: rejected.get(reason, 0))]
+    return UserError(
+        f"data.path: {config.path}: no interaction is left (min_rating {config.min_rating}, "
+        f"k_core {config.k_core}, {rejected}); {remedy}"
+    )
 
 
 def _number_items(items: pa.Table, counts: NDArray[np.int64], seed: int) -> tuple[pa.Table, NDArray[np.int32]]:
@@ -121,12 +144,12 @@ def _check_unaltered(dataset: Dataset, cache_dir: Path) -> None:
             raise UserError(f"{dataset.path / name}: altered since it was prepared; prepare it again")
 
 
-def _content_hash(directory: Path) -> str:
+def _content_hash(directory: Path, config: DataConfig) -> str:
     """Return a hash of the names and bytes of the source's files."""
     digest = hashlib.sha256()
     try:
-        for path in sorted(path for path in directory.iterdir() if path.is_file()):
-            digest.update(os.fsencode(path.name))
+        for path in source_files(directory, detect_format(directory, config)):
+            digest.update(os.fsencode(path.relative_to(directory)))
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     except OSError as error:

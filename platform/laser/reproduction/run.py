@@ -156,6 +156,7 @@ def metrics_prefix(table: Table) -> str:
 def _run_recommender(cell: Cell, store: Store) -> None:
     cache, dataset = Path(cell.config.cache_dir), cell.dataset
     tags = recommender_tags(cell.config.recommender, dataset.name, dataset.fingerprint, cache)
+    tags["data"] = dataset.described()
     run = store.start(cell.config, cell.name, tags, None)
     try:
         device = pretraining_device(cell.config.training.use_gpu)

@@ -10,6 +10,7 @@ from typing import Any
 
 from laser.config.identity import settings_key
 from laser.config.schema import Experiment
+from laser.data.dataset import open_dataset
 from laser.errors import UserError
 from laser.tracking.interface import Report
 from laser.training.artifacts import Artifacts
@@ -93,6 +94,7 @@ def run_tags(config: Experiment, artifacts: Artifacts) -> dict[str, str | int]:
     return {
         "dataset": artifacts.dataset,
         "dataset_fingerprint": artifacts.fingerprint,
+        "data": open_dataset(artifacts.dataset_directory).described(),
         "llm": config.llm.source,
         LLM_TAG: artifacts.llm_content,
         "K": config.mformer.num_experts,

@@ -59,11 +59,17 @@ def amazon(folder: Path) -> None:
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def movielens(folder: Path) -> None:
+    (folder / "ratings.csv").write_text(lines("userId,movieId,timestamp", ROWS, ","))
+    (folder / "movies.csv").write_text(lines("movieId,title,brand", ITEMS, ","))
+
+
 FOLDERS: dict[str, Callable[[Path], None]] = {
     "pairs": pairs,
     "recbole": recbole,
     "recformer": recformer,
     "amazon": amazon,
+    "movielens": movielens,
 }
 """Writes ROWS and ITEMS to a folder of the layout."""
 BROKEN: dict[str, tuple[str, int, str, str]] = {
@@ -71,6 +77,7 @@ BROKEN: dict[str, tuple[str, int, str, str]] = {
     "recbole": ("shop.inter", 4, "20", "soon"),
     "recformer": ("train.json", 6, '"1"', '"99"'),
     "amazon": ("Shop.json", 3, "20", '"soon"'),
+    "movielens": ("ratings.csv", 4, "20", "soon"),
 }
 """File and line of each layout's folder, a text in this line, and the text that breaks it in its place."""
 
@@ -165,7 +172,8 @@ def test_a_folder_of_no_layout_is_told_what_each_layout_wants(tmp_path: Path):
         detect_format(tmp_path, DataConfig(path="raw"))
     assert str(caught.value) == (
         "data.path: raw holds no train.json and meta_data.json (recformer), no .inter file (recbole), no "
-        "interactions.csv or .parquet (pairs) and no meta_*.json.gz (amazon); name another folder"
+        "interactions.csv or .parquet (pairs), no meta_*.json.gz (amazon) and no ratings.csv and movies.csv (or .dat, "
+        "or u.data and u.item) (movielens); name another folder"
     )
 
 
@@ -174,6 +182,7 @@ from laser.data.ingest.tables import DelimitedFile
 from laser.data.sources.tabular import matching_file, read_tables
 
 FILES = "events.txt"
+PATTERNS = ("events.txt", "products.txt")
 
 
 def recognises(names):

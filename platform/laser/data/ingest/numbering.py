@@ -1,6 +1,6 @@
 """Numbers the users and items of a source's rows in the order of their first appearance."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -9,7 +9,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from laser.data.ingest.interactions import Workspace
-from laser.errors import UserError
 
 PIECE_ROWS = 1 << 20
 """Most rows of a piece that a source appends; 16 MiB with times."""
@@ -41,28 +40,19 @@ class Collector:
     Args:
         workspace: of the preparation.
         thread: a pool of one thread; the caller shuts it down.
-        item_ids: raw ids of the items; an interaction's item is a position in it.
-        unknown_item: makes an error from the row and raw id of an item that is not in `item_ids`. None leaves such
-            interactions out and counts them.
+        item_ids: raw ids of the items; an interaction's item is a position in it. Interactions with other items are
+            left out and counted.
     """
 
-    def __init__(
-        self,
-        workspace: Workspace,
-        thread: ThreadPoolExecutor,
-        item_ids: pa.Array,
-        unknown_item: Callable[[int, str], UserError] | None = None,
-    ) -> None:
+    def __init__(self, workspace: Workspace, thread: ThreadPoolExecutor, item_ids: pa.Array) -> None:
         self.interactions = workspace.interactions()
         self.num_unknown = 0
-        """Interactions that were left out because their item is unknown."""
+        """Interactions that were left out because their item is unknown, of those to keep."""
         self._workspace = workspace
         self._thread = thread
         self._num_items = len(item_ids)
-        self._unknown_item = unknown_item
         self._users = Vocabulary(pa.array([], pa.string()))
         self._items = Vocabulary(item_ids)
-        self._num_rows = 0
         self._waiting: list[_Rows] = []
         self._waiting_bytes = 0
         self._running: Future[None] | None = None
@@ -73,9 +63,12 @@ class Collector:
         items: pa.ChunkedArray,
         times: NDArray[np.int64],
         keep: NDArray[np.bool_] | None = None,
+        split: int | None = None,
     ) -> None:
-        """Take rows: raw ids, times, and which of the rows to keep. None keeps all."""
-        self._waiting.append(_Rows(users, items, times, np.ones(len(times), dtype=bool) if keep is None else keep))
+        """Take rows: raw ids, times, which of the rows to keep (None keeps all), and the split if the source has it."""
+        keep = np.ones(len(times), dtype=bool) if keep is None else keep
+        splits = np.full(0 if split is None else len(times), split or 0, dtype=np.int8)
+        self._waiting.append(_Rows(users, items, times, keep, splits))
         self._waiting_bytes += users.nbytes + items.nbytes
         if self._waiting_bytes >= self._workspace.text_bytes:
             self._start()
@@ -98,26 +91,21 @@ class Collector:
             self._running = None
 
     def _number(self, waiting: "list[_Rows]") -> None:
-        user_texts, item_texts, times, keep = zip(*waiting, strict=True)
+        user_texts, item_texts, times, keep, splits = zip(*waiting, strict=True)
         with ThreadPoolExecutor(1) as thread:  # hashing frees the interpreter's lock
             users = thread.submit(self._users.numbers, user_texts)
             items = self._items.numbers(item_texts)
-            columns = [users.result(), items, np.concatenate(times)]
-        kept = self._known(items) & np.concatenate(keep)
+            columns = {"user": users.result(), "item": items, "time": np.concatenate(times)}
+        if len(splits[0]):
+            columns["split"] = np.concatenate(splits)
+        wanted = np.concatenate(keep)
+        kept = wanted & (items < self._num_items)
+        self.num_unknown += int(wanted.sum() - kept.sum())
         if not kept.all():
-            columns = [column[kept] for column in columns]
-        gathered = pa.record_batch([pa.array(column) for column in columns], names=["user", "item", "time"])
+            columns = {name: column[kept] for name, column in columns.items()}
+        gathered = pa.record_batch(list(columns.values()), names=list(columns))
         for start in range(0, gathered.num_rows, PIECE_ROWS):
             self.interactions.append(gathered.slice(start, PIECE_ROWS))
-        self._num_rows += len(items)
-
-    def _known(self, items: NDArray[np.int32]) -> NDArray[np.bool_]:
-        known = items < self._num_items
-        if self._unknown_item is not None and not known.all():
-            row = int(np.argmin(known))
-            raise self._unknown_item(self._num_rows + row, self._items.texts[items[row]].as_py())
-        self.num_unknown += len(items) - int(known.sum())
-        return known
 
 
 class _Rows(NamedTuple):
@@ -125,3 +113,5 @@ class _Rows(NamedTuple):
     items: pa.ChunkedArray
     times: NDArray[np.int64]
     keep: NDArray[np.bool_]
+    splits: NDArray[np.int8]
+    """Empty where the source has no split of its own."""

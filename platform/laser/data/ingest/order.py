@@ -18,6 +18,14 @@ BLOCK_ROWS = 1 << 19
 """Rows of a block, up to the rows of one user; a block takes about 30 MiB while it is sorted."""
 
 
+class SplitAgainstTime(Exception):
+    """A user has an interaction in one split that is later than one in the split behind it."""
+
+    def __init__(self, user: int) -> None:
+        super().__init__(f"user {user}")
+        self.user = user
+
+
 def by_user_and_time(
     interactions: Interactions, num_users: int, workspace: Workspace, drop_repeats: bool
 ) -> tuple[Interactions, int]:
@@ -33,6 +41,9 @@ def by_user_and_time(
 
     Returns:
         the blocks in the order of users, and the number of repeats that were dropped.
+
+    Raises:
+        SplitAgainstTime: the source fixes a split under which histories would hold what came after their targets.
     """
     dealt, pieces_of_block = _deal(interactions, num_users, workspace)
     blocks = workspace.interactions()
@@ -77,9 +88,14 @@ def _deal(
 
 
 def _sort(block: pa.RecordBatch) -> pa.RecordBatch:
-    return _take(
-        block, _stable_order(block, [name for name in ("time", "split", "user") if name in block.schema.names])
-    )
+    names = block.schema.names
+    block = _take(block, _stable_order(block, [name for name in ("time", "split", "user") if name in names]))
+    if {"time", "split"} <= set(names):
+        user, time = (block.column(name).to_numpy() for name in ("user", "time"))
+        back = np.flatnonzero((user[1:] == user[:-1]) & (time[1:] < time[:-1]))
+        if len(back):
+            raise SplitAgainstTime(int(user[back[0]]))
+    return block
 
 
 def _without_repeats(block: pa.RecordBatch) -> pa.RecordBatch:

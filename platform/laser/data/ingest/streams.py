@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, TypeVar, cast
 
 import pyarrow as pa
 
@@ -17,6 +17,8 @@ from laser.errors import UserError
 S = TypeVar("S")
 T = TypeVar("T")
 
+BROKEN_GZIP = (OSError, EOFError, zlib.error)
+"""What reading a file that is no whole gzip file raises."""
 BLOCK_BYTES = 16 << 20
 """Text that is read at once. Arrow cuts it into pieces of 1 MiB for its threads."""
 THREADS = min(4, len(os.sched_getaffinity(0)))
@@ -27,6 +29,11 @@ def open_text(path: Path) -> BinaryIO:
     """Open a file as bytes. They are decompressed where its name ends in .gz."""
     file: BinaryIO = pa.CompressedInputStream(pa.OSFile(str(path)), "gzip") if path.suffix == ".gz" else path.open("rb")
     return file
+
+
+def open_lines(path: Path) -> BinaryIO:
+    """Open a file as `open_text` does, but slower, and so that it can be read line by line."""
+    return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
 
 
 def line_blocks(file: BinaryIO, path: Path) -> Iterator[bytes]:
@@ -57,15 +64,15 @@ def _line_blocks(file: BinaryIO, path: Path) -> Iterator[bytes]:
         yield rest
 
 
-def broken_gzip(path: Path, error: OSError) -> UserError:
+def broken_gzip(path: Path, error: Exception) -> UserError:
     """Make the error for a file that cannot be decompressed. It names the line at which the file breaks."""
-    reason: Exception = error
+    reason = error
     number = 0
     try:
         with gzip.open(path) as file:
             for number, _ in enumerate(file, start=1):  # noqa: B007, the last one is wanted
                 pass
-    except (OSError, EOFError, zlib.error) as found:
+    except BROKEN_GZIP as found:
         reason = found
     return UserError(f"{path}:{number + 1}: not a whole gzip file ({reason}); fetch it again")
 
@@ -75,7 +82,7 @@ def line_of_row(path: Path, row: int, blank: bytes = b"\r\n") -> int:
 
     Lines that hold only `blank` bytes are no rows.
     """
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+    with open_lines(path) as file:
         numbers = (number for number, line in enumerate(file, start=1) if line.strip(blank))
         return next(islice(numbers, row, None))
 

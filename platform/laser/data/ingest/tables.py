@@ -1,25 +1,27 @@
-"""Table files, read as streams: CSV, tab-separated text and Parquet. JSON lines are in `json_lines`."""
+"""Table files, read as streams: delimited text, gzipped or plain, and Parquet. JSON lines are in `json_lines`."""
 
 import csv as text_csv
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import csv
 
-from laser.data.ingest.streams import line_blocks, line_of_row
+from laser.data.ingest.streams import BROKEN_GZIP, broken_gzip, line_blocks, line_of_row, open_lines
 from laser.errors import UserError
 
 Kind = Literal["text", "time", "number"]
 """The wanted type of a column: text; int64 for times and float64 for numbers, and text where a batch does not fit."""
 Kinds = Mapping[str, Kind]
 
+DELIMITERS = {",": "','", ";": "';'", "|": "'|'", "\t": "a tab"}
+"""What may stand between the columns of a text file, and what messages call it."""
 MAX_LINE_BYTES = 1 << 20
 """Longest header or row; Arrow's default block."""
 PARQUET_ROWS = 1 << 18
@@ -65,8 +67,12 @@ class TableFile(ABC):
         """
         if self.column_names.count(name) == 1:
             return name
-        has, what = ", ".join(self.column_names), "two columns" if name in self.column_names else "no column"
-        raise UserError(f"{self.path}:1: {what} {name!r} (it has: {has}); add or rename one, or set data.{key}")
+        what = "two columns" if name in self.column_names else "no column"
+        raise UserError(f"{self.path}:1: {what} {name!r} ({self.has()}); add or rename one, or set data.{key}")
+
+    def has(self) -> str:
+        """Return which columns the file has, for messages."""
+        return f"it has: {', '.join(self.column_names)}"
 
     def text(self, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
         """Convert a column of this file to text, as `as_text` does.
@@ -91,40 +97,75 @@ class TableFile(ABC):
 
 
 class DelimitedFile(TableFile):
-    """A text file with a header. No type is guessed: columns are text unless the caller names another kind."""
+    """A text file with a header. No type is guessed: columns are text unless the caller names another kind.
+
+    Args:
+        path: the file; it is decompressed where its name ends in .gz.
+        delimiter: stands between columns; None takes the one of `DELIMITERS` that is most frequent in the header.
+        typed_header: whether names carry a type, as RecBole's do (`user_id:token`).
+        names: of the columns, where the file has no header. Such a file has no quotes.
+    """
 
     _TYPES: Mapping[Kind, pa.DataType] = {"text": pa.string(), "time": pa.int64(), "number": pa.float64()}
 
-    def __init__(self, path: Path, delimiter: str, typed_header: bool) -> None:
-        if not path.stat().st_size:
+    def __init__(
+        self, path: Path, delimiter: str | None, typed_header: bool, names: Sequence[str] | None = None
+    ) -> None:
+        header = self._header(path)
+        self._first_line = 1 if names is None else 0
+        self._delimiter = delimiter or _frequent_delimiter(header)
+        if names is None:
+            try:
+                rows = text_csv.reader([header], delimiter=self._delimiter, strict=True, skipinitialspace=True)
+                names = [name.strip() for name in next(rows, [""])]
+            except text_csv.Error as error:
+                raise UserError(f"{path}:1: {str(error).partition(' - ')[0]}; fix the header") from error
+        self._names = [name.partition(":")[0].strip() for name in names] if typed_header else list(names)
+        super().__init__(path, self._names)
+        quoted = self._first_line and not (typed_header and self._delimiter == "\t")
+        self._format = csv.ParseOptions(delimiter=self._delimiter, quote_char='"' if quoted else False)
+        self._all_text = False
+
+    def _header(self, path: Path) -> str:
+        try:
+            with open_lines(path) as file:
+                line = file.readline(MAX_LINE_BYTES + 1)
+        except BROKEN_GZIP as error:
+            raise broken_gzip(path, error) from error
+        if not line:
             raise UserError(f"{path}:1: empty file; wanted a header and rows")
-        with path.open("rb") as file:
-            line = file.readline(MAX_LINE_BYTES + 1)
         if len(line) > MAX_LINE_BYTES:
             raise UserError(f"{path}:1: a header of more than {MAX_LINE_BYTES} bytes; wanted the columns' names")
         try:
-            header = line.decode("utf-8-sig").rstrip("\r\n")
-            names = next(text_csv.reader([header], delimiter=delimiter, strict=True), [""])
+            return self._decoded(line).decode("utf-8-sig").rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise self._not_utf8(path) from error
-        except text_csv.Error as error:
-            raise UserError(f"{path}:1: {str(error).partition(' - ')[0]}; fix the header") from error
-        super().__init__(path, [name.partition(":")[0] for name in names] if typed_header else names)
-        self._format = csv.ParseOptions(delimiter=delimiter, quote_char=False if delimiter == "\t" else '"')
-        self._all_text = False
+
+    def _decoded(self, block: bytes) -> bytes:
+        """Return whole lines as UTF-8 with columns apart by the delimiter. Other encodings override it."""
+        return block
+
+    def has(self) -> str:
+        found = "split at " if len(self.column_names) > 1 else "not split by "
+        return f"{found}{DELIMITERS.get(self._delimiter, repr(self._delimiter))}, {super().has()}"
 
     def batches(self, kinds: Kinds) -> Iterator[pa.Table]:
         rows = 0
-        with self.path.open("rb") as file:
-            file.readline()
-            for block in line_blocks(file, self.path):
-                if block.isspace():
-                    continue
-                table = self._parse(block, kinds, rows)
+        with open_lines(self.path) as file:
+            if self._first_line:
+                file.readline()
+            for block in self._blocks(file):
+                table = self._parse(self._decoded(block), kinds, rows)
                 rows += table.num_rows
                 yield table
         if not rows:
             raise UserError(f"{self.path}:1: a header and no rows; wanted rows")
+
+    def _blocks(self, file: BinaryIO) -> Iterator[bytes]:
+        try:
+            yield from (block for block in line_blocks(file, self.path) if not block.isspace())
+        except BROKEN_GZIP as error:
+            raise broken_gzip(self.path, error) from error
 
     def _parse(self, block: bytes, kinds: Kinds, first_row: int) -> pa.Table:
         if not self._all_text:
@@ -143,7 +184,7 @@ class DelimitedFile(TableFile):
     def _read(self, block: bytes, types: dict[str, pa.DataType], threads: bool) -> pa.Table:
         return csv.read_csv(
             pa.BufferReader(block),
-            read_options=csv.ReadOptions(use_threads=threads, column_names=self.column_names),
+            read_options=csv.ReadOptions(use_threads=threads, column_names=self._names),
             parse_options=self._format,
             convert_options=csv.ConvertOptions(
                 column_types=types, include_columns=list(types), strings_can_be_null=False, null_values=[]
@@ -153,7 +194,7 @@ class DelimitedFile(TableFile):
     def _unreadable(self, error: Exception, first_row: int) -> UserError:
         message = str(error).splitlines()[0]
         if "straddling" in message:  # Arrow says so of a row that is longer than its blocks
-            with self.path.open("rb") as file:
+            with open_lines(self.path) as file:
                 long = next((number for number, line in enumerate(file, 1) if len(line) > MAX_LINE_BYTES), 1)
             return UserError(f"{self.path}:{long}: a row of more than {MAX_LINE_BYTES} bytes; shorten it")
         row = re.search(r"Row #(\d+): ", message)
@@ -163,7 +204,7 @@ class DelimitedFile(TableFile):
 
     @staticmethod
     def _not_utf8(path: Path, otherwise: str = "not a table") -> UserError:
-        with path.open("rb") as file:
+        with open_lines(path) as file:
             for number, line in enumerate(file, start=1):
                 try:
                     line.decode("utf-8")
@@ -173,7 +214,13 @@ class DelimitedFile(TableFile):
         return UserError(f"{path}:1: {otherwise}; fix it")
 
     def where(self, row: int) -> str:
-        return f"{self.path}:{line_of_row(self.path, row + 1)}"
+        return f"{self.path}:{line_of_row(self.path, row + self._first_line)}"
+
+
+def _frequent_delimiter(header: str) -> str:
+    """Return the delimiter that is most frequent outside quotes; a comma where there is none."""
+    bare = re.sub(r'"[^"]*"', "", header)
+    return max(DELIMITERS, key=bare.count)
 
 
 class ParquetFile(TableFile):
@@ -183,10 +230,11 @@ class ParquetFile(TableFile):
         with self._reading(path):
             self._file = pq.ParquetFile(path)
             names = self._file.schema_arrow.names
+        self.num_rows = self._file.metadata.num_rows
         super().__init__(path, names)
 
     def batches(self, kinds: Kinds) -> Iterator[pa.Table]:
-        if not self._file.metadata.num_rows:
+        if not self.num_rows:
             raise UserError(f"{self.path}:1: no rows; wanted rows")
         with self._reading(self.path):
             for batch in self._file.iter_batches(PARQUET_ROWS, columns=list(kinds)):

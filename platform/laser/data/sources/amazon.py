@@ -16,11 +16,12 @@ from pathlib import Path
 from laser.config.schema import DataConfig
 from laser.data.ingest.interactions import Workspace
 from laser.data.ingest.json_lines import JsonLinesFile
-from laser.data.sources.base import RawData, only_one
-from laser.data.sources.tabular import Columns, read_interactions, read_items, title_column
+from laser.data.sources.base import RawData, only_one, readable
+from laser.data.sources.tabular import Columns, read_interactions, read_items
 
 FILES = "meta_*.json.gz"
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
+PATTERNS = tuple(f"*{suffix}" for suffix in SUFFIXES)
 ATTRIBUTES = ("brand", "store", "main_category", "category", "categories")
 
 
@@ -34,21 +35,21 @@ def read(directory: Path, config: DataConfig, workspace: Workspace) -> RawData:
     files = [path for path in sorted(directory.iterdir()) if path.name.endswith(SUFFIXES)]
     meta = [path for path in files if path.name.startswith("meta")]
     wanted = " or ".join(f"*{suffix}" for suffix in SUFFIXES)
-    items = JsonLinesFile(only_one(directory, meta, f"meta{wanted}"))
-    reviews = JsonLinesFile(only_one(directory, [path for path in files if path not in meta], wanted))
+    items = JsonLinesFile(readable(only_one(directory, meta, f"meta{wanted}")))
+    reviews = JsonLinesFile(readable(only_one(directory, [path for path in files if path not in meta], wanted)))
 
-    item_column = _first(items, config.item_column, "parent_asin", "asin")
+    item_column = _first(items, config.items_id_column or config.item_column, "parent_asin", "asin")
     known = items.column_names if config.attributes else [name for name in ATTRIBUTES if name in items.column_names]
-    table, num_duplicates = read_items(items, config, item_column, title_column(items, config), "first", known)
+    table, num_duplicates = read_items(items, config, item_column, "first", known)
     columns = Columns(
         user=_first(reviews, config.user_column, "user_id", "reviewerID"),
         item=_first(reviews, config.item_column, "parent_asin", "asin"),
         time=_first(reviews, None, config.timestamp_column, "unixReviewTime"),
         rating=_first(reviews, None, config.rating_column, "overall"),
     )
-    collector, rejected = read_interactions(reviews, columns, table, config, workspace, unknown_item=None)
+    collector, rejected = read_interactions([reviews], columns, table, config, workspace)
     users = collector.users()
-    rejected |= {"duplicate_items": num_duplicates, "interactions_with_unknown_item": collector.num_unknown}
+    rejected["duplicate_items"] = num_duplicates
     return RawData(directory.name, table, users, collector.interactions, drop_repeats=True, rejected=rejected)
 
 

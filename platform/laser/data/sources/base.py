@@ -39,6 +39,8 @@ class LayoutModule(Protocol):
 
     FILES: str
     """The files that a folder of this layout holds, as an error message names them."""
+    PATTERNS: tuple[str, ...]
+    """Names of all files and folders that may be read. A change of another file makes no other dataset."""
 
     @staticmethod
     def recognises(names: set[str]) -> bool:
@@ -60,14 +62,14 @@ RESERVED = ("item_id", "raw_id", "title")
 
 
 def only_one(directory: Path, found: list[Path], wanted: str) -> Path:
-    """Return the one file that was found.
+    """Return the one path that was found.
 
     Raises:
-        UserError: there is none, or more than one, or it is no readable file.
+        UserError: there is none, or more than one.
     """
     if len(found) != 1:
         raise UserError(f"{directory}: holds {len(found)} files {wanted}, wanted one; add it, or remove the others")
-    return readable(found[0])
+    return found[0]
 
 
 def readable(path: Path) -> Path:

@@ -14,10 +14,13 @@ import pyarrow as pa
 from laser.config.schema import DataConfig
 from laser.data.ingest.interactions import Workspace
 from laser.data.sources.base import RawData, chosen_attributes, readable
+from laser.data.sources.columns import title_column, without_index
 from laser.errors import UserError
 
 FILES = "train.json and meta_data.json"
 SPLITS = ("train", "val", "test")
+MAX_NUMBER = 1 << 63
+PATTERNS = tuple(f"{name}.json" for name in (*SPLITS, "meta_data", "smap", "umap"))
 
 
 def recognises(names: set[str]) -> bool:
@@ -27,6 +30,8 @@ def recognises(names: set[str]) -> bool:
 
 def read(directory: Path, config: DataConfig, workspace: Workspace) -> RawData:
     """Read a RecFormer folder and keep its split."""
+    if config.min_rating is not None:
+        raise UserError(f"data.min_rating: {config.min_rating}; RecFormer's files hold no ratings: set it to null")
     texts = {name: _read(directory / f"{name}.json") for name in (*SPLITS, "meta_data", "smap", "umap")}
     files = {name: _parse(directory / f"{name}.json", text) for name, text in texts.items()}
     items, row_of_item = _items(directory, files["meta_data"], files["smap"], config)
@@ -35,6 +40,7 @@ def read(directory: Path, config: DataConfig, workspace: Workspace) -> RawData:
     user_rows: list[int] = []
     item_rows: list[int] = []
     split: list[int] = []
+    num_unknown = 0
     for number, name in enumerate(SPLITS):
         path = directory / f"{name}.json"
         for user, sequence in files[name].items():
@@ -44,17 +50,24 @@ def read(directory: Path, config: DataConfig, workspace: Workspace) -> RawData:
                 raise _bad(path, texts[name], user, f"has {sequence!r}; wanted a list of item numbers")
             row = users.setdefault(user, len(users))
             for item in sequence:
-                if type(item) is not int or item not in row_of_item:
-                    raise _bad(path, texts[name], user, f"has item {item!r}, which smap.json lacks; add or remove it")
+                if type(item) is not int or abs(item) >= MAX_NUMBER:
+                    raise _bad(path, texts[name], user, f"has item {item!r}; wanted its number in smap.json")
+                if item not in row_of_item:
+                    num_unknown += 1
+                    continue
                 user_rows.append(row)
                 item_rows.append(row_of_item[item])
                 split.append(number)
     if not user_rows:
-        raise UserError(f"{directory / 'train.json'}:1: holds no interaction; give it users with items")
+        what = "no interaction with an item of smap.json; give it users with items"
+        raise UserError(f"{directory / 'train.json'}:1: holds {what}")
     interactions = workspace.interactions()
     columns = [pa.array(user_rows, pa.int32()), pa.array(item_rows, pa.int32()), pa.array(split, pa.int8())]
     interactions.append(pa.record_batch(columns, names=["user", "item", "split"]))
-    return RawData(directory.name, items, pa.array([raw_users[user] for user in users]), interactions)
+    rejected = {"interactions_with_unknown_item": num_unknown}
+    return RawData(
+        directory.name, items, pa.array([raw_users[user] for user in users]), interactions, rejected=rejected
+    )
 
 
 def _raw_users(path: Path, umap: dict[str, Any]) -> dict[str, str]:
@@ -74,9 +87,10 @@ def _items(
 ) -> tuple[pa.Table, dict[int, int]]:
     """Return the table of items, and the row of each item number."""
     path = directory / "smap.json"
-    title = config.title_column or "title"
+    where = directory / "meta_data.json"
     names = list(dict.fromkeys(key for fields in meta_data.values() if isinstance(fields, dict) for key in fields))
-    attributes = chosen_attributes(config, [name for name in names if name != title], directory / "meta_data.json")
+    title = config.title_column or title_column(names, "item", where)
+    attributes = chosen_attributes(config, [name for name in without_index(names) if name != title], where)
     columns: dict[str, list[str]] = {"raw_id": [], "title": [], **{name: [] for name in attributes}}
     row_of_item: dict[int, int] = {}
     for raw, item in smap.items():

@@ -28,7 +28,7 @@ def source_directory(config: DataConfig, cache_dir: Path) -> Path:
         UserError: there is no such folder.
     """
     if not config.path.startswith("pypi:"):
-        directory = Path(os.path.expanduser(config.path))
+        directory = Path(os.path.abspath(os.path.expanduser(config.path)))  # `.` gets the name of the folder
         if not directory.is_dir():
             raise UserError(f"data.path: {config.path}: no such folder; name the folder that holds the data files")
         return directory
@@ -46,16 +46,26 @@ def detect_format(directory: Path, config: DataConfig) -> str:
     """Return the layout that `data.format` names, or, where it is `auto`, the first that recognises the folder.
 
     Raises:
-        UserError: no layout recognises the folder.
+        UserError: no layout recognises the folder, or another one than `data.format` does.
     """
-    if config.format != "auto":
-        return config.format
     names = {path.name for path in directory.iterdir()}
-    for name in LAYOUTS:
-        if layout_module(name).recognises(names):
-            return name
+    found = [name for name in LAYOUTS if layout_module(name).recognises(names)]
+    if config.format != "auto":
+        if found and config.format not in found:
+            what = f"{config.path} holds {layout_module(found[0]).FILES}"
+            raise UserError(f"data.format: {config.format}; {what}: set data.format to {found[0]} or auto")
+        return config.format
+    if found:
+        return found[0]
     *others, last = (f"no {layout_module(name).FILES} ({name})" for name in LAYOUTS)
     raise UserError(f"data.path: {config.path} holds {', '.join(others)} and {last}; name another folder")
+
+
+def source_files(directory: Path, layout: str) -> list[Path]:
+    """Return the files that the layout may read, those in folders of parts too."""
+    matching = {path for pattern in layout_module(layout).PATTERNS for path in directory.glob(pattern)}
+    parts = [part for path in matching if path.is_dir() for part in path.glob("*.parquet")]
+    return sorted(path for path in (*matching, *parts) if path.is_file())
 
 
 def read_source(directory: Path, config: DataConfig, workspace: Workspace) -> RawData:

@@ -1,6 +1,6 @@
 """Table files of interactions and items, read into `RawData`: what the readers of tabular layouts share."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,8 @@ from laser.data.ingest.interactions import Workspace
 from laser.data.ingest.numbering import Collector
 from laser.data.ingest.tables import Kind, TableFile
 from laser.data.ingest.times import Clock, FractionOfSecond, UnreadableTime, fractions
-from laser.data.sources.base import RawData, chosen_attributes, only_one
+from laser.data.sources.base import RawData, chosen_attributes, only_one, readable
+from laser.data.sources.columns import first_of, is_counter, title_column, without_index
 from laser.errors import UserError
 
 
@@ -26,25 +27,25 @@ def matching_file(directory: Path, *patterns: str) -> Path:
         UserError: there is none, or more than one, or it is no readable file.
     """
     found = [path for pattern in patterns for path in directory.glob(pattern)]
-    return only_one(directory, found, " or ".join(patterns))
+    return readable(only_one(directory, found, " or ".join(patterns)))
 
 
 def read_tables(
     directory: Path,
     config: DataConfig,
     workspace: Workspace,
-    interactions: TableFile,
+    interactions: TableFile | Sequence[TableFile],
     items: TableFile,
     user_column: str,
     item_column: str,
 ) -> RawData:
-    """Read a layout that has one file of interactions and one of items, and refuses unknown items.
+    """Read a layout that has tables of interactions and a table of items.
 
     Args:
         directory: names the dataset.
         config: may name the columns.
         workspace: of the preparation.
-        interactions: the file of interactions.
+        interactions: the file of interactions, or those for training, validation and test.
         items: the file of items.
         user_column: holds the user, unless `config` names another column.
         item_column: holds the item in both files, unless `config` names another column.
@@ -53,56 +54,64 @@ def read_tables(
         UserError: a file is malformed; the message names file and line, the value and the remedy.
     """
     user_column, item_column = config.user_column or user_column, config.item_column or item_column
-    table, _ = read_items(items, config, item_column, title_column(items, config), "refuse")
+    item_id = config.items_id_column or first_of(items.column_names, item_column, "item_id", "item", "id")
+    table, num_duplicates = read_items(items, config, item_id, "refuse")
     columns = Columns(user_column, item_column, config.timestamp_column, config.rating_column)
-
-    def unknown_item(row: int, item: str) -> UserError:
-        what = f"item {item!r} is not in {items.path.name}; add it there, or remove the row"
-        return UserError(f"{interactions.where(row)}: {what}")
-
-    collector, rejected = read_interactions(interactions, columns, table, config, workspace, unknown_item)
+    files = [interactions] if isinstance(interactions, TableFile) else interactions
+    collector, rejected = read_interactions(files, columns, table, config, workspace)
+    rejected["duplicate_items"] = num_duplicates
     return RawData(directory.name, table, collector.users(), collector.interactions, rejected=rejected)
 
 
-def title_column(items: TableFile, config: DataConfig) -> str:
-    """Return the column of titles: `data.title_column`, else the first whose name is or ends with `title`."""
-    return config.title_column or next((name for name in items.column_names if name.endswith("title")), "title")
-
-
 def read_items(
-    file: TableFile, config: DataConfig, item_column: str, title: str, duplicates: str, known: list[str] | None = None
+    file: TableFile, config: DataConfig, item_column: str, duplicates: str, known: list[str] | None = None
 ) -> tuple[pa.Table, int]:
-    """Read the table of items: raw_id, title, attributes.
+    """Read the table of items: raw_id, title, attributes. Rows that repeat word for word are one.
 
     Args:
         file: the file of items.
-        config: may choose attributes.
+        config: may choose title and attributes.
         item_column: the column of the raw id.
-        title: the column of the title.
-        duplicates: "refuse" two rows of an item, or keep the "first".
-        known: attributes to choose from; None takes all other columns.
+        duplicates: of rows with one id and different text, keep the "first", or "refuse" them.
+        known: attributes to choose from; None takes all other columns that are no index.
 
     Returns:
         the table, and the number of duplicates that were dropped.
     """
-    known = [name for name in file.column_names if name not in (item_column, title)] if known is None else known
-    file.require(item_column, "item_column")
+    title = config.title_column or title_column(file.column_names, item_column, file.path)
+    others = [name for name in file.column_names if name not in (item_column, title)]
+    if known is None:
+        known = others if config.attributes else without_index(others)
+    file.require(item_column, "items_id_column")
     file.require(title, "title_column")
-    attributes = chosen_attributes(config, known, file.path)
+    attributes = [file.require(name, "attributes") for name in chosen_attributes(config, known, file.path)]
     table = file.read(list(dict.fromkeys([item_column, title, *attributes])))
-    raw_ids = file.text(item_column, table.column(item_column))
+    raw_ids = _ids(file, item_column, table)
     _refuse(file, 0, pc.equal(raw_ids, ""), f"no id in column {item_column!r}; fill it, or remove the row")
     columns = {"raw_id": raw_ids}
     for name, column in {"title": title, **{name: name for name in attributes}}.items():
-        columns[name] = pc.utf8_trim_whitespace(file.text(column, table.column(column)))
+        texts = pc.utf8_trim_whitespace(file.text(column, table.column(column)))
+        if name == "title" or config.attributes or not is_counter(name, texts):
+            columns[name] = texts
+    items = pa.table(columns)
     codes = raw_ids.combine_chunks().dictionary_encode().indices.to_numpy()
     firsts = np.unique(codes, return_index=True)[1]
-    num_duplicates = len(codes) - len(firsts)
-    if num_duplicates and duplicates == "refuse":
-        row = int(np.setdiff1d(np.arange(len(codes)), firsts)[0])
-        raise UserError(f"{file.where(row)}: duplicate item {raw_ids[row].as_py()!r}; keep one row of it")
-    items = pa.table(columns)
-    return (items.take(pa.array(np.sort(firsts))) if num_duplicates else items), num_duplicates
+    repeats = np.setdiff1d(np.arange(len(codes)), firsts)
+    if not len(repeats):
+        return items, 0
+    if duplicates == "refuse":
+        again, first = (items.take(pa.array(rows)) for rows in (repeats, firsts[codes[repeats]]))
+        for name in columns:
+            differ = pc.index(pc.not_equal(again[name], first[name]), pa.scalar(True)).as_py()
+            if differ >= 0:
+                row = int(repeats[differ])
+                what = f"duplicate item {raw_ids[row].as_py()!r}, with another {name}; keep one row of it"
+                raise UserError(f"{file.where(row)}: {what}")
+    return items.take(pa.array(np.sort(firsts))), len(repeats)
+
+
+def _ids(file: TableFile, name: str, table: pa.Table) -> pa.ChunkedArray:
+    return pc.utf8_trim_whitespace(file.text(name, table.column(name)))
 
 
 @dataclass(frozen=True)
@@ -116,53 +125,52 @@ class Columns:
 
 
 def read_interactions(
-    file: TableFile,
-    columns: Columns,
-    items: pa.Table,
-    config: DataConfig,
-    workspace: Workspace,
-    unknown_item: Callable[[int, str], UserError] | None,
+    files: Sequence[TableFile], columns: Columns, items: pa.Table, config: DataConfig, workspace: Workspace
 ) -> tuple[Collector, dict[str, int]]:
-    """Stream a file of interactions into a collector.
+    """Stream files of interactions into a collector. Interactions with unknown items are left out.
 
     Args:
-        file: the file of interactions.
-        columns: the names of its columns.
+        files: one, or those for training, validation and test.
+        columns: the names of their columns.
         items: the items that interactions may name.
         config: gives the lowest rating to keep.
         workspace: of the preparation.
-        unknown_item: as in `Collector`.
 
     Returns:
         the collector, and how many interactions were left out, by reason.
     """
-    kinds: dict[str, Kind] = {
-        file.require(columns.user, "user_column"): "text",
-        file.require(columns.item, "item_column"): "text",
-        file.require(columns.time, "timestamp_column"): "time",
-    }
+    kinds: dict[str, Kind] = {columns.user: "text", columns.item: "text", columns.time: "time"}
     if config.min_rating is not None:
-        kinds[file.require(columns.rating, "rating_column")] = "number"
+        kinds[columns.rating] = "number"
+    for file in files:
+        for name, key in zip(kinds, ("user_column", "item_column", "timestamp_column", "rating_column"), strict=False):
+            file.require(name, key)
 
-    def stream(clock: Clock) -> tuple[Collector, dict[str, int]]:
-        row = low = 0
+    def stream(clock: Clock) -> tuple[Collector, int]:
+        low = 0
         with ThreadPoolExecutor(1) as thread:
-            collector = Collector(workspace, thread, items.column("raw_id").combine_chunks(), unknown_item)
-            for batch in file.batches(kinds):
-                users, chosen = (file.text(name, batch.column(name)) for name in (columns.user, columns.item))
-                for name, texts in ((columns.user, users), (columns.item, chosen)):
-                    _refuse(file, row, pc.equal(texts, ""), f"nothing in column {name!r}; fill it, or remove the row")
-                keep = _well_rated(file, row, batch, columns.rating, config.min_rating)
-                collector.add(users, chosen, _times(file, row, batch, columns.time, clock), keep)
-                low += 0 if keep is None else len(keep) - int(keep.sum())
-                row += batch.num_rows
+            collector = Collector(workspace, thread, items.column("raw_id").combine_chunks())
+            for number, file in enumerate(files):
+                row = 0
+                for batch in file.batches(kinds):
+                    users, chosen = (_ids(file, name, batch) for name in (columns.user, columns.item))
+                    for name, texts in ((columns.user, users), (columns.item, chosen)):
+                        what = f"nothing in column {name!r}; fill it, or remove the row"
+                        _refuse(file, row, pc.equal(texts, ""), what)
+                    keep = _well_rated(file, row, batch, columns.rating, config.min_rating)
+                    times = _times(file, row, batch, columns.time, clock)
+                    collector.add(users, chosen, times, keep, number if len(files) > 1 else None)
+                    low += 0 if keep is None else len(keep) - int(keep.sum())
+                    row += batch.num_rows
             collector.users()
-        return collector, {} if config.min_rating is None else {"interactions_below_min_rating": low}
+        return collector, low
 
     try:
-        return stream(Clock())
+        collector, low = stream(Clock())
     except FractionOfSecond:
-        return stream(Clock(fractions))
+        collector, low = stream(Clock(fractions))
+    rejected = {} if config.min_rating is None else {"interactions_below_min_rating": low}
+    return collector, rejected | {"interactions_with_unknown_item": collector.num_unknown}
 
 
 def _refuse(file: TableFile, first_row: int, bad: pa.ChunkedArray, what: str) -> None:
