@@ -42,15 +42,15 @@ class Dataset:
     def facts(self) -> dict[str, Any]:
         """Return what summaries say of the data: name, counts, and what was left out, by reason."""
         counts = {name: self.manifest[name] for name in ("num_users", "num_items", "num_interactions")}
-        return {"name": self.name, "fingerprint": self.fingerprint, **counts, "rejected": self.manifest["rejected"]}
+        return {"name": self.name, "fingerprint": self.fingerprint, **counts, "rejected": self.manifest.get("rejected", {})}
 
     def described(self) -> str:
         """Return name, settings, counts, and what was left out, as one line."""
         defaults = DataConfig().model_dump(mode="json")
-        source = {key: value for key, value in self.manifest["source"].items() if key != "path"}
+        source = {key: value for key, value in self.manifest.get("source", {}).items() if key != "path"}
         changed = [f"{key}={json.dumps(source[key])}" for key in source if source[key] != defaults.get(key)]
         counts = f"{self.num_users:,} users, {self.num_items:,} items, {self.num_interactions:,} interactions"
-        out = [f"{reason} {count:,}" for reason, count in self.manifest["rejected"].items() if count]
+        out = [f"{reason} {count:,}" for reason, count in self.manifest.get("rejected", {}).items() if count]
         settings = f" ({', '.join(changed)})" if changed else ""
         return f"{self.name}{settings}: {counts}; left out: {', '.join(out) or 'nothing'}"
 
