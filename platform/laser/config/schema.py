@@ -93,6 +93,10 @@ class PromptConfig(Section):
     """Most recent items of a history that the LLM and the recommender read."""
     max_item_tokens: PositiveInt = 128
     """Most tokens of one item's text (title and attributes); the rest is cut."""
+    item_attention: Literal["causal", "own"] = "causal"
+    """What an item's text sees: all of the history before it, as in ordinary text; or the instruction and itself alone,
+    so that each item is read once for all histories. own needs bituning.prefix_position=after, and items have no
+    numbers. Paper: causal."""
 
 
 class LLMConfig(Section):
@@ -110,6 +114,9 @@ class LLMConfig(Section):
     implementation: Annotated[Literal["auto", "packed", "transformers"], HOW_IT_RUNS] = "auto"
     """packed reads histories without padding (Llama, Mistral, Qwen2, Qwen3, Gemma 3); transformers runs any decoder;
     `auto` packs where it can."""
+    cache_mib: Annotated[NonNegativeInt, HOW_IT_RUNS] = 8192
+    """Disk and page cache in MiB for an experiment's texts: the keys and values that a prefix after the text reads. If
+    they need more, each step reads the text anew; 0 keeps none."""
     compile: Annotated[bool, HOW_IT_RUNS] = True
     """Fuse the elementwise parts of a packed LLM with torch.compile; without a C++ compiler they run as they are."""
     trust_remote_code: Annotated[bool, ARTIFACT, PERMISSION] = False
@@ -122,6 +129,9 @@ class BiTuningConfig(Section):
     prefix: Literal["mformer", "free", "none"] = "mformer"
     """mformer makes the prefix from the recommender's encoding of the user; free trains mformer.num_virtual_tokens
     tokens that are the same for all users; none has no prefix. Paper: mformer; the others are in its Table 4."""
+    prefix_position: Literal["before", "after"] = "before"
+    """Where the prefix stands: before the text, or after it, where a step runs the virtual tokens alone and reads the
+    text's cached keys and values. Paper: before."""
     representation: Literal["suffix", "mean", "eos"] = "suffix"
     """Last hidden state to represent a history: that of the trainable suffix token, the mean over the text's, or that
     of the LLM's own frozen [EOS] token in place of the suffix. Paper: suffix; the others are in its Table 5."""
@@ -403,6 +413,21 @@ class Experiment(Section):
                 f"training.alignment_epochs: {self.training.alignment_epochs}; an aligned prefix differs from user to "
                 "user, and the head is prepared under one prefix: set this to 0, or warm_start.epochs to 0 and "
                 "head.standardise to false"
+            )
+        if self.prompt.item_attention == "own" and self.bituning.prefix_position == "before":
+            raise ValueError(
+                'prompt.item_attention: "own"; items that see a prefix before the text differ from user to user: set '
+                "it to causal, or bituning.prefix_position to after"
+            )
+        if self.bituning.prefix_position == "after" and self.bituning.representation == "mean":
+            raise ValueError(
+                'bituning.representation: "mean"; no output at the text depends on a prefix after it: set it to suffix '
+                "or eos, or bituning.prefix_position to before"
+            )
+        if self.bituning.prefix_position == "after" and self.training.gradient_checkpointing:
+            raise ValueError(
+                "training.gradient_checkpointing: true; a prefix after the text leaves nothing to recompute: set it to "
+                "false, or bituning.prefix_position to before"
             )
         if self.bituning.prefix == "none" and self.bituning.representation != "suffix" and self.head == HeadConfig():
             raise ValueError(

@@ -11,6 +11,7 @@ users and items share the template (arXiv 2409.01605, section 2 of docs/method.m
 unless `prompt.item_instruction` is set.
 """
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class Prompts:
     instruction: Tokens
     """With the BOS token before it, if there is one."""
     numbers: list[Tokens]
-    """`>> {k}.` for each k from 1 on."""
+    """`>> {k}.` for each k from 1 on; `>>` for all of them if each item is read by itself."""
     bodies: Tokens
     """The texts of all items, one after the other."""
     offsets: NDArray[np.int64]
@@ -59,6 +60,13 @@ class Prompts:
     def item(self, item: int) -> Tokens:
         """Return the text of one item, without its number."""
         return self.bodies[self.offsets[item] : self.offsets[item + 1]]
+
+    def digest(self) -> str:
+        """Return a hash of all segments."""
+        digest = hashlib.sha256()
+        for tokens in (self.instruction, *self.numbers, self.bodies, self.offsets):
+            digest.update(len(tokens).to_bytes(8, "little") + tokens.tobytes())
+        return digest.hexdigest()
 
     def lengths(self, examples: Examples) -> NDArray[np.int64]:
         """Return the number of tokens of each example's prompt."""
@@ -97,7 +105,8 @@ class PromptFiles:
                 known = ", ".join(dataset.item_attributes) or "none"
                 raise UserError(f"prompt.attributes: {name!r} is no attribute of {dataset.name} (it has: {known})")
         text = PlainText(tokenizer)
-        numbers = text.tokens([f">> {k}." for k in range(1, config.max_history_items + 1)])
+        own = config.item_attention == "own"  # an item has one text, wherever it stands
+        numbers = text.tokens([">>" if own else f">> {k}." for k in range(1, config.max_history_items + 1)])
         return PromptFiles(
             instruction=_instruction(config.instruction, text),
             numbers=tuple(map(tuple, numbers)),

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from laser.models.text_states import Segments, TextStates, joined_text
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -38,6 +40,9 @@ class Batch:
     """Number of text tokens of the histories with weight 1, without virtual tokens."""
     own_items: tuple[Tensor, Tensor] | None = None
     """Row and id of each item of the whole histories, int64 (P,). No row repeats an item. A history bias reads it."""
+    text: TextStates | Segments | None = None
+    """What a late prefix reads: cached states of the texts; or how the histories are put together, if each item is read
+    by itself; None for ordinary text."""
 
     def __len__(self) -> int:
         return len(self.targets_B)
@@ -67,4 +72,5 @@ def joined(users: Batch, items: Batch) -> Batch:
         weights_B=below("weights_B"),
         num_tokens=users.num_tokens + items.num_tokens,
         own_items=None,
+        text=joined_text(users.text, items.text),
     )

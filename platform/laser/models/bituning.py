@@ -1,7 +1,8 @@
 """Bi-Tuning: puts trainable virtual tokens at both ends of a frozen LLM's text (arXiv 2409.01605, section 3).
 
 It has the variants of the paper's ablations. The prefix is given, trained freely, or absent (Table 4). The
-representation is read at a trainable suffix, at the LLM's own [EOS] token, or as the mean over the text (Table 5).
+representation is read at a trainable suffix, at the LLM's own [EOS] token, or as the mean over the text (Table 5). A
+late prefix, which is ours, stands after the text.
 
 Shape suffixes: B batch, L prefix length, Q text tokens of all histories, T text tokens of one, S the whole sequence, P
 packed tokens of all sequences, H LLM width.
@@ -13,9 +14,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from laser.models.late_prefix import read_after
 from laser.models.llm import Decoder
 from laser.models.packed.attention import Packing
 from laser.models.packed.decoder import PackedDecoder
+from laser.models.text_states import Segments, TextStates, read_histories, read_items
 
 Representation = Literal["suffix", "mean", "eos"]
 
@@ -32,6 +35,7 @@ class BiTuning(nn.Module):
             own [EOS] token after the text. `mean` averages the outputs at the text's tokens and adds no token.
         num_prefix_tokens: length of a free prefix, the same for all histories; 0 for none.
         eos_token_id: the LLM's [EOS] token, with `eos` only.
+        late: the prefix stands after the text (`laser.models.late_prefix`); not with `mean`.
     """
 
     def __init__(
@@ -41,9 +45,12 @@ class BiTuning(nn.Module):
         representation: Representation = "suffix",
         num_prefix_tokens: int = 0,
         eos_token_id: int | None = None,
+        late: bool = False,
     ) -> None:
         super().__init__()
         assert (representation == "eos") == (eos_token_id is not None)
+        assert not (late and representation == "mean"), "the text's outputs depend on no late token"
+        self.late = late
         self.llm_width, self.representation, self.eos_token_id = llm_width, representation, eos_token_id
         self.suffix = _virtual_tokens(embedding_std, llm_width) if representation == "suffix" else None
         self.prefix = _virtual_tokens(embedding_std, num_prefix_tokens, llm_width) if num_prefix_tokens else None
@@ -53,14 +60,23 @@ class BiTuning(nn.Module):
         """Number of tokens after the text: 0 or 1."""
         return 0 if self.representation == "mean" else 1
 
-    def forward(self, llm: Decoder, prefix_BLH: Tensor | None, token_ids_Q: Tensor, text_lengths_B: Tensor) -> Tensor:
-        """Run `[prefix; text; suffix]` through the LLM once and return the representation.
+    def forward(
+        self,
+        llm: Decoder,
+        prefix_BLH: Tensor | None,
+        token_ids_Q: Tensor,
+        text_lengths_B: Tensor,
+        text: TextStates | Segments | None = None,
+    ) -> Tensor:
+        """Run `[prefix; text; suffix]` or `[text; prefix; suffix]` through the LLM once and return the representation.
 
         Args:
             llm: decoder without LM head.
-            prefix_BLH: virtual tokens before the text. With None, the free prefix is used, if there is one.
+            prefix_BLH: the prefix's virtual tokens. With None, the free prefix is used, if there is one.
             token_ids_Q: text tokens of all histories, int64, one history after the other.
             text_lengths_B: number of tokens of each history's text, int64, at least one.
+            text: what a late prefix reads: the text's states; or how histories are put together, if each item is read
+                by itself. With None, histories are read as ordinary text.
 
         Returns:
             representation_BH, float32.
@@ -68,6 +84,9 @@ class BiTuning(nn.Module):
         if prefix_BLH is None:
             none_LH = torch.empty(0, self.llm_width, device=token_ids_Q.device)
             prefix_BLH = (none_LH if self.prefix is None else self.prefix).expand(len(text_lengths_B), -1, -1)
+        if self.late:
+            return self._late(llm, prefix_BLH, token_ids_Q, text_lengths_B, text).float()
+        assert text is None, "a prefix before the text changes its states"
         read = self._packed if isinstance(llm, PackedDecoder) else self._padded
         return read(llm, prefix_BLH, token_ids_Q, text_lengths_B).float()
 
@@ -76,6 +95,22 @@ class BiTuning(nn.Module):
         if self.suffix is not None:
             return self.suffix[None]
         return _embed(llm, token_ids_Q.new_tensor([] if self.eos_token_id is None else [self.eos_token_id]))
+
+    def _late(
+        self,
+        llm: Decoder,
+        prefix_BLH: Tensor,
+        token_ids_Q: Tensor,
+        text_lengths_B: Tensor,
+        text: TextStates | Segments | None,
+    ) -> Tensor:
+        if text is None:
+            text = read_histories(llm, token_ids_Q, text_lengths_B)
+        elif isinstance(text, Segments):
+            text = read_items(llm, token_ids_Q, text)
+        end_EH = self._end(llm, token_ids_Q)
+        virtual_BVH = torch.cat([prefix_BLH.float(), end_EH.float().expand(len(text_lengths_B), -1, -1)], dim=1)
+        return read_after(llm, virtual_BVH.to(text.rows_RN2GE.dtype), text)
 
     def _packed(self, llm: PackedDecoder, prefix_BLH: Tensor, token_ids_Q: Tensor, text_lengths_B: Tensor) -> Tensor:
         """Read the sequences one after the other, without padding."""

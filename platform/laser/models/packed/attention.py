@@ -13,7 +13,7 @@ chunk, K keys that some of them see, X = M · G.
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +61,17 @@ class Group(NamedTuple):
     """Tokens of each."""
 
 
+class Attending(Protocol):
+    """What a block asks of a packing."""
+
+    @property
+    def last_B(self) -> Tensor:
+        """Packed position of each history's last token."""
+
+    def attend(self, query_PAE: Tensor, key_PGE: Tensor, value_PGE: Tensor, last: bool, scoring: Scoring) -> Tensor:
+        """Return the attention of all tokens or, with `last`, of each history's last one: (P or B, A · E)."""
+
+
 @dataclass(frozen=True)
 class Packing:
     """Where each history lies in the packed sequence."""
@@ -85,6 +96,10 @@ class Packing:
             last_B=ends_B - 1,
             position_P=torch.arange(len(starts_P), device=lengths_B.device) - starts_P,
         )
+
+    def of_block(self, number: int) -> "Attending":
+        """Return what the block of this number attends by."""
+        return self
 
     def attend(self, query_PAE: Tensor, key_PGE: Tensor, value_PGE: Tensor, last: bool, scoring: Scoring) -> Tensor:
         """Return the attention of all tokens or, with `last`, of each history's last one: (P or B, A · E)."""

@@ -23,8 +23,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PretrainedConfig
 
 from laser.models.packed.architectures import ARCHITECTURES, Architecture
-from laser.models.packed.attention import Packing, Scoring
+from laser.models.packed.attention import Attending, Packing, Scoring
 from laser.models.packed.fused import EAGER, Kernels, rms_norm
+from laser.models.packed.rotation import rotation
 
 
 class PackedDecoder(nn.Module):
@@ -69,28 +70,16 @@ class PackedDecoder(nn.Module):
             packing: where each history lies.
             every_token: return `hidden_PH` of all tokens; else the last block computes no more than is returned.
         """
-        rotations = {kind: self.rotations(embeddings_PH, packing, kind) for kind in set(self.rotation_of_block)}
+        rotations = {kind: rotation(self.rotary, packing.position_P, kind) for kind in set(self.rotation_of_block)}
         x_PH = embeddings_PH
         for number, (block, kind) in enumerate(zip(self.layers, self.rotation_of_block, strict=True)):
-            arguments = (x_PH, packing, *rotations[kind], not every_token and number == len(self.layers) - 1)
+            last = not every_token and number == len(self.layers) - 1
+            arguments = (x_PH, packing.of_block(number), *rotations[kind], last)
             if self.recompute and torch.is_grad_enabled():
                 x_PH = checkpoint(block, *arguments, use_reentrant=False)
             else:
                 x_PH = block(*arguments)
         return self.norm(x_PH)
-
-    def rotations(self, embeddings_PH: Tensor, packing: Packing, kind: str | None) -> tuple[Tensor, Tensor]:
-        """Return cosines and sines of each token, half a head wide, float32.
-
-        Args:
-            embeddings_PH: names the device.
-            packing: names the position of each token.
-            kind: the type of layer; None where all blocks have one rotation.
-        """
-        like = embeddings_PH.new_empty(0, dtype=torch.float32)
-        cos_1PE, sin_1PE = self.rotary(like, packing.position_P[None], *([] if kind is None else [kind]))
-        half = cos_1PE.shape[-1] // 2
-        return cos_1PE[0, :, :half].contiguous(), sin_1PE[0, :, :half].contiguous()
 
     def sources(self) -> dict[str, list[str]]:
         """Map each parameter to the parameters of `transformers`' model that it is made of, one below the other."""
@@ -186,7 +175,7 @@ class _Block(nn.Module):
             weight = nn.Parameter(torch.empty(*size, dtype=dtype), requires_grad=False)
             self.register_parameter(name, weight if name in architecture.weights else None)
 
-    def forward(self, x_PH: Tensor, packing: Packing, cos_PE: Tensor, sin_PE: Tensor, last: bool) -> Tensor:
+    def forward(self, x_PH: Tensor, packing: Attending, cos_PE: Tensor, sin_PE: Tensor, last: bool) -> Tensor:
         """Return the block's output at all tokens or, with `last`, at the last token of each history."""
         qkv, x_PH = _QueryKeyValue.apply(x_PH, self, cos_PE, sin_PE)
         query, key, value = qkv.split([self.heads, self.groups, self.groups], dim=1)

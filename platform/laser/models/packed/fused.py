@@ -23,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from laser.models.packed.rotation import turn
+
 logger = logging.getLogger(__name__)
 
 ROOT_OF_2_OVER_PI = (2 / math.pi) ** 0.5
@@ -75,7 +77,7 @@ def rotate(x_PNE: Tensor, cos_PE: Tensor, sin_PE: Tensor, num_rotated: int) -> T
         sin_PE: half a head wide, float32.
         num_rotated: heads that are rotated.
     """
-    rotated = _turn(x_PNE[:, :num_rotated].float(), cos_PE, sin_PE).to(x_PNE.dtype)
+    rotated = turn(x_PNE[:, :num_rotated].float(), cos_PE[:, None], sin_PE[:, None]).to(x_PNE.dtype)
     return torch.cat([rotated, x_PNE[:, num_rotated:]], dim=1)
 
 
@@ -94,7 +96,7 @@ def norm_rotate(
     num_rotated = len(weight_RE)
     wide_PRE = x_PNE[:, :num_rotated].float()
     scale_PR1 = torch.rsqrt(wide_PRE.square().mean(dim=-1, keepdim=True) + epsilon)
-    rotated = _turn(wide_PRE * scale_PR1 * weight_RE.float(), cos_PE, sin_PE).to(x_PNE.dtype)
+    rotated = turn(wide_PRE * scale_PR1 * weight_RE.float(), cos_PE[:, None], sin_PE[:, None]).to(x_PNE.dtype)
     return torch.cat([rotated, x_PNE[:, num_rotated:]], dim=1), scale_PR1
 
 
@@ -103,16 +105,9 @@ def norm_rotate_backward(
 ) -> Tensor:
     """Return the gradient of `norm_rotate`'s heads."""
     num_rotated = len(weight_RE)
-    inner_PRE = _turn(gradient_PNE[:, :num_rotated].float(), cos_PE, -sin_PE) * weight_RE.float()
+    inner_PRE = turn(gradient_PNE[:, :num_rotated].float(), cos_PE[:, None], -sin_PE[:, None]) * weight_RE.float()
     to_x_PRE = _through_norm(inner_PRE, x_PNE[:, :num_rotated], scale_PR1).to(gradient_PNE.dtype)
     return torch.cat([to_x_PRE, gradient_PNE[:, num_rotated:]], dim=1)
-
-
-def _turn(x_PNE: Tensor, cos_PE: Tensor, sin_PE: Tensor) -> Tensor:
-    """Rotate all heads; their first half and their second are the two coordinates."""
-    first, second = x_PNE.chunk(2, dim=-1)
-    cos, sin = cos_PE[:, None], sin_PE[:, None]
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
 def swiglu(gate_up_PM: Tensor) -> Tensor:

@@ -1,0 +1,218 @@
+"""A file of the frozen LLM's keys and values, which grows by the texts that it lacks.
+
+A folder belongs to one LLM, depth and dtype. Its rows are the states of texts, one row for each token, and its index
+says which rows belong to which text. Rows that the index knows never change. So a new item is new rows at the end,
+and any number of processes map the file into memory once.
+
+    <folder>/
+        states.bin           rows_RN2GE
+        index.safetensors    name, first row and number of rows of each text; a checksum of samples of the rows
+
+Shape suffixes: R rows, N blocks, G key and value heads, E head width, T texts.
+"""
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from laser.cli.progress import progress
+from laser.data.batches import inference_batches
+from laser.models.llm import Decoder
+from laser.models.text_states import read_texts
+from laser.storage.locks import exclusive
+
+logger = logging.getLogger(__name__)
+
+SAMPLES, SAMPLE_BYTES = 64, 4096
+"""The checksum covers so many places of the rows, and so many bytes at each: it finds what was cut, replaced or zeroed,
+and costs milliseconds."""
+BATCH_TOKENS = 2048
+"""Tokens that pass through the LLM at once. So many fit a CPU's caches."""
+
+
+class Text(NamedTuple):
+    """A text as the LLM reads it by itself, of which the rows from some token on are kept."""
+
+    token_ids: NDArray[np.int32]
+    kept_from: int = 0
+
+    @property
+    def name(self) -> bytes:
+        """Sixteen bytes that name the text."""
+        content = np.asarray(self.token_ids, np.int32).tobytes()
+        return hashlib.sha256(self.kept_from.to_bytes(8, "little") + content).digest()[:16]
+
+    @property
+    def num_kept(self) -> int:
+        return len(self.token_ids) - self.kept_from
+
+
+@dataclass(frozen=True)
+class StateShape:
+    """The shape of a row, and its dtype."""
+
+    blocks: int
+    heads: int
+    head_width: int
+    dtype: torch.dtype
+
+    @staticmethod
+    def of(config: PretrainedConfig, dtype: torch.dtype) -> "StateShape":
+        """Return the shape of the states of this decoder."""
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return StateShape(config.num_hidden_layers, heads, width, dtype)
+
+    @property
+    def row(self) -> tuple[int, ...]:
+        return (self.blocks, 2, self.heads, self.head_width)
+
+    @property
+    def row_bytes(self) -> int:
+        return int(np.prod(self.row)) * self.dtype.itemsize
+
+
+class TextCache:
+    """The texts of one folder.
+
+    Args:
+        folder: named by all that the states depend on, but for the texts.
+        shape: of a row.
+    """
+
+    def __init__(self, folder: Path, shape: StateShape) -> None:
+        self.folder, self.shape = folder, shape
+
+    def add(self, texts: Sequence[Text], load: Callable[[], Decoder], device: torch.device) -> None:
+        """Read the texts that are not there, and append their rows.
+
+        Args:
+            texts: those that must be there in the end.
+            load: loads the LLM; called only if a text is missing.
+            device: of the LLM.
+        """
+        if self._missing(texts) == []:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with exclusive(self.folder / "lock"):
+            missing = self._missing(texts)
+            if missing == []:
+                return
+            if missing is None:
+                logger.warning("%s is damaged: its texts are read anew", self.folder)
+                for path in self.folder.glob("*.*"):  # what others have kept of first rows goes too
+                    path.unlink()
+            self._append(texts if missing is None else missing, load(), device)
+
+    def is_whole(self) -> bool:
+        """Whether there is a file that looks as it was written."""
+        return self._index.is_file() and self._missing([]) is not None
+
+    def starts(self, texts: Sequence[Text]) -> NDArray[np.int64]:
+        """Return the first row of each text, 0 where it keeps none; all have been added."""
+        start_of = dict(zip(*self._read_index()[:2], strict=True))
+        return np.array([start_of[text.name] if text.num_kept else 0 for text in texts], np.int64)
+
+    def open(self) -> Tensor:
+        """Map the rows, rows_RN2GE; all processes of a machine share the memory."""
+        count = self._states.stat().st_size // self.shape.row_bytes
+        flat = torch.from_file(
+            str(self._states), shared=False, size=count * int(np.prod(self.shape.row)), dtype=self.shape.dtype
+        )
+        return flat.view(count, *self.shape.row)
+
+    @property
+    def _states(self) -> Path:
+        return self.folder / "states.bin"
+
+    @property
+    def _index(self) -> Path:
+        return self.folder / "index.safetensors"
+
+    def _missing(self, texts: Sequence[Text]) -> list[Text] | None:
+        """Return the texts that are not there, each once; None if what is there is damaged."""
+        try:
+            names, _, lengths, checksum = self._read_index()
+        except (SafetensorError, KeyError):
+            return None
+        rows = int(sum(lengths))
+        if rows and self._checksum(rows) != checksum:
+            return None
+        known = set(names)
+        return list({text.name: text for text in texts if text.num_kept and text.name not in known}.values())
+
+    def _read_index(self) -> tuple[list[bytes], list[int], list[int], str]:
+        """Return names, first rows and lengths of the texts, and the checksum of all rows."""
+        if not self._index.is_file():
+            return [], [], [], ""
+        with safe_open(self._index, framework="np") as file:
+            names, starts, lengths = (file.get_tensor(name) for name in ("names", "starts", "lengths"))
+            checksum = file.metadata()["checksum"]
+        return [name.tobytes() for name in names], starts.tolist(), lengths.tolist(), checksum
+
+    def _checksum(self, rows: int) -> str:
+        """Hash samples of the first rows; a file that is too short has another checksum."""
+        size = rows * self.shape.row_bytes
+        if not self._states.is_file() or self._states.stat().st_size < size:
+            return "cut short"
+        digest = hashlib.sha256(str(size).encode())
+        with self._states.open("rb") as file:
+            for place in np.linspace(0, max(0, size - SAMPLE_BYTES), SAMPLES).astype(np.int64):
+                file.seek(int(place))
+                digest.update(file.read(min(SAMPLE_BYTES, size - int(place))))
+        return digest.hexdigest()
+
+    def _append(self, texts: Sequence[Text], llm: Decoder, device: torch.device) -> None:
+        names, starts, lengths, _ = self._read_index()
+        first = sum(lengths)
+        kept = np.array([text.num_kept for text in texts])
+        start_of = first + np.concatenate([[0], np.cumsum(kept)[:-1]])
+        batches = inference_batches(np.array([len(text.token_ids) for text in texts]), BATCH_TOKENS)
+        with self._states.open("r+b" if self._states.exists() else "w+b") as file:
+            size = (first + int(kept.sum())) * self.shape.row_bytes
+            os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error here; in the mapping it kills
+            file.truncate(size)
+        rows_RN2GE = np.memmap(self._states, self._bytes_dtype, "r+", shape=(first + int(kept.sum()), *self.shape.row))
+        with progress(batches, "read texts", "batch") as steps, torch.inference_mode():
+            for batch in steps:
+                chosen = [texts[index] for index in batch]
+                length_B = torch.tensor([len(text.token_ids) for text in chosen], device=device)
+                ids_Q = np.concatenate([text.token_ids for text in chosen]).astype(np.int64)
+                read = read_texts(llm, torch.from_numpy(ids_Q).to(device), length_B).cpu()
+                for index, text, states in zip(batch, chosen, read.split(length_B.tolist()), strict=True):
+                    kept_states = states[text.kept_from :].contiguous().view(self._torch_bytes)
+                    rows_RN2GE[start_of[index] : start_of[index] + len(kept_states)] = kept_states.numpy()
+        rows_RN2GE.flush()
+        self._write_index(
+            [*names, *(text.name for text in texts)], [*starts, *start_of.tolist()], [*lengths, *kept.tolist()]
+        )
+
+    def _write_index(self, names: list[bytes], starts: list[int], lengths: list[int]) -> None:
+        aside = self._index.with_name(".index.writing")
+        content = {
+            "names": torch.frombuffer(bytearray(b"".join(names)), dtype=torch.uint8).view(-1, 16),
+            "starts": torch.tensor(starts),
+            "lengths": torch.tensor(lengths),
+        }
+        save_file(content, aside, metadata={"checksum": self._checksum(sum(lengths))})
+        os.replace(aside, self._index)
+
+    @property
+    def _torch_bytes(self) -> torch.dtype:
+        return torch.int16 if self.shape.dtype.itemsize == 2 else torch.int32
+
+    @property
+    def _bytes_dtype(self) -> type:
+        return np.int16 if self.shape.dtype.itemsize == 2 else np.int32

@@ -1,0 +1,232 @@
+"""What a late prefix reads of an experiment's histories, from the text cache or anew.
+
+With `prompt.item_attention=own` the cache holds the instruction and each item once. With `causal` it holds the longest
+of the histories that begin at the same place; the others are its beginnings.
+
+Shape suffixes: B batch, E examples, I items, T tokens, R rows.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from laser.config.identity import stage_key
+from laser.config.schema import Experiment
+from laser.data.examples import Examples
+from laser.data.prompts import Prompts
+from laser.errors import UserError
+from laser.models.llm import choose_dtype, load_llm
+from laser.models.packed.architectures import ARCHITECTURES
+from laser.models.text_cache import StateShape, Text, TextCache
+from laser.models.text_states import Places, Segments, TextStates
+from laser.storage.cache import make_once
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1
+"""Raised when the states of the same text change."""
+MIB = 2**20
+ROWS = "rows"
+"""Name of the number of rows of all texts, in the file of first rows."""
+
+
+@dataclass(frozen=True)
+class LateText:
+    """What a late prefix reads of the histories of one split."""
+
+    examples: Examples
+    prompts: Prompts
+    own: bool
+    """Whether each item is read by itself."""
+    rows_RN2GE: Tensor | None = None
+    """The cached states; None if the text is read anew."""
+    starts: NDArray[np.int64] | None = None
+    """First row of each item or, for ordinary text, of each example."""
+    instruction_start: int = 0
+    """First row of the instruction, if each item is read by itself."""
+
+    def of(self, indices: NDArray[np.int64], device: torch.device) -> TextStates | Segments | None:
+        """Return what `Batch.text` holds for some examples."""
+        if not self.own and self.rows_RN2GE is None:
+            return None
+        counts_B, lengths_S, rows_S, distances_S = self._segments(indices)
+        if self.rows_RN2GE is None:
+            return Segments(torch.from_numpy(lengths_S).to(device), torch.from_numpy(counts_B).to(device))
+        within = np.arange(lengths_S.sum()) - np.repeat(np.cumsum(lengths_S) - lengths_S, lengths_S)
+        lengths_B = np.add.reduceat(lengths_S, np.cumsum(counts_B) - counts_B)
+        row_BT = _padded(np.repeat(rows_S, lengths_S) + within, lengths_B)
+        distance_BT = _padded(np.repeat(distances_S, lengths_S), lengths_B) if self.own else None
+        return TextStates(
+            self.rows_RN2GE,
+            Places(
+                torch.from_numpy(row_BT).to(device),
+                None if distance_BT is None else torch.from_numpy(distance_BT).to(device),
+                torch.from_numpy(lengths_B).to(device),
+            ),
+        )
+
+    def _segments(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+        """Return the number of segments of each history; and of each segment the tokens, first row and distance.
+
+        A history is one segment, or the instruction and its items.
+        """
+        examples, starts = self.examples, self.starts
+        if not self.own:
+            assert starts is not None
+            lengths_B = self.prompts.lengths(examples.take(indices))
+            return np.ones_like(lengths_B), lengths_B, starts[indices], np.zeros_like(lengths_B)
+        counts_B = examples.ends[indices] - examples.starts[indices] + 1
+        first_B = np.cumsum(counts_B) - counts_B
+        items = np.concatenate([examples.history(int(index)) for index in indices])
+        lengths_S, rows_S = np.empty(counts_B.sum(), np.int64), np.zeros(counts_B.sum(), np.int64)
+        is_item_S = np.ones(len(lengths_S), np.bool_)
+        is_item_S[first_B] = False
+        lengths_S[first_B], lengths_S[is_item_S] = 0, _item_lengths(self.prompts)[items]
+        moved_S = np.cumsum(lengths_S) - lengths_S
+        moved_S -= np.repeat(moved_S[first_B], counts_B)  # tokens of the items before it
+        lengths_S[first_B] = len(self.prompts.instruction)
+        if starts is not None:
+            rows_S[first_B], rows_S[is_item_S] = self.instruction_start, starts[items]
+        return counts_B, lengths_S, rows_S, moved_S
+
+
+@dataclass(frozen=True)
+class TextFiles:
+    """Says where the cached texts of an experiment lie. It can be pickled."""
+
+    folder: Path
+    shape: StateShape
+    starts: Path
+    """First rows: of each split's items or examples, and of its instruction."""
+
+    def open(self, examples: Mapping[str, Examples], prompts: Mapping[str, Prompts], own: bool) -> dict[str, LateText]:
+        """Map the rows."""
+        rows_RN2GE, starts = TextCache(self.folder, self.shape).open(), load_file(self.starts)
+        return {
+            split: LateText(
+                part, prompts[split], own, rows_RN2GE, starts[split], int(starts[f"{split}.instruction"][0])
+            )
+            for split, part in examples.items()
+        }
+
+
+def make_texts(
+    config: Experiment,
+    llm: PretrainedConfig,
+    llm_directory: Path,
+    llm_content: str,
+    examples: Mapping[str, Examples],
+    prompts: Mapping[str, Prompts],
+    device: torch.device,
+) -> TextFiles | None:
+    """Read the texts that the cache lacks; None where the experiment has no late prefix, or no room for its texts.
+
+    Args:
+        config: the experiment.
+        llm: the LLM's configuration, cut to its depth.
+        llm_directory: holds the LLM.
+        llm_content: names the LLM's weights.
+        examples: split → histories, those of `items` included.
+        prompts: split → their words.
+        device: where the LLM reads.
+
+    Raises:
+        UserError: items are to be read by themselves, and the LLM's positions cannot be turned.
+    """
+    own, decoder = config.prompt.item_attention == "own", llm.get_text_config()
+    if own and decoder.model_type not in ARCHITECTURES:
+        raise UserError(
+            f"prompt.item_attention: own; positions of {decoder.model_type} are not turned, those of "
+            f"{', '.join(ARCHITECTURES)} are: set it to causal"
+        )
+    if config.bituning.prefix_position == "before" or config.finetuning.trains_llm:
+        return None
+    shape = StateShape.of(decoder, choose_dtype(config.llm.dtype, device))
+    key = stage_key("texts", VERSION, llm_content, decoder.num_hidden_layers, str(shape.dtype))
+    cache = TextCache(Path(config.cache_dir).expanduser().absolute() / "texts" / key, shape)
+    digests = [(split, part.digest(), prompts[split].digest()) for split, part in examples.items()]
+    files = TextFiles(cache.folder, shape, cache.folder / f"{stage_key('starts', own, digests)}.safetensors")
+    if not (files.starts.is_file() and cache.is_whole()):
+        texts, chosen = (_item_texts if own else _history_texts)(examples, prompts)
+        num_rows = sum({text.name: text.num_kept for text in texts}.values())
+        if not _fits(num_rows * shape.row_bytes, config.llm.cache_mib):
+            return None
+        cache.add(texts, lambda: load_llm(llm_directory, shape.dtype, config.llm, device), device)
+        starts = cache.starts(texts)
+        content = {name: starts[numbers] for name, numbers in chosen.items()} | {ROWS: np.array([num_rows])}
+        make_once(files.starts, lambda aside: save_file(content, aside))
+    elif not _fits(int(load_file(files.starts)[ROWS][0]) * shape.row_bytes, config.llm.cache_mib):
+        return None
+    return files
+
+
+def _fits(size: int, cache_mib: int) -> bool:
+    if size <= cache_mib * MIB:
+        return True
+    logger.warning(
+        "the texts' keys and values take %d MiB, and llm.cache_mib is %d: the text is read anew in each step",
+        -(-size // MIB), cache_mib,
+    )  # fmt: skip
+    return False
+
+
+Chosen = dict[str, NDArray[np.int64]]
+"""Split → numbers of the texts of its items or examples; `<split>.instruction` → the number of its instruction's."""
+
+
+def _item_texts(examples: Mapping[str, Examples], prompts: Mapping[str, Prompts]) -> tuple[list[Text], Chosen]:
+    """Return each instruction, and each item after it, as texts."""
+    texts: list[Text] = []
+    first_of: dict[bytes, int] = {}
+    chosen: Chosen = {}
+    for split in examples:
+        words = prompts[split]
+        instruction, marker, num_items = words.instruction, words.numbers[0], len(words.offsets) - 1
+        first = first_of.setdefault(instruction.tobytes(), len(texts))
+        if first == len(texts):
+            texts.append(Text(instruction))
+            items = (np.concatenate([instruction, marker, words.item(item)]) for item in range(num_items))
+            texts.extend(Text(ids, len(instruction)) for ids in items)
+        chosen |= {split: first + 1 + np.arange(num_items), f"{split}.instruction": np.array([first])}
+    return texts, chosen
+
+
+def _history_texts(examples: Mapping[str, Examples], prompts: Mapping[str, Prompts]) -> tuple[list[Text], Chosen]:
+    """Return each item, and the longest of the histories that begin at the same place, as texts."""
+    texts: list[Text] = []
+    chosen: Chosen = {}
+    users = [split for split in examples if split != "items"]
+    for group in (users, ["items"]):
+        starts, ends = (
+            np.concatenate([getattr(examples[split], name) for split in group]) for name in ("starts", "ends")
+        )
+        places, number_E = np.unique(starts, return_inverse=True)
+        longest = np.zeros(len(places), np.int64)
+        np.maximum.at(longest, number_E, ends)
+        items, words = examples[group[0]].item_ids, prompts[group[0]]
+        sizes = np.cumsum([len(examples[split]) for split in group])[:-1]
+        for split, numbers in zip(group, np.split(number_E + len(texts), sizes), strict=True):
+            chosen |= {split: numbers, f"{split}.instruction": np.zeros(1, np.int64)}
+        texts += [Text(words.tokens(items[start:end])) for start, end in zip(places, longest, strict=True)]
+    return texts, chosen
+
+
+def _item_lengths(prompts: Prompts) -> NDArray[np.int64]:
+    """Return the tokens of each item's text, its marker included."""
+    return np.diff(prompts.offsets) + len(prompts.numbers[0])
+
+
+def _padded(values: NDArray[np.int64], lengths_B: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return values_BT, padded to the right with 0."""
+    mask_BT = np.arange(lengths_B.max()) < lengths_B[:, None]
+    values_BT = np.zeros(mask_BT.shape, np.int64)
+    values_BT[mask_BT] = values
+    return values_BT

@@ -1,0 +1,63 @@
+"""What a late prefix reads from the cache is what it reads anew, for users and items, in training and in evaluation."""
+
+import numpy as np
+import pytest
+import torch
+
+from laser.config.compose import with_overrides
+from laser.config.schema import Experiment
+from laser.engine.plain import PlainEngine
+from laser.models.batch import joined
+from laser.training.inputs import Inputs
+from laser.training.loop import encode_items, evaluate
+from laser.training.model import whole_laser
+from laser.training.prepare import prepare_inputs
+from tiny.laser import CPU
+
+
+def opened(experiment: Experiment, tmp_path, **overrides: object) -> tuple[Experiment, Inputs]:
+    late = {"bituning.prefix_position": "after", "prompt.max_history_items": 6}
+    changed = {name.replace("__", "."): value for name, value in overrides.items()}
+    config = with_overrides(experiment, late | changed)
+    return config, prepare_inputs(config)
+
+
+@pytest.mark.parametrize("attention", ["own", "causal"])
+@pytest.mark.parametrize("instruction", ["Sum up", ""])
+@pytest.mark.parametrize("implementation", ["packed", "transformers"])
+def test_cached_text_gives_the_outputs_and_gradients_of_text_read_anew(
+    experiment, tmp_path, attention, instruction, implementation
+):
+    outputs = []
+    for cache_mib in (8192, 0):
+        config, inputs = opened(
+            experiment,
+            tmp_path,
+            prompt__item_attention=attention,
+            prompt__instruction=instruction,
+            prompt__item_instruction="An item",
+            llm__implementation=implementation,
+            llm__cache_mib=cache_mib,
+        )
+        assert (inputs.artifacts.texts is None) == (cache_mib == 0)
+        laser = whole_laser(config, inputs.artifacts, CPU)
+        rows, items = np.arange(9), inputs.items.batch(np.arange(5), [1.0] * 5, CPU)
+        batch = joined(inputs.train.batch(rows, [1.0] * 9, CPU), items)
+        vector_BD = laser(batch).vector_BD
+        weight_BD = torch.randn(vector_BD.shape, generator=torch.Generator().manual_seed(0))
+        (vector_BD * weight_BD).sum().backward()
+        gradients = {name: weight.grad for name, weight in laser.trainable_parameters().items()}
+        engine = PlainEngine(laser, config.training, CPU)
+        items_ID = encode_items(engine, inputs.items, config.training)
+        ranks = evaluate(engine, inputs.val, items_ID, config.training, "test")
+        outputs.append((vector_BD.detach(), gradients, items_ID, ranks.metrics()))
+    (cached, gradients, items_ID, metrics), (anew, gradients_anew, items_anew_ID, metrics_anew) = outputs
+    print('out', float((cached-anew).abs().max()), float((items_ID-items_anew_ID).abs().max()))
+    torch.testing.assert_close(cached, anew, rtol=0, atol=1e-5)  # measured:
+    torch.testing.assert_close(items_ID, items_anew_ID, rtol=0, atol=1e-5)  # measured:
+    largest = max(float(gradient.abs().max()) for gradient in gradients.values())
+    for name, gradient in gradients.items():
+        difference = float((gradients_anew[name] - gradient).abs().max())
+        print(name, difference / largest)
+        assert difference <= 1e-5 * largest, name  # measured:
+    assert metrics == pytest.approx(metrics_anew, abs=0.02)
