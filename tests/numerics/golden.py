@@ -39,9 +39,15 @@ STEPS, BATCH_SIZE = 20, 9
 CPU = torch.device("cpu")
 MICRO_BATCH_SIZES = {"tiny": 4, "smollm2": 5}
 """LLM → histories in one pass. With SmolLM2 two workers take one pass a step; ZeRO-3 gathers 113 MB in each."""
-VARIANTS: dict[str, dict[str, object]] = {"before": {}, "lora": {"finetuning.type": "lora"}}
+AFTER = {"bituning.prefix_position": "after"}
+VARIANTS: dict[str, dict[str, object]] = {
+    "before": {},
+    "after": AFTER,
+    "own": {**AFTER, "prompt.item_attention": "own"},
+    "lora": {"finetuning.type": "lora"},
+}
 """Place of the prefix, or weights of the LLM that are trained → the settings that say so."""
-CASES = ("tiny-before", "smollm2-before", "tiny-lora")
+CASES = ("tiny-before", "smollm2-before", "tiny-after", "tiny-own", "smollm2-own", "tiny-lora")
 
 Losses = list[list[float]]
 """Each step's contrastive loss and load-balance loss."""

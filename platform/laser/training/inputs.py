@@ -21,6 +21,8 @@ from laser.training.texts import LateText
 
 ITEM_EMBEDDINGS = "item_embeddings_IC"
 """Name of the tensor in the file at `Artifacts.item_embeddings`."""
+TOKENS_LOOKED_UP = 8
+"""Cached tokens that take about as long to look up and to attend to as one takes to pass through the LLM."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,12 @@ class Histories:
 
     def __len__(self) -> int:
         return len(self.examples)
+
+    def costs(self, num_added_tokens: int) -> NDArray[np.int64]:
+        """Return what reading each history costs, in tokens that pass through the LLM. A cached one is looked up."""
+        if self.text is None or self.text.rows_RN2GE is None:
+            return self.lengths
+        return num_added_tokens + self.lengths // TOKENS_LOOKED_UP
 
     def batch(
         self, indices: Sequence[int] | NDArray[np.int64], weights: Sequence[float], device: torch.device

@@ -40,7 +40,8 @@ def automatic_level(config: Experiment, inputs: Inputs, device: torch.device, wo
     The call is collective and needs the process group.
     """
     laser = weightless_laser(config, inputs.artifacts, device)
-    needed = footprint(laser, config, int(inputs.train.lengths.max()), len(inputs.items))
+    longest = 0 if inputs.artifacts.texts else int(inputs.train.lengths.max())  # cached text is not run again
+    needed = footprint(laser, config, longest, len(inputs.items))
     free = torch.tensor([free_memory(device, workers_of_node)], device=device)
     dist.all_reduce(free, op=dist.ReduceOp.MIN)
     return choose_level(needed, config.training.num_workers, int(free))

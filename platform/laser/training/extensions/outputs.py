@@ -29,6 +29,7 @@ from laser.models.packed.decoder import PackedDecoder
 from laser.models.packed.readings import read_at
 from laser.storage.cache import make_once
 from laser.training.inputs import Histories, Inputs
+from laser.training.loop import outputs
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,18 @@ def cached_outputs(engine: Engine, inputs: Inputs, config: Experiment) -> Output
         [(texts.instruction, texts.numbers, texts.items.name) for texts in (prompts, item_prompts)],
         inputs.dataset.fingerprint,
         virtual,
+        config.bituning.prefix_position,
         [part.examples.digest() for part in parts],
     )
     path = Path(config.cache_dir).expanduser() / "outputs" / f"{key}.arrow"
     there = engine.sum(torch.tensor(float(engine.rank == 0 and path.is_file()), device=engine.device))
+    batch_tokens = config.training.inference_batch_tokens
     if there:
         outputs_RH = _load(path)
+    elif engine.laser.bituning.late:
+        outputs_RH = torch.cat([_read_late(engine, part, batch_tokens) for part in parts])
     else:
-        outputs_RH = _read(engine, parts, prefix_LH, suffix_H, config.training.inference_batch_tokens)
+        outputs_RH = _read(engine, parts, prefix_LH, suffix_H, batch_tokens)
         if engine.rank == 0:
             make_once(path, lambda aside: _save(aside, outputs_RH))
     return Outputs(*outputs_RH.split([len(part) for part in parts]))
@@ -96,6 +101,14 @@ def _virtual_tokens(engine: Engine) -> tuple[Tensor, Tensor]:
         assert not state["mformer.projection.weight"].any(), "the prefix differs from user to user"
         prefix_LH = state["mformer.projection.bias"].expand(laser.num_virtual_tokens, -1)
     return prefix_LH, state["bituning.suffix"]
+
+
+def _read_late(engine: Engine, part: Histories, batch_tokens: int) -> Tensor:
+    """Compute the outputs of a part under a late prefix, whose text is cached: float32 on the CPU of every worker."""
+    outputs_EH = torch.zeros(len(part), engine.laser.llm_width)
+    for rows, output in outputs(engine, part, batch_tokens, "read"):
+        outputs_EH[rows] = output.representation_BH.cpu()
+    return torch.cat([engine.sum(some_EH.to(engine.device)).cpu() for some_EH in outputs_EH.split(16_384)])
 
 
 def _read(
