@@ -110,6 +110,7 @@ def test_a_full_disk_is_an_error_and_leaves_what_was_there(cache, load):
 
 ADD = """
 import sys
+from pathlib import Path
 import numpy as np, torch
 from laser.config.schema import LLMConfig
 from laser.models.llm import llm_config, load_llm

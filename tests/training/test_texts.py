@@ -52,7 +52,7 @@ def test_cached_text_gives_the_outputs_and_gradients_of_text_read_anew(
         ranks = evaluate(engine, inputs.val, items_ID, config.training, "test")
         outputs.append((vector_BD.detach(), gradients, items_ID, ranks.metrics()))
     (cached, gradients, items_ID, metrics), (anew, gradients_anew, items_anew_ID, metrics_anew) = outputs
-    print('out', float((cached-anew).abs().max()), float((items_ID-items_anew_ID).abs().max()))
+    print("out", float((cached - anew).abs().max()), float((items_ID - items_anew_ID).abs().max()))
     torch.testing.assert_close(cached, anew, rtol=0, atol=1e-5)  # measured:
     torch.testing.assert_close(items_ID, items_anew_ID, rtol=0, atol=1e-5)  # measured:
     largest = max(float(gradient.abs().max()) for gradient in gradients.values())

@@ -1,11 +1,13 @@
 """Suite train: histories per second of Laser's optimizer steps, beside HF Trainer with peft's prompt tuning.
 
-Both read the same prompts of the same sampled histories with the same frozen LLM in the same dtype. Both take the same
-loss over the whole catalogue, and each has the best of its batch sizes. The peer only trains free virtual tokens; ours
-also pays for the M-Former. Text and virtual tokens count, padding does not.
+All read the same items of the same sampled histories with the same frozen LLM in the same dtype. All take the same loss
+over the whole catalogue, and each has the best of its batch sizes. The peer only trains free virtual tokens; ours also
+pays for the M-Former. `late` is ours with the prefix after the text, whose keys and values are cached item by item;
+what the cache takes is reported apart. Text and virtual tokens count, padding does not.
 """
 
 import gc
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +29,9 @@ from laser.training.model import whole_laser
 from laser.training.prepare import prepare_inputs
 
 BATCH_SIZES = (4, 8, 16, 32)
+LATE_BATCH_SIZES = (32, 64, 128, 256)
+"""A late prefix passes some twenty times fewer tokens of each history through the LLM."""
+LATE = {"bituning.prefix_position": "after", "prompt.item_attention": "own"}
 
 
 def run(job: BenchmarkJob) -> BenchmarkResult:
@@ -35,38 +40,56 @@ def run(job: BenchmarkJob) -> BenchmarkResult:
     job = with_overrides(job, {"training.train_users": job.benchmark.train_histories})
     inputs = prepare_inputs(job)
     ours = Ours(job, inputs, device)
+    started = time.perf_counter()
+    late_job = with_overrides(job, LATE)
+    late_inputs = prepare_inputs(late_job)
+    cache_seconds = time.perf_counter() - started
+    late = Ours(late_job, late_inputs, device)
     peer = PeerTrainer(job, inputs, ours.item_embeddings_IH, device)
     peer_sizes = [size for size in BATCH_SIZES if peer.padded_tokens(size) <= job.benchmark.train_peer_max_tokens]
     trials = {f"ours {size}": ours.epoch(size) for size in BATCH_SIZES}
+    trials |= {f"late {size}": late.epoch(size) for size in LATE_BATCH_SIZES}
     trials |= {f"peer {size}": peer.epoch(size) for size in peer_sizes}
     first = take_turns(trials, rounds=1, warmup=0)
-    size, peer_size = (_best(first, name) for name in ("ours", "peer"))
+    size, late_size, peer_size = (_best(first, name) for name in ("ours", "late", "peer"))
 
     multiply, operations = matrix_product(choose_dtype(job.llm.dtype, device), device)
     contestants: dict[str, Work] = {
         "peak": multiply,
         "ours": ours.epoch(size),
         "llm alone": ours.llm_alone(size),
+        "late": late.epoch(late_size),
+        "late llm alone": late.llm_alone(late_size),
         "peer": peer.epoch(peer_size),
     }
     timings = take_turns(contestants, job.benchmark.rounds, job.benchmark.warmup_rounds)
     peak = timings["peak"].per_second(operations)
     num_tokens, num_histories = ours.num_tokens, len(inputs.train)
     utilisation = timings["llm alone"].per_second(4.0 * ours.engine.laser.llm_block_weights * num_tokens) / peak
+    added = ours.engine.laser.num_added_tokens
+    bound = num_tokens / (added * num_histories)  # (T + L + 1) / (L + 1): what a step saves of the LLM's products
     figures = {
-        "histories_per_second": {name: timings[name].per_second(num_histories) for name in ("ours", "peer")},
+        "histories_per_second": {name: timings[name].per_second(num_histories) for name in ("ours", "late", "peer")},
         "tokens_per_second": {name: timings[name].per_second(num_tokens) for name in ("ours", "llm alone", "peer")},
-        "batch_size": {"ours": size, "peer": peer_size},
+        "batch_size": {"ours": size, "late": late_size, "peer": peer_size},
         "seconds": {name: timing.as_figures() for name, timing in timings.items()},
         "seconds_by_batch_size": {name: round(timing.median, 3) for name, timing in first.items()},
         "speedup_over_peer": ratio(timings["peer"], timings["ours"]),
+        "ratio": ratio(timings["peer"], timings["late"]),
+        "late_over_before": ratio(timings["ours"], timings["late"]),
+        "fraction_of_bound": round(timings["ours"].median / timings["late"].median / bound, 3),
+        "bound": round(bound, 2),
+        "text_cache": {"mib": late.text_mib, "seconds": round(cache_seconds, 1)},
         "llm_utilisation": round(utilisation, 4),
-        "step_share_outside_llm": round(1 - timings["llm alone"].median / timings["ours"].median, 4),
+        "step_share_outside_llm": {
+            "ours": round(1 - timings["llm alone"].median / timings["ours"].median, 4),
+            "late": round(1 - timings["late llm alone"].median / timings["late"].median, 4),
+        },
         "peak_gflops": round(peak / 1e9, 1),
         "tokens_per_history": round(num_tokens / num_histories, 1),
         "peer_padding_share": round(1 - num_tokens / peer.padded_tokens_of_epoch(peer_size), 3),
         "loss_difference_to_transformers": ours.difference_to_transformers(size),
-        "loss_curve": {"ours": ours.losses[:8], "peer": peer.losses[:8]},
+        "loss_curve": {"ours": ours.losses[:8], "late": late.losses[:8], "peer": peer.losses[:8]},
     }
     rows = [
         {
@@ -78,7 +101,7 @@ def run(job: BenchmarkJob) -> BenchmarkResult:
             "of peak, 4 N a token": timings[name].per_second(4.0 * ours.engine.laser.llm_block_weights * num_tokens)
             / peak,
         }
-        for name, batch in (("ours", size), ("llm alone", size), ("peer", peer_size))
+        for name, batch in (("ours", size), ("llm alone", size), ("late", late_size), ("peer", peer_size))
     ]
     return BenchmarkResult(figures, rows)
 
@@ -128,6 +151,8 @@ class Ours:
         self.item_embeddings_IH = text_embeddings(laser, inputs.items).to(device)
         self.num_tokens = int(inputs.train.lengths.sum()) + laser.num_added_tokens * len(inputs.train)
         self.losses: list[float] = []
+        rows = None if inputs.train.text is None else inputs.train.text.rows_RN2GE
+        self.text_mib = 0 if rows is None else rows.nbytes >> 20
 
     def epoch(self, batch_size: int) -> Work:
         """Return optimizer steps over all histories, data and update included."""
@@ -144,7 +169,8 @@ class Ours:
                 shape = (len(batch.targets_B), laser.num_virtual_tokens, laser.llm_width)
                 std = self.inputs.artifacts.embedding_std
                 prefix_BLH = (std * torch.randn(shape, device=self.device)).requires_grad_()
-                laser.bituning(laser.llm, prefix_BLH, batch.token_ids_Q, batch.text_lengths_B).sum().backward()
+                read_BH = laser.bituning(laser.llm, prefix_BLH, batch.token_ids_Q, batch.text_lengths_B, batch.text)
+                read_BH.sum().backward()
             laser.zero_grad(set_to_none=True)
             wait(self.device)
 
