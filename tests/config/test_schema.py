@@ -15,6 +15,18 @@ from laser.errors import UserError
             {"bituning": {"prefix": "none", "representation": "eos"}},
             'bituning.representation: "eos"; without prefix and suffix nothing is left to train',
         ),
+        (
+            {"prompt": {"item_attention": "own"}},
+            'prompt.item_attention: "own"; items that see a prefix before the text differ',
+        ),
+        (
+            {"bituning": {"prefix_position": "after", "representation": "mean"}},
+            'bituning.representation: "mean"; no output at the text depends on a prefix after it',
+        ),
+        (
+            {"bituning": {"prefix_position": "after"}, "training": {"gradient_checkpointing": True}},
+            "training.gradient_checkpointing: true; a prefix after the text leaves nothing to recompute",
+        ),
         ({"recommender": {"type": "none", "seed": 1}}, "recommender.seed: not a setting of the chosen"),
         ({"mformer": {"num_experts": 2, "top_k": 3}}, "mformer: .*top_k 3 is more than num_experts 2; lower it"),
     ],
