@@ -57,7 +57,8 @@ def test_without_leaves_out_settings_and_whole_sections():
 
 
 RUNS = (
-    "cache_dir output_dir resume data.memory_mib llm.implementation llm.compile tracking.uri tracking.experiment "
+    "cache_dir output_dir resume data.memory_mib llm.implementation llm.cache_mib llm.compile "
+    "tracking.uri tracking.experiment "
     "training.num_workers training.min_workers training.resize_seconds training.zero_stage training.cpus_per_worker "
     "training.use_gpu training.max_failures training.max_loss_growth training.micro_batch_size "
     "training.inference_batch_tokens training.gradient_checkpointing"
@@ -116,7 +117,7 @@ LISTS = {
     "no setting of the LLM's outputs": (
         LLMConfig,
         (HOW_IT_RUNS, PERMISSION),
-        "implementation compile trust_remote_code",
+        "implementation cache_mib compile trust_remote_code",
     ),
 }
 

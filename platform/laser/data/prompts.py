@@ -64,8 +64,9 @@ class Prompts:
     def digest(self) -> str:
         """Return a hash of all segments."""
         digest = hashlib.sha256()
-        for tokens in (self.instruction, *self.numbers, self.bodies, self.offsets):
+        for tokens in (self.instruction, *self.numbers, self.bodies):
             digest.update(len(tokens).to_bytes(8, "little") + tokens.tobytes())
+        digest.update(self.offsets.tobytes())
         return digest.hexdigest()
 
     def lengths(self, examples: Examples) -> NDArray[np.int64]:

@@ -92,10 +92,9 @@ def make_artifacts(config: Experiment, recommender_directory: Path | None = None
             item_embeddings=_item_embeddings(recommender, content, dataset, cache / "encodings"),
             encodings=_encodings(recommender, content, dataset, examples, cache / "encodings"),
         )
-    opened, opened_of_items = prompts.open(), item_prompts.open()
-    words = {split: opened_of_items if split == "items" else opened for split in examples}
+    words = {split: (item_prompts if split == "items" else prompts).open() for split in examples}
     device = pretraining_device(config.training.use_gpu)
-    texts = make_texts(config, llm, llm_directory, config.llm.source, examples, words, device)
+    texts = make_texts(config, llm, llm_directory, opened.content, examples, words, device)
     return replace(artifacts, texts=texts, checkpoint_bytes=checkpoint_bytes(config, artifacts))
 
 
