@@ -17,6 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 from laser.models.llm import Decoder
 from laser.models.packed.attention import Packing, Scoring
 from laser.models.packed.decoder import PackedDecoder
+from laser.models.packed.fused import Kernels
 from laser.models.text_states import TextStates, Turns
 
 
@@ -27,7 +28,7 @@ def read_after(llm: Decoder, virtual_BVH: Tensor, text: TextStates) -> Tensor:
 
 
 def _packed(llm: PackedDecoder, virtual_BVH: Tensor, text: TextStates) -> Tensor:
-    packing = LatePacking.after(text, virtual_BVH.shape[1], text.turning(llm))
+    packing = LatePacking.after(text, virtual_BVH.shape[1], text.turning(llm), llm.kernels)
     return llm(virtual_BVH.flatten(0, 1), packing)
 
 
@@ -65,14 +66,38 @@ class LatePacking(Packing):
     text: TextStates
     turns: Turns | None
     """For each block, what turns the text's keys to their places."""
+    kernels: Kernels
+    hidden: dict[tuple[int, int | None], Tensor]
+    """What queries do not see, by their number and the window; made at first use."""
 
     @staticmethod
-    def after(text: TextStates, virtual: int, turns: Turns | None) -> "LatePacking":
+    def after(text: TextStates, virtual: int, turns: Turns | None, kernels: Kernels) -> "LatePacking":
         """Return the packing of so many virtual tokens after each text."""
         length_B = text.places.length_B
         packing = Packing.of(torch.full_like(length_B, virtual))
         position_P = packing.position_P + length_B.repeat_interleave(virtual)
-        return LatePacking(packing.lengths, packing.offsets_B1, packing.last_B, position_P, text, turns)
+        return LatePacking(
+            packing.lengths, packing.offsets_B1, packing.last_B, position_P, text, turns, kernels, hidden={}
+        )
+
+    def hidden_from(self, queries: int, window: int | None) -> Tensor:
+        """Return what the last so many virtual tokens do not see of text and virtual tokens, hidden_BCS."""
+        if (queries, window) not in self.hidden:
+            self.hidden[queries, window] = self._hidden_from(queries, window)
+        return self.hidden[queries, window]
+
+    def _hidden_from(self, queries: int, window: int | None) -> Tensor:
+        length_B1, virtual = self.text.places.length_B[:, None], self.lengths[0]
+        device, longest = length_B1.device, self.text.places.row_BT.shape[1]
+        text_position_BT = torch.arange(longest, device=device).expand(len(length_B1), -1)
+        virtual_BV = length_B1 + torch.arange(virtual, device=device)
+        key_BS, query_BC1 = torch.cat([text_position_BT, virtual_BV], dim=1), virtual_BV[:, -queries:, None]
+        seen_BCS = key_BS[:, None] <= query_BC1
+        if window is not None:
+            seen_BCS &= key_BS[:, None] > query_BC1 - window
+        is_text = torch.arange(longest + virtual, device=device) < longest
+        padding_BS = is_text & (key_BS >= length_B1)
+        return ~seen_BCS | padding_BS[:, None]
 
     def of_block(self, number: int) -> "_Block":
         return _Block(self, number)
@@ -91,36 +116,23 @@ class _Block:
 
     def attend(self, query_PAE: Tensor, key_PGE: Tensor, value_PGE: Tensor, last: bool, scoring: Scoring) -> Tensor:
         """Return the attention of all virtual tokens or, with `last`, of each history's last one: (P or B, A · E)."""
-        text, virtual = self.packing.text, self.packing.lengths[0]
-        text_key_BTGE, text_value_BTGE = text.block(self.number, self.packing.turns, query_PAE.device)
+        packing, virtual = self.packing, self.packing.lengths[0]
+        text_key_BTGE, text_value_BTGE = packing.text.block(
+            self.number, packing.turns, query_PAE.device, packing.kernels
+        )
         batch, longest, groups, _ = text_key_BTGE.shape
         queries = 1 if last else virtual
-        query_BGXE = _by_key(query_PAE.unflatten(0, (batch, queries)), groups)
+        scaled_PAE = query_PAE * scoring.factor(query_PAE.shape[-1])
+        query_BGXE = _by_key(scaled_PAE.unflatten(0, (batch, queries)), groups)
         key_BGVE, value_BGVE = (x.unflatten(0, (batch, virtual)).transpose(1, 2) for x in (key_PGE, value_PGE))
-        hidden_BCS = self._hidden(queries, scoring)
         scores_BGXS = torch.cat(
             [query_BGXE @ text_key_BTGE.permute(0, 2, 3, 1), query_BGXE @ key_BGVE.transpose(2, 3)], dim=-1
         )
-        scores_BGRCS = scores_BGXS.unflatten(2, (-1, queries)) * scoring.factor(query_PAE.shape[-1])
-        scores_BGRCS = scores_BGRCS.masked_fill(hidden_BCS[:, None, None], -torch.inf)
-        to_text, to_virtual = scores_BGRCS.softmax(dim=-1).flatten(2, 3).split([longest, virtual], dim=-1)
+        hidden_BCS = packing.hidden_from(queries, scoring.window)
+        scores_BGXS.unflatten(2, (-1, queries)).masked_fill_(hidden_BCS[:, None, None], -torch.inf)
+        to_text, to_virtual = scores_BGXS.softmax(dim=-1).split([longest, virtual], dim=-1)
         attended_BGXE = to_text @ text_value_BTGE.transpose(1, 2) + to_virtual @ value_BGVE
         return attended_BGXE.unflatten(2, (-1, queries)).permute(0, 3, 1, 2, 4).reshape(batch * queries, -1)
-
-    def _hidden(self, queries: int, scoring: Scoring) -> Tensor:
-        """Return what each query does not see of text and virtual tokens, hidden_BCS."""
-        text, virtual = self.packing.text, self.packing.lengths[0]
-        length_B1 = text.places.length_B[:, None]
-        device, longest = length_B1.device, text.places.row_BT.shape[1]
-        text_position_BT = torch.arange(longest, device=device).expand(len(length_B1), -1)
-        virtual_BV = length_B1 + torch.arange(virtual, device=device)
-        key_BS, query_BC1 = torch.cat([text_position_BT, virtual_BV], dim=1), virtual_BV[:, -queries:, None]
-        seen_BCS = key_BS[:, None] <= query_BC1
-        if scoring.window is not None:
-            seen_BCS &= key_BS[:, None] > query_BC1 - scoring.window
-        is_text = torch.arange(longest + virtual, device=device) < longest
-        padding_BS = is_text & (key_BS >= length_B1)
-        return ~seen_BCS | padding_BS[:, None]
 
 
 def _by_key(query_BCAE: Tensor, groups: int) -> Tensor:

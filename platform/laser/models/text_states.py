@@ -17,7 +17,8 @@ from transformers import DynamicCache, PreTrainedModel
 from laser.models.llm import Decoder
 from laser.models.packed.attention import Packing, Scoring
 from laser.models.packed.decoder import PackedDecoder
-from laser.models.packed.rotation import turn, turning
+from laser.models.packed.fused import EAGER, Kernels
+from laser.models.packed.rotation import turning
 
 Turns = list[tuple[Tensor, Tensor]]
 """For each block, the cosines and sines that turn keys to their places."""
@@ -65,16 +66,17 @@ class TextStates:
             return None
         return turning(llm.config.get_text_config(), self.places.distance_BT)
 
-    def block(self, number: int, turns: Turns | None, device: torch.device) -> tuple[Tensor, Tensor]:
+    def block(
+        self, number: int, turns: Turns | None, device: torch.device, kernels: Kernels = EAGER
+    ) -> tuple[Tensor, Tensor]:
         """Return keys and values of one block at their places: two (B, T, G, E); those of padding mean nothing."""
         batch, longest = self.places.row_BT.shape
         rows = self.places.row_BT.flatten().to(self.rows_RN2GE.device)
-        states = self.rows_RN2GE[:, number].index_select(0, rows).unflatten(0, (batch, longest)).to(device)
-        key_BTGE, value_BTGE = states.unbind(2)
+        key_QGE, value_QGE = self.rows_RN2GE[:, number].index_select(0, rows).to(device).unbind(1)
         if turns is not None:
-            cos_BTE, sin_BTE = turns[number]
-            key_BTGE = turn(key_BTGE.float(), cos_BTE[:, :, None], sin_BTE[:, :, None]).to(key_BTGE.dtype)
-        return key_BTGE, value_BTGE
+            cos_QE, sin_QE = (part.flatten(0, 1) for part in turns[number])
+            key_QGE = kernels.rotate(key_QGE, cos_QE, sin_QE, key_QGE.shape[1])
+        return key_QGE.unflatten(0, (batch, longest)), value_QGE.unflatten(0, (batch, longest))
 
 
 def read_histories(llm: Decoder, token_ids_Q: Tensor, length_B: Tensor) -> TextStates:

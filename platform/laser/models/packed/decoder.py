@@ -41,7 +41,7 @@ class PackedDecoder(nn.Module):
         super().__init__()
         self.config = config
         self.architecture = ARCHITECTURES[config.model_type]
-        self.recompute = False
+        self.recompute, self.kernels = False, kernels
         scale = config.hidden_size**0.5 if self.architecture.scales_embeddings else None
         self.embed_tokens = _Embedding(config.vocab_size, config.hidden_size, dtype, scale)
         kinds = self.architecture.layers(config)
