@@ -67,13 +67,14 @@ def cached_outputs(engine: Engine, inputs: Inputs, config: Experiment) -> Output
     )
     path = Path(config.cache_dir).expanduser() / "outputs" / f"{key}.arrow"
     there = engine.sum(torch.tensor(float(engine.rank == 0 and path.is_file()), device=engine.device))
-    batch_tokens = config.training.inference_batch_tokens
     if there:
         outputs_RH = _load(path)
-    elif engine.laser.bituning.late:
-        outputs_RH = torch.cat([_read_late(engine, part, batch_tokens) for part in parts])
     else:
-        outputs_RH = _read(engine, parts, prefix_LH, suffix_H, batch_tokens)
+        batch_tokens = config.training.inference_batch_tokens
+        if engine.laser.bituning.late:
+            outputs_RH = torch.cat([_read_late(engine, part, batch_tokens) for part in parts])
+        else:
+            outputs_RH = _read(engine, parts, prefix_LH, suffix_H, batch_tokens)
         if engine.rank == 0:
             make_once(path, lambda aside: _save(aside, outputs_RH))
     return Outputs(*outputs_RH.split([len(part) for part in parts]))
