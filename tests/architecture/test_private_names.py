@@ -14,7 +14,7 @@ FRAMEWORKS = {"ray", "deepspeed", "torch", "transformers"}
 FENCES = {
     "cluster/ray_private.py": "ray",
     "engine/deepspeed_private.py": "deepspeed",
-    "models/packed/torch_private.py": "torch",
+    "llm/packed/torch_private.py": "torch",
 }
 """Module → the framework whose private names it may use."""
 NAMED_TUPLES = {"_make", "_replace", "_asdict", "_fields"}

@@ -25,9 +25,9 @@ from transformers import (
 
 from laser.conversion.gguf import convert_gguf
 from laser.errors import UserError
+from laser.llm.packed.architectures import why_not_packed
+from laser.llm.source import resolve_llm
 from laser.models.llm_probe import max_positions
-from laser.models.llm_source import resolve_llm
-from laser.models.packed.architectures import why_not_packed
 from tiny.gguf import write_gguf
 
 SHAPE = {

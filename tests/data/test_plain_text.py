@@ -8,7 +8,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from laser.data.plain_text import PlainText
-from laser.models.llm import load_tokenizer
+from laser.llm.loading import load_tokenizer
 
 TEXTS = [
     " Title (brand: a)",

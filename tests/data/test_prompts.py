@@ -12,7 +12,7 @@ from laser.data.dataset import Dataset
 from laser.data.examples import Examples
 from laser.data.prepare import prepare_dataset
 from laser.data.prompts import PromptFiles, Prompts
-from laser.models.llm import load_tokenizer
+from laser.llm.loading import load_tokenizer
 
 ITEMS = "item,title,brand\na,Apple </s>,Acme\nb,Bread of the very long title,\n"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from laser.config.schema import LLMConfig, TrainingConfig
-from laser.models.llm import load_llm
+from laser.llm.loading import load_llm
 from laser.engine.deepspeed import sharded_llm
 
 directory, meeting = sys.argv[1:]
@@ -48,7 +48,7 @@ from laser.config.schema import Experiment, LLMConfig, MFormerConfig, TrainingCo
 from laser.engine.deepspeed import DeepSpeedEngine
 from laser.engine.deepspeed_private import whole_shape
 from laser.models.laser import build_laser
-from laser.models.llm import load_llm
+from laser.llm.loading import load_llm
 
 WORKERS = 2
 

@@ -15,7 +15,7 @@ from laser.config.schema import DataConfig
 from laser.data.dataset import open_dataset
 from laser.data.prepare import prepare_dataset
 from laser.errors import UserError
-from laser.models.llm import llm_weights
+from laser.llm.loading import llm_weights
 from laser.recommenders.registry import build_recommender
 from laser.recommenders.storage import load_recommender, save_recommender
 from laser.storage.wheels import fetch_wheel

@@ -32,7 +32,7 @@ from transformers import (
 
 from laser.config.schema import LLMConfig
 from laser.errors import UserError
-from laser.models.llm import embedding_std, embedding_width, load_llm
+from laser.llm.loading import embedding_std, embedding_width, load_llm
 from laser.models.llm_probe import max_positions, open_llm, probe_llm
 
 ROWS = 304

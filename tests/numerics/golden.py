@@ -24,7 +24,7 @@ from laser.config.schema import DataConfig, Experiment, LLMConfig
 from laser.data.prepare import prepare_dataset
 from laser.engine.base import Engine
 from laser.engine.plain import PlainEngine
-from laser.models.llm_source import resolve_llm
+from laser.llm.source import resolve_llm
 from laser.recommenders.registry import build_recommender
 from laser.recommenders.storage import save_recommender
 from laser.training.artifacts import Artifacts

@@ -15,9 +15,9 @@ from laser.config.compose import with_overrides
 from laser.config.schema import Experiment, MFormerConfig, TrainingConfig
 from laser.engine.plain import PlainEngine
 from laser.engine.step import StepResult, training_step
+from laser.llm.loading import load_llm
 from laser.models.batch import Batch
 from laser.models.laser import Laser, LaserOutput, build_laser
-from laser.models.llm import load_llm
 
 CPU = torch.device("cpu")
 WIDTH, LENGTH = 32, 4

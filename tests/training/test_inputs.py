@@ -1,7 +1,7 @@
 """Tests the inputs of a run: examples of chosen users, and prompts of users and items."""
 
 from laser.config.compose import with_overrides
-from laser.models.llm import load_tokenizer
+from laser.llm.loading import load_tokenizer
 from laser.training.prepare import prepare_inputs
 
 

@@ -18,7 +18,7 @@ from laser.config.compose import with_overrides
 from laser.config.jobs import BenchmarkJob
 from laser.data.batches import inference_batches
 from laser.engine.plain import PlainEngine
-from laser.models.llm import choose_dtype
+from laser.llm.loading import choose_dtype
 from laser.training.inputs import Histories
 from laser.training.model import whole_laser
 from laser.training.prepare import prepare_inputs

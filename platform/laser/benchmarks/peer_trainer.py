@@ -16,7 +16,7 @@ from laser.config.jobs import BenchmarkJob
 from laser.data.batches import pad_right
 from laser.engine.losses import item_scores
 from laser.errors import UserError
-from laser.models.llm import choose_dtype, load_llm
+from laser.llm.loading import choose_dtype, load_llm
 from laser.training.inputs import Inputs
 
 

@@ -22,7 +22,7 @@ from laser.config.compose import with_overrides
 from laser.config.jobs import BenchmarkJob
 from laser.data.batches import training_batches
 from laser.engine.step import training_step
-from laser.models.llm import choose_dtype
+from laser.llm.loading import choose_dtype
 from laser.training.artifacts import Artifacts
 from laser.training.inputs import open_inputs
 from laser.training.loop import own_micro_batches

@@ -23,7 +23,7 @@ from laser.config.jobs import BenchmarkJob
 from laser.data.batches import training_batches
 from laser.engine.plain import PlainEngine
 from laser.engine.step import training_step
-from laser.models.llm import choose_dtype
+from laser.llm.loading import choose_dtype
 from laser.training.inputs import Histories, Inputs
 from laser.training.model import whole_laser
 from laser.training.prepare import prepare_inputs

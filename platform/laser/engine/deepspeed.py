@@ -36,9 +36,9 @@ from laser.engine.deepspeed_private import (
     write_sharded_moment,
 )
 from laser.engine.memory import GATHERED_BLOCKS
+from laser.llm.loading import Decoder, decoder_weights, empty_llm, llm_config
 from laser.models.batch import Batch
 from laser.models.laser import Laser, LaserOutput, Reading
-from laser.models.llm import Decoder, decoder_weights, empty_llm, llm_config
 
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 skip_shared_memory_kernel()

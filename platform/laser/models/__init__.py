@@ -1,1 +1,1 @@
-"""Defines the models in pure torch: the frozen LLM, the M-Former, Bi-Tuning, and Laser, which joins the three."""
+"""Defines the models in pure torch: the M-Former, Bi-Tuning, and Laser, which joins them with the frozen LLM."""

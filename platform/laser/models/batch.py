@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from laser.models.text_states import Segments, TextStates, joined_text
+from laser.llm.text_states import Segments, TextStates, joined_text
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from laser.models.late_prefix import read_after
-from laser.models.llm import Decoder
-from laser.models.packed.attention import Packing
-from laser.models.packed.decoder import PackedDecoder
-from laser.models.text_states import Segments, TextStates, read_histories, read_items
+from laser.llm.late_prefix import read_after
+from laser.llm.loading import Decoder
+from laser.llm.packed.attention import Packing
+from laser.llm.packed.decoder import PackedDecoder
+from laser.llm.text_states import Segments, TextStates, read_histories, read_items
 
 Representation = Literal["suffix", "mean", "eos"]
 
@@ -35,7 +35,7 @@ class BiTuning(nn.Module):
             own [EOS] token after the text. `mean` averages the outputs at the text's tokens and adds no token.
         num_prefix_tokens: length of a free prefix, the same for all histories; 0 for none.
         eos_token_id: the LLM's [EOS] token, with `eos` only.
-        late: the prefix stands after the text (`laser.models.late_prefix`); not with `mean`.
+        late: the prefix stands after the text (`laser.llm.late_prefix`); not with `mean`.
     """
 
     def __init__(

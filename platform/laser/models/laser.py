@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from laser.config.schema import Experiment, HeadConfig, MFormerConfig
+from laser.llm.loading import Decoder, embedding_width, eos_token_id
 from laser.models.batch import Batch
 from laser.models.bituning import BiTuning, mean_text_embeddings
 from laser.models.finetuning import finetune
 from laser.models.head import ITEMS, USERS, Head
-from laser.models.llm import Decoder, embedding_width, eos_token_id
 from laser.models.mformer import MFormer, Routing
 
 SEED_STEP = 1_000_003

@@ -16,9 +16,9 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from laser.config.identity import llm_content, stage_key
 from laser.config.schema import LLMConfig
 from laser.errors import UserError
+from laser.llm.loading import Decoder, embedding_width, first_line, llm_config, load_llm, load_tokenizer
+from laser.llm.source import resolve_llm
 from laser.models.bituning import BiTuning
-from laser.models.llm import Decoder, embedding_width, first_line, llm_config, load_llm, load_tokenizer
-from laser.models.llm_source import resolve_llm
 from laser.storage.cache import make_once
 
 PROBE_VERSION = 1
@@ -47,7 +47,7 @@ def open_llm(settings: LLMConfig, cache_dir: Path) -> OpenedLLM:
 
     Args:
         settings: how it will be loaded; its source is fetched or converted if need be.
-        cache_dir: the cache of all artifacts; what passed is noted in its folder `llm/probes`.
+        cache_dir: the cache of all artifacts; what passed is noted in its folder `models/llm_probes`.
 
     Raises:
         UserError: there is no such LLM, or it cannot be read as a causal decoder; says why.

@@ -20,8 +20,8 @@ from laser.data.batches import inference_batches
 from laser.data.dataset import Dataset
 from laser.data.prompts import Prompts
 from laser.errors import UserError
+from laser.llm.loading import choose_dtype, embedding_width, load_llm, load_tokenizer
 from laser.models.bituning import BiTuning
-from laser.models.llm import choose_dtype, embedding_width, load_llm, load_tokenizer
 from laser.models.llm_probe import max_positions, open_llm
 from laser.storage.cache import make_once
 

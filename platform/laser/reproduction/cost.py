@@ -15,8 +15,8 @@ from laser.config.schema import Experiment
 from laser.data.dataset import Dataset
 from laser.data.examples import Examples
 from laser.data.prompts import Prompts
-from laser.models.llm import choose_dtype, llm_config, load_tokenizer
-from laser.models.llm_source import resolve_llm
+from laser.llm.loading import choose_dtype, llm_config, load_tokenizer
+from laser.llm.source import resolve_llm
 from laser.tracking.interface import StoredRun
 
 REFERENCE_TRAIN_TOKENS = {torch.bfloat16: 1_330.0, torch.float32: 180.0}

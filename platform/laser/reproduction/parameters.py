@@ -6,9 +6,9 @@ import torch
 from transformers import AutoModel, LlamaConfig, PretrainedConfig
 
 from laser.config.schema import Experiment
+from laser.llm.loading import llm_config
+from laser.llm.source import resolve_llm
 from laser.models.laser import build_laser
-from laser.models.llm import llm_config
-from laser.models.llm_source import resolve_llm
 from laser.reproduction.paper import read_paper
 
 LORA_RANK = 8

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from laser.data.prompts import PromptFiles
-from laser.training.texts import TextFiles
+from laser.llm.late_text import TextFiles
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,14 @@ from laser.config.schema import Experiment
 from laser.data.dataset import Dataset, open_dataset
 from laser.data.examples import Examples
 from laser.data.prompts import Prompts
+from laser.llm.late_text import LateText, open_texts
 from laser.models.batch import Batch
 from laser.recommenders.encodings import Encodings
 from laser.training.artifacts import Artifacts
 from laser.training.examples import select_examples
-from laser.training.texts import LateText
 
 ITEM_EMBEDDINGS = "item_embeddings_IC"
 """Name of the tensor in the file at `Artifacts.item_embeddings`."""
-TOKENS_LOOKED_UP = 8
-"""Cached tokens that take about as long to look up and to attend to as one takes to pass through the LLM."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +40,6 @@ class Histories:
 
     def __len__(self) -> int:
         return len(self.examples)
-
-    def costs(self, num_added_tokens: int) -> NDArray[np.int64]:
-        """Return what reading each history costs, in tokens that pass through the LLM. A cached one is looked up."""
-        if self.text is None or self.text.rows_RN2GE is None:
-            return self.lengths
-        return num_added_tokens + self.lengths // TOKENS_LOOKED_UP
 
     def batch(
         self, indices: Sequence[int] | NDArray[np.int64], weights: Sequence[float], device: torch.device
@@ -117,13 +109,9 @@ def open_inputs(config: Experiment, artifacts: Artifacts) -> Inputs:
     item_embeddings_IC = np.zeros((dataset.num_items, 0), np.float32)
     if artifacts.item_embeddings is not None:
         item_embeddings_IC = load_file(artifacts.item_embeddings)[ITEM_EMBEDDINGS]
-    selected, own = select_examples(dataset, config), config.prompt.item_attention == "own"
+    selected = select_examples(dataset, config)
     words = {split: item_prompts if split == "items" else prompts for split in selected}
-    texts: dict[str, LateText] = {}
-    if artifacts.texts is not None:
-        texts = artifacts.texts.open(selected, words, own)
-    elif config.bituning.prefix_position == "after":
-        texts = {split: LateText(examples, words[split], own) for split, examples in selected.items()}
+    texts = open_texts(artifacts.texts, selected, words, config)
     opened = {}
     for split, examples in selected.items():
         assert artifacts.digests[split] == examples.digest(), f"the artifacts hold other histories for {split}"

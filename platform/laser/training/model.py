@@ -5,8 +5,8 @@ import torch.distributed as dist
 
 from laser.config.schema import Experiment
 from laser.engine.memory import Level, choose_level, footprint, free_memory
+from laser.llm.loading import Decoder, choose_dtype, empty_llm, llm_config, load_llm
 from laser.models.laser import Laser, build_laser
-from laser.models.llm import Decoder, choose_dtype, empty_llm, llm_config, load_llm
 from laser.training.artifacts import Artifacts
 from laser.training.inputs import Inputs
 

@@ -16,9 +16,10 @@ from laser.data.examples import Examples
 from laser.data.prepare import prepare_dataset
 from laser.data.prompts import PromptFiles
 from laser.errors import UserError
-from laser.models.llm import embedding_std, eos_embedding, eos_token_id, llm_config, load_tokenizer
+from laser.llm.late_text import make_texts
+from laser.llm.loading import embedding_std, eos_embedding, eos_token_id, llm_config, load_tokenizer
+from laser.llm.packed.architectures import why_not_packed
 from laser.models.llm_probe import max_positions, open_llm
-from laser.models.packed.architectures import why_not_packed
 from laser.recommenders.base import SequentialRecommender
 from laser.recommenders.encodings import make_encodings
 from laser.recommenders.pretraining import pretrained_recommender, pretraining_device
@@ -29,7 +30,6 @@ from laser.training.examples import select_examples
 from laser.training.extensions.two_sided import check_negatives
 from laser.training.inputs import ITEM_EMBEDDINGS, Inputs, open_inputs
 from laser.training.model import checkpoint_bytes
-from laser.training.texts import make_texts
 
 
 def make_artifacts(config: Experiment, recommender_directory: Path | None = None) -> Artifacts:

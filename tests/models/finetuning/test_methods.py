@@ -16,8 +16,8 @@ from laser.config.identity import settings_key
 from laser.config.schema import Experiment
 from laser.engine.base import parameter_groups
 from laser.errors import UserError
+from laser.llm.loading import load_llm
 from laser.models.laser import build_laser
-from laser.models.llm import load_llm
 from tiny.laser import BASE, CPU, batch, build, read, step
 
 SECTIONS = {section.model_fields["type"].default: section for section in get_args(get_args(FinetuningConfig)[0])}

@@ -3,7 +3,7 @@
 from importlib import import_module
 
 from laser.config.families.finetuning import FinetuningConfig
-from laser.models.llm import Decoder
+from laser.llm.loading import Decoder
 
 
 def finetune(llm: Decoder, config: FinetuningConfig) -> None:

@@ -1,7 +1,7 @@
 """Trains every weight of the LLM."""
 
 from laser.config.families.finetuning import FullConfig
-from laser.models.llm import Decoder
+from laser.llm.loading import Decoder
 
 
 def apply(llm: Decoder, config: FullConfig) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from laser.config.families.finetuning import LoRAConfig
 from laser.errors import UserError
-from laser.models.llm import Decoder
+from laser.llm.loading import Decoder
 
 
 class LoRALinear(nn.Module):

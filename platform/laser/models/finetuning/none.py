@@ -1,7 +1,7 @@
 """Trains no weight of the LLM."""
 
 from laser.config.families.finetuning import NoFinetuning
-from laser.models.llm import Decoder
+from laser.llm.loading import Decoder
 
 
 def apply(llm: Decoder, config: NoFinetuning) -> None:

@@ -1,7 +1,7 @@
 """Computes the frozen LLM's outputs for all histories and items once, and caches them in Arrow.
 
 The outputs do not change while training touches only what follows the LLM. One pass reads all prefixes of a sequence
-(`laser.models.packed.readings`), which requires the same virtual tokens for all histories.
+(`laser.llm.packed.readings`), which requires the same virtual tokens for all histories.
 
 Shape suffixes: E examples, I items, R readings, H LLM width, L virtual tokens.
 """
@@ -25,8 +25,8 @@ from laser.config.schema import Experiment
 from laser.data.batches import inference_batches
 from laser.engine.base import Engine
 from laser.errors import UserError
-from laser.models.packed.decoder import PackedDecoder
-from laser.models.packed.readings import read_at
+from laser.llm.packed.decoder import PackedDecoder
+from laser.llm.packed.readings import read_at
 from laser.storage.cache import make_once
 from laser.training.inputs import Histories, Inputs
 from laser.training.loop import outputs

@@ -23,10 +23,10 @@ from laser.config.schema import Experiment
 from laser.data.examples import Examples
 from laser.data.prompts import Prompts
 from laser.errors import UserError
-from laser.models.llm import choose_dtype, load_llm
-from laser.models.packed.architectures import ARCHITECTURES
-from laser.models.text_cache import StateShape, Text, TextCache
-from laser.models.text_states import Places, Segments, TextStates
+from laser.llm.loading import choose_dtype, load_llm
+from laser.llm.packed.architectures import ARCHITECTURES
+from laser.llm.text_cache import StateShape, Text, TextCache
+from laser.llm.text_states import Places, Segments, TextStates
 from laser.storage.cache import make_once
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,8 @@ VERSION = 1
 MIB = 2**20
 ROWS = "rows"
 """Name of the number of rows of all texts, in the file of first rows."""
+TOKENS_LOOKED_UP = 8
+"""Cached tokens that take about as long to look up and to attend to as one takes to pass through the LLM."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,10 @@ class LateText:
     """First row of each item or, for ordinary text, of each example."""
     instruction_start: int = 0
     """First row of the instruction, if each item is read by itself."""
+
+    def costs(self, lengths: NDArray[np.int64], num_added_tokens: int) -> NDArray[np.int64]:
+        """Return what reading histories of these lengths costs, in tokens that pass through the LLM."""
+        return lengths if self.rows_RN2GE is None else num_added_tokens + lengths // TOKENS_LOOKED_UP
 
     def of(self, indices: NDArray[np.int64], device: torch.device) -> TextStates | Segments | None:
         """Return what `Batch.text` holds for some examples."""
@@ -107,15 +113,28 @@ class TextFiles:
     starts: Path
     """First rows: of each split's items or examples, and of its instruction."""
 
-    def open(self, examples: Mapping[str, Examples], prompts: Mapping[str, Prompts], own: bool) -> dict[str, LateText]:
-        """Map the rows."""
-        rows_RN2GE, starts = TextCache(self.folder, self.shape).open(), load_file(self.starts)
-        return {
-            split: LateText(
-                part, prompts[split], own, rows_RN2GE, starts[split], int(starts[f"{split}.instruction"][0])
-            )
-            for split, part in examples.items()
-        }
+
+def open_texts(
+    files: TextFiles | None, examples: Mapping[str, Examples], prompts: Mapping[str, Prompts], config: Experiment
+) -> dict[str, LateText]:
+    """Return what a late prefix reads of each split's histories; nothing where the prefix stands before the text.
+
+    Args:
+        files: those of this experiment, which are mapped; None if its texts are read anew.
+        examples: split → histories.
+        prompts: split → their words.
+        config: the experiment.
+    """
+    own = config.prompt.item_attention == "own"
+    if config.bituning.prefix_position == "before":
+        return {}
+    if files is None:
+        return {split: LateText(part, prompts[split], own) for split, part in examples.items()}
+    rows_RN2GE, starts = TextCache(files.folder, files.shape).open(), load_file(files.starts)
+    return {
+        split: LateText(part, prompts[split], own, rows_RN2GE, starts[split], int(starts[f"{split}.instruction"][0]))
+        for split, part in examples.items()
+    }
 
 
 def make_texts(

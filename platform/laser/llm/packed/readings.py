@@ -16,8 +16,8 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
-from laser.models.packed.attention import Packing, Scoring, attend
-from laser.models.packed.decoder import PackedDecoder
+from laser.llm.packed.attention import Packing, Scoring, attend
+from laser.llm.packed.decoder import PackedDecoder
 
 
 @dataclass(frozen=True)

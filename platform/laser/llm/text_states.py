@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from laser.models.llm import Decoder
-from laser.models.packed.attention import Packing, Scoring
-from laser.models.packed.decoder import PackedDecoder
-from laser.models.packed.fused import EAGER, Kernels
-from laser.models.packed.rotation import turning
+from laser.llm.loading import Decoder
+from laser.llm.packed.attention import Packing, Scoring
+from laser.llm.packed.decoder import PackedDecoder
+from laser.llm.packed.fused import EAGER, Kernels
+from laser.llm.packed.rotation import turning
 
 Turns = list[tuple[Tensor, Tensor]]
 """For each block, the cosines and sines that turn keys to their places."""

@@ -9,9 +9,9 @@ import torch
 from safetensors import safe_open
 
 from laser.config.schema import LLMConfig
-from laser.models.llm import llm_config, load_llm
-from laser.models.text_cache import StateShape, Text, TextCache
-from laser.models.text_states import read_texts
+from laser.llm.loading import llm_config, load_llm
+from laser.llm.text_cache import StateShape, Text, TextCache
+from laser.llm.text_states import read_texts
 from tiny.laser import CPU
 
 TEXTS = [Text(np.arange(1, length + 1, dtype=np.int32), kept_from) for length, kept_from in ((5, 0), (9, 3), (30, 0))]
@@ -113,8 +113,8 @@ import sys
 from pathlib import Path
 import numpy as np, torch
 from laser.config.schema import LLMConfig
-from laser.models.llm import llm_config, load_llm
-from laser.models.text_cache import StateShape, Text, TextCache
+from laser.llm.loading import llm_config, load_llm
+from laser.llm.text_cache import StateShape, Text, TextCache
 llm, folder, first = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 cpu = torch.device("cpu")
 cache = TextCache(folder, StateShape.of(llm_config(llm, None), torch.float32))

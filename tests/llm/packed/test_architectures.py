@@ -25,15 +25,15 @@ from transformers import (
 
 from laser.config.schema import LLMConfig
 from laser.errors import UserError
+from laser.llm.loading import embedding_std, empty_llm, load_llm, load_tokenizer
+from laser.llm.packed.architectures import ARCHITECTURES, why_not_packed
+from laser.llm.packed.attention import Packing
+from laser.llm.packed.decoder import PackedDecoder
+from laser.llm.packed.readings import read_at
+from laser.llm.packed.rotation import rotation
+from laser.llm.source import resolve_llm
+from laser.llm.text_states import Segments
 from laser.models.bituning import BiTuning
-from laser.models.llm import embedding_std, empty_llm, load_llm, load_tokenizer
-from laser.models.llm_source import resolve_llm
-from laser.models.packed.architectures import ARCHITECTURES, why_not_packed
-from laser.models.packed.attention import Packing
-from laser.models.packed.decoder import PackedDecoder
-from laser.models.packed.readings import read_at
-from laser.models.packed.rotation import rotation
-from laser.models.text_states import Segments
 from laser.storage.wheels import fetch_wheel
 
 CPU = torch.device("cpu")

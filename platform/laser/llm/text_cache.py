@@ -29,8 +29,8 @@ from transformers import PretrainedConfig
 
 from laser.cli.progress import progress
 from laser.data.batches import inference_batches
-from laser.models.llm import Decoder
-from laser.models.text_states import read_texts
+from laser.llm.loading import Decoder
+from laser.llm.text_states import read_texts
 from laser.storage.locks import exclusive
 
 logger = logging.getLogger(__name__)

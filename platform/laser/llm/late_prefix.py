@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from laser.models.llm import Decoder
-from laser.models.packed.attention import Packing, Scoring
-from laser.models.packed.decoder import PackedDecoder
-from laser.models.packed.fused import Kernels
-from laser.models.text_states import TextStates, Turns
+from laser.llm.loading import Decoder
+from laser.llm.packed.attention import Packing, Scoring
+from laser.llm.packed.decoder import PackedDecoder
+from laser.llm.packed.fused import Kernels
+from laser.llm.text_states import TextStates, Turns
 
 
 def read_after(llm: Decoder, virtual_BVH: Tensor, text: TextStates) -> Tensor:

@@ -1,12 +1,12 @@
 """A frozen decoder over packed histories: no padding, no weight gradients, and no more of the last block than is read.
 
-`transformers` runs any decoder. This module runs the architectures of `laser.models.packed.architectures` several times
+`transformers` runs any decoder. This module runs the architectures of `laser.llm.packed.architectures` several times
 faster, where the weights are frozen and one position of each history is read:
 
 - The histories lie one after the other in one sequence of tokens, so no product touches padding. Attention alone sees
   them apart.
 - Queries, keys and values come from one product, gate and up from another.
-- Norms, rotations and activations are fused (`laser.models.packed.fused`). Their backward passes know of no weight.
+- Norms, rotations and activations are fused (`laser.llm.packed.fused`). Their backward passes know of no weight.
 - The last block computes keys and values of all tokens, and everything else for the last token of each history alone.
 
 Shape suffixes: B histories, P packed tokens of all, H width, M width of what a product takes, R heads that are rotated
@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PretrainedConfig
 
-from laser.models.packed.architectures import ARCHITECTURES, Architecture
-from laser.models.packed.attention import Attending, Packing, Scoring
-from laser.models.packed.fused import EAGER, Kernels, rms_norm
-from laser.models.packed.rotation import rotation
+from laser.llm.packed.architectures import ARCHITECTURES, Architecture
+from laser.llm.packed.attention import Attending, Packing, Scoring
+from laser.llm.packed.fused import EAGER, Kernels, rms_norm
+from laser.llm.packed.rotation import rotation
 
 
 class PackedDecoder(nn.Module):

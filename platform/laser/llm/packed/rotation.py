@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from laser.models.packed.architectures import ARCHITECTURES
+from laser.llm.packed.architectures import ARCHITECTURES
 
 Kind = str | None
 """Type of layer whose rotation a block uses; None where all blocks have the same."""

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from laser.models.packed.rotation import turn
+from laser.llm.packed.rotation import turn
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from laser.models.packed.torch_private import softmax_backward
+from laser.llm.packed.torch_private import softmax_backward
 
 CHUNK = 128
 """Queries whose scores are made at once; keys that none of them sees are never touched."""

@@ -1,7 +1,7 @@
 """Loads the frozen LLM's weights: whole in one process, or tensor by tensor for a sharded LLM.
 
-`laser.models.llm_source` finds the files; this module reads them. Any decoder of `transformers` that takes
-`inputs_embeds` works. Those of `laser.models.packed.architectures` run packed.
+`laser.llm.source` finds the files; this module reads them. Any decoder of `transformers` that takes
+`inputs_embeds` works. Those of `laser.llm.packed.architectures` run packed.
 """
 
 import json
@@ -25,9 +25,9 @@ from transformers.initialization import no_init_weights
 
 from laser.config.schema import LLMConfig
 from laser.errors import UserError
-from laser.models.packed.architectures import why_not_packed
-from laser.models.packed.decoder import PackedDecoder
-from laser.models.packed.fused import kernels
+from laser.llm.packed.architectures import why_not_packed
+from laser.llm.packed.decoder import PackedDecoder
+from laser.llm.packed.fused import kernels
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 """A tokenizer of `transformers` has one of these; its configuration alone gives one that knows no text."""

@@ -1,6 +1,6 @@
 """What differs between the decoders that run packed: one record for each architecture.
 
-A block of `laser.models.packed.decoder` is a Llama's: norm, attention, residual, norm, gated MLP, residual. A record
+A block of `laser.llm.packed.decoder` is a Llama's: norm, attention, residual, norm, gated MLP, residual. A record
 says what its architecture adds to that or computes otherwise. `docs/recipes/decoder.md` tells how to add one.
 """
 
@@ -16,12 +16,12 @@ from transformers.models.mistral.modeling_mistral import MistralRotaryEmbedding
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
 
-from laser.models.packed.attention import Scoring
+from laser.llm.packed.attention import Scoring
 
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 """Rotations that depend on a token's position alone; `dynamic` and `longrope` depend on the longest history too."""
 ACTIVATIONS = ("silu", "gelu_pytorch_tanh")
-"""Activations of the gated MLP that `laser.models.packed.fused` has."""
+"""Activations of the gated MLP that `laser.llm.packed.fused` has."""
 REFUSED = ("attention_bias", "mlp_bias", "attn_logit_softcapping", "use_bidirectional_attention")
 """Settings of `transformers` that no packed block computes."""
 

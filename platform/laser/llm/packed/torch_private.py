@@ -1,7 +1,7 @@
 """Calls into torch that its documentation does not promise, in one place.
 
 Checked on torch 2.13.0. Another version may drop or rename them, so read this file when the pin changes.
-`tests/models/packed/test_decoder.py` compares each call with torch's public functions.
+`tests/llm/packed/test_decoder.py` compares each call with torch's public functions.
 """
 
 import torch

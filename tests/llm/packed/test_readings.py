@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from laser.config.schema import LLMConfig
+from laser.llm.loading import load_llm
+from laser.llm.packed.readings import read_at
 from laser.models.bituning import BiTuning
-from laser.models.llm import load_llm
-from laser.models.packed.readings import read_at
 
 ENDS = ((10, 22, 30), (75,), (3, 4, 5, 140))
 

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from laser.config.schema import LLMConfig
+from laser.llm.loading import load_llm
+from laser.llm.packed import fused
+from laser.llm.packed.attention import CAUSAL, Packing, Scoring, attend_by_kernel, attend_by_products
+from laser.llm.packed.decoder import PackedDecoder
+from laser.llm.packed.torch_private import softmax_backward
 from laser.models.bituning import BiTuning
-from laser.models.llm import load_llm
-from laser.models.packed import fused
-from laser.models.packed.attention import CAUSAL, Packing, Scoring, attend_by_kernel, attend_by_products
-from laser.models.packed.decoder import PackedDecoder
-from laser.models.packed.torch_private import softmax_backward
 
 CPU = torch.device("cpu")
 LENGTHS = (9, 1, 30, 17)
