@@ -10,7 +10,7 @@ from laser.config.schema import Experiment
 
 def main(config: Experiment) -> Mapping[str, Any]:
     """Prepare `data`, unless the cache already holds it."""
-    from laser.data.prepare import prepare_dataset
+    from laser.sources.prepare import prepare_dataset
 
     dataset = prepare_dataset(config.data, Path(config.cache_dir).expanduser())
     return {

@@ -11,8 +11,8 @@ from laser.config.schema import Experiment
 def main(config: Experiment) -> Mapping[str, Any]:
     """Train `recommender` on `data`, and record it as an MLflow run."""
     from laser.config.identity import recommender_tags
-    from laser.data.prepare import prepare_dataset
     from laser.recommenders.pretraining import pretrained_recommender, pretraining_device
+    from laser.sources.prepare import prepare_dataset
     from laser.tracking.runs import open_tracking
 
     tracking = open_tracking(config.tracking)

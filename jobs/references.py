@@ -21,9 +21,9 @@ logger = logging.getLogger("references")
 def main(job: ReferencesJob) -> Mapping[str, Any]:
     """Search, record and compare the baselines. The summary holds each family's settings and metrics."""
     from laser.config.identity import recommender_tags
-    from laser.data.prepare import prepare_dataset
     from laser.evaluation.user_ranks import TEST_RANKS
     from laser.recommenders.baselines import best_baseline, check_families, table
+    from laser.sources.prepare import prepare_dataset
     from laser.tracking.environment import environment
     from laser.tracking.runs import open_tracking
     from laser.training.run.directory import remember_run, remembered_run

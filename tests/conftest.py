@@ -79,7 +79,7 @@ def smollm2(cache: Path) -> Path:
 def movielens(cache: Path):
     """MovieLens-100K, prepared with the default settings."""
     from laser.config.schema import DataConfig
-    from laser.data.prepare import prepare_dataset
+    from laser.sources.prepare import prepare_dataset
 
     return prepare_dataset(DataConfig(), cache)
 

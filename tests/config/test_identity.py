@@ -12,8 +12,8 @@ from laser.config.fields import marked, sections, settings
 from laser.config.identity import first_difference, llm_content, recommender_key, same_llm, settings_key, stage_key
 from laser.config.marks import FINGERPRINTED, HOW_IT_RUNS, LABEL, MAY_DIFFER_ON_RESUME, NUM_EPOCHS
 from laser.config.schema import Experiment, TuneExperiment
-from laser.data.prepare import prepare_dataset
 from laser.errors import UserError
+from laser.sources.prepare import prepare_dataset
 from laser.training.run.checkpoint import dependent_settings
 from laser.tuning.sweep import open_sweep
 

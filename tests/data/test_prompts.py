@@ -10,9 +10,9 @@ from transformers import PreTrainedTokenizerFast
 from laser.config.schema import DataConfig, PromptConfig
 from laser.data.dataset import Dataset
 from laser.data.examples import Examples
-from laser.data.prepare import prepare_dataset
 from laser.data.prompts import PromptFiles, Prompts
 from laser.llm.loading import load_tokenizer
+from laser.sources.prepare import prepare_dataset
 
 ITEMS = "item,title,brand\na,Apple </s>,Acme\nb,Bread of the very long title,\n"
 

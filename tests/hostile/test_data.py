@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from laser.config.schema import DataConfig
 from laser.data.dataset import Dataset
-from laser.data.prepare import prepare_dataset
 from laser.errors import LONGEST, UserError
+from laser.sources.prepare import prepare_dataset
 
 Files = dict[str, str | bytes | pa.Table | Callable[[Path], object]]
 

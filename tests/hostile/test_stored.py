@@ -13,11 +13,11 @@ from laser.config.families.recommenders import SASRecConfig
 from laser.config.identity import stage_key
 from laser.config.schema import DataConfig
 from laser.data.dataset import open_dataset
-from laser.data.prepare import prepare_dataset
 from laser.errors import UserError
 from laser.llm.loading import llm_weights
 from laser.recommenders.registry import build_recommender
 from laser.recommenders.storage import load_recommender, save_recommender
+from laser.sources.prepare import prepare_dataset
 from laser.storage.wheels import fetch_wheel
 from laser.training.run.checkpoint import FILES, TrainingState, latest_checkpoint, read_checkpoint, write_checkpoint
 

@@ -21,12 +21,12 @@ from torch.multiprocessing.spawn import spawn
 from laser.config.compose import validate, with_overrides
 from laser.config.families.recommenders import SASRecConfig
 from laser.config.schema import DataConfig, Experiment, LLMConfig
-from laser.data.prepare import prepare_dataset
 from laser.engine.base import Engine
 from laser.engine.plain import PlainEngine
 from laser.llm.source import resolve_llm
 from laser.recommenders.registry import build_recommender
 from laser.recommenders.storage import save_recommender
+from laser.sources.prepare import prepare_dataset
 from laser.training.artifacts import Artifacts
 from laser.training.inputs import Inputs, open_inputs
 from laser.training.loop import catalogue_step, encode_items, train_epoch

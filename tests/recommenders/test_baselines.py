@@ -22,13 +22,13 @@ from laser.config.families.recommenders import (
 )
 from laser.config.jobs import ReferencesJob
 from laser.data.dataset import Dataset
-from laser.data.prepare import prepare_dataset
 from laser.data.prompts import item_texts
 from laser.errors import UserError
 from laser.evaluation.user_ranks import read_ranks
 from laser.recommenders.baselines import _grid, best_baseline, check_families, table
 from laser.recommenders.pretraining import pretrained_recommender
 from laser.recommenders.text_features import item_features
+from laser.sources.prepare import prepare_dataset
 
 NUM_ITEMS = 24
 CPU = torch.device("cpu")

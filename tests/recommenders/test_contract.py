@@ -20,7 +20,6 @@ from laser.config.families.recommenders import (
 )
 from laser.config.schema import DataConfig
 from laser.data.dataset import Dataset
-from laser.data.prepare import prepare_dataset
 from laser.errors import UserError
 from laser.evaluation.user_ranks import read_ranks
 from laser.recommenders import families
@@ -29,6 +28,7 @@ from laser.recommenders.pretraining import pretrained_recommender
 from laser.recommenders.registry import build_recommender
 from laser.recommenders.storage import load_recommender, save_recommender
 from laser.recommenders.text import ReadsText
+from laser.sources.prepare import prepare_dataset
 
 NUM_ITEMS = 12
 HISTORIES = [[3, 7, 1, 9, 4, 4], [0], [11, 0, 5]]

@@ -11,12 +11,12 @@ import torch
 from laser.config.families.recommenders import Bert4RecConfig, SASRecConfig
 from laser.config.schema import DataConfig
 from laser.data.dataset import Dataset
-from laser.data.prepare import prepare_dataset
 from laser.errors import UserError
 from laser.evaluation.user_ranks import read_ranks
 from laser.recommenders.pretraining import pretrained_recommender, pretraining_device
 from laser.recommenders.ranks import recommender_ranks
 from laser.recommenders.training import train_recommender, training_sequences
+from laser.sources.prepare import prepare_dataset
 
 NUM_ITEMS = 30
 SMALL = {"hidden_size": 16, "num_layers": 1, "max_history": 6, "batch_size": 16, "dropout": 0.0, "learning_rate": 1e-2}

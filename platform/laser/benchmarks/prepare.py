@@ -25,7 +25,7 @@ from laser.benchmarks.generated import generate
 from laser.benchmarks.measure import Timing, ratio, take_turns
 from laser.benchmarks.suites import BenchmarkResult
 from laser.config.jobs import BenchmarkJob
-from laser.data.ingest.streams import line_blocks, open_text
+from laser.ingest.streams import line_blocks, open_text
 
 logger = logging.getLogger(__name__)
 

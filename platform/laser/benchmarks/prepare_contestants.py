@@ -16,7 +16,7 @@ from pathlib import Path
 def ours(layout: str, source: Path, target: Path, k: int, memory_mib: int) -> Path:
     """Prepare the data as `jobs/prepare.py` does."""
     from laser.config.schema import DataConfig
-    from laser.data.prepare import prepare_dataset
+    from laser.sources.prepare import prepare_dataset
 
     return prepare_dataset(DataConfig(path=str(source), k_core=k, memory_mib=memory_mib), target).path
 
@@ -85,8 +85,7 @@ def _main(contestant: str, layout: str, source: str, target: str, k: str, memory
     import pandas  # noqa: F401, ICN001, for both, because pyarrow imports it when it first converts something
 
     if contestant == "ours":
-        import laser.data.prepare
-        import laser.data.sources.amazon  # noqa: F401
+        import laser.sources.amazon  # noqa: F401
     baseline = _memory_mib("VmRSS")
     started, processor = time.perf_counter(), time.process_time()
     made = {"ours": ours, "script": script}[contestant](layout, Path(source), Path(target), int(k), int(memory_mib))

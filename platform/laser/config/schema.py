@@ -32,7 +32,7 @@ from laser.config.marks import (
 from laser.config.section import Fraction, NonNegativeFloat, PositiveFraction, Section, Seed
 
 Layout = Literal["recformer", "recbole", "pairs", "amazon", "movielens"]
-"""Raw layouts, in the order in which `auto` tries them. Each is read by the module `laser.data.sources.<layout>`."""
+"""Raw layouts, in the order in which `auto` tries them. Each is read by the module `laser.sources.<layout>`."""
 Format = Literal["auto", Layout]
 
 

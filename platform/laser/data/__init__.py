@@ -1,1 +1,1 @@
-"""From raw files to examples, prompts and batches: Arrow in, arrays out."""
+"""From a prepared dataset to examples, prompts and batches: Arrow in, arrays out."""

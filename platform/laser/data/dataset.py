@@ -1,6 +1,6 @@
 """A prepared dataset: the users' interactions in time order, their split, and the texts of the items.
 
-On disk a dataset is a directory of Parquet files and a manifest, written by `laser.data.prepare`:
+On disk a dataset is a directory of Parquet files and a manifest, written by `laser.sources.prepare`:
 
     items.parquet      item_id int32 (= row), raw_id, title, one text column per attribute
     sequences.parquet  user_id int32 (= row), raw_id, items list<int32> in time order, timestamps list<int64> or null
@@ -42,7 +42,12 @@ class Dataset:
     def facts(self) -> dict[str, Any]:
         """Return what summaries say of the data: name, counts, and what was left out, by reason."""
         counts = {name: self.manifest[name] for name in ("num_users", "num_items", "num_interactions")}
-        return {"name": self.name, "fingerprint": self.fingerprint, **counts, "rejected": self.manifest.get("rejected", {})}
+        return {
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+            **counts,
+            "rejected": self.manifest.get("rejected", {}),
+        }
 
     def described(self) -> str:
         """Return name, settings, counts, and what was left out, as one line."""

@@ -11,9 +11,9 @@ from laser.config.jobs import ReproduceJob
 from laser.config.paths import with_absolute_paths
 from laser.config.schema import Experiment
 from laser.data.dataset import Dataset
-from laser.data.prepare import prepare_dataset
 from laser.errors import UserError
 from laser.reproduction.paper import Row, Table, read_table, table_files
+from laser.sources.prepare import prepare_dataset
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from laser.config.jobs import ReproduceJob
 from laser.config.marks import ARTIFACT
 from laser.config.schema import Experiment, SearchConfig, TuneExperiment
 from laser.data.dataset import Dataset
-from laser.data.prepare import prepare_dataset
 from laser.evaluation.metrics import SELECTION_METRIC
 from laser.recommenders.pretraining import pretrained_recommender, pretraining_device
 from laser.reproduction.cells import Cell, base_experiment, cells_directory, cells_of, distinct
 from laser.reproduction.paper import Table
+from laser.sources.prepare import prepare_dataset
 from laser.tracking.interface import EPOCH, RunResults, Store, StoredRun
 from laser.training.prepare import make_artifacts
 from laser.training.run.history import read_history

@@ -13,8 +13,7 @@ from laser.config.identity import stage_key
 from laser.config.schema import Experiment
 from laser.data.dataset import Dataset
 from laser.data.examples import Examples
-from laser.data.prepare import prepare_dataset
-from laser.data.prompts import PromptFiles
+from laser.data.prompts import PromptFiles, Prompts
 from laser.errors import UserError
 from laser.llm.late_text import make_texts
 from laser.llm.loading import embedding_std, eos_embedding, eos_token_id, llm_config, load_tokenizer
@@ -24,6 +23,7 @@ from laser.recommenders.base import SequentialRecommender
 from laser.recommenders.encodings import make_encodings
 from laser.recommenders.pretraining import pretrained_recommender, pretraining_device
 from laser.recommenders.storage import content_hash, load_recommender
+from laser.sources.prepare import prepare_dataset
 from laser.storage.cache import make_once
 from laser.training.artifacts import Artifacts
 from laser.training.examples import select_examples
@@ -60,10 +60,11 @@ def make_artifacts(config: Experiment, recommender_directory: Path | None = None
     prompts = item_prompts = PromptFiles.make(dataset, config.prompt, tokenizer, cache)
     if config.prompt.item_instruction is not None:
         item_prompts = prompts.with_instruction(config.prompt.item_instruction, tokenizer)
-    _check_positions(config, examples, prompts, item_prompts, llm)
+    words = {split: (item_prompts if split == "items" else prompts).open() for split in examples}
+    _check_positions(config, examples, words, llm)
+    device = pretraining_device(config.training.use_gpu)
     recommender = None
     if config.uses_recommender and recommender_directory is None:
-        device = pretraining_device(config.training.use_gpu)
         pretrained = pretrained_recommender(config.recommender, dataset, cache, test=False, device=device)
         recommender, recommender_directory = pretrained.model, pretrained.directory
     elif recommender_directory is not None:
@@ -92,8 +93,6 @@ def make_artifacts(config: Experiment, recommender_directory: Path | None = None
             item_embeddings=_item_embeddings(recommender, content, dataset, cache / "encodings"),
             encodings=_encodings(recommender, content, dataset, examples, cache / "encodings"),
         )
-    words = {split: (item_prompts if split == "items" else prompts).open() for split in examples}
-    device = pretraining_device(config.training.use_gpu)
     texts = make_texts(config, llm, llm_directory, opened.content, examples, words, device)
     return replace(artifacts, texts=texts, checkpoint_bytes=checkpoint_bytes(config, artifacts))
 
@@ -157,16 +156,11 @@ def _check_enough(config: Experiment, examples: dict[str, Examples]) -> None:
 
 
 def _check_positions(
-    config: Experiment,
-    examples: dict[str, Examples],
-    prompts: PromptFiles,
-    item_prompts: PromptFiles,
-    llm: PretrainedConfig,
+    config: Experiment, examples: dict[str, Examples], words: dict[str, Prompts], llm: PretrainedConfig
 ) -> None:
     """Refuse prompts that are longer than the LLM's positions, before anything is trained."""
     limit = max_positions(llm)
-    texts, item_texts = prompts.open(), item_prompts.open()
-    lengths = [(item_texts if split == "items" else texts).lengths(part) for split, part in examples.items()]
+    lengths = [words[split].lengths(part) for split, part in examples.items()]
     longest = max(int(part.max()) for part in lengths if len(part))
     virtual = config.mformer.num_virtual_tokens if config.bituning.prefix != "none" else 0
     added = virtual + (config.bituning.representation != "mean")

@@ -15,10 +15,10 @@ from laser.config.schema import DataConfig, Experiment
 from laser.data import selectors
 from laser.data.dataset import Dataset
 from laser.data.examples import Examples
-from laser.data.prepare import prepare_dataset
 from laser.data.selectors import registry
 from laser.data.selectors.registry import SECTIONS, select
 from laser.errors import UserError
+from laser.sources.prepare import prepare_dataset
 
 LOWEST = -(2**63)
 TIMES = {

@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow as pa
 
 from laser.config.schema import DataConfig
-from laser.data.ingest.interactions import Workspace
-from laser.data.sources.base import RawData, chosen_attributes, readable
-from laser.data.sources.columns import title_column, without_index
 from laser.errors import UserError
+from laser.ingest.interactions import Workspace
+from laser.sources.base import RawData, chosen_attributes, readable
+from laser.sources.columns import title_column, without_index
 
 FILES = "train.json and meta_data.json"
 SPLITS = ("train", "val", "test")

@@ -11,13 +11,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from laser.config.schema import DataConfig
-from laser.data.ingest.interactions import Workspace
-from laser.data.ingest.numbering import Collector
-from laser.data.ingest.tables import Kind, TableFile
-from laser.data.ingest.times import Clock, FractionOfSecond, UnreadableTime, fractions
-from laser.data.sources.base import RawData, chosen_attributes, only_one, readable
-from laser.data.sources.columns import first_of, is_counter, title_column, without_index
 from laser.errors import UserError
+from laser.ingest.interactions import Workspace
+from laser.ingest.numbering import Collector
+from laser.ingest.tables import Kind, TableFile
+from laser.ingest.times import Clock, FractionOfSecond, UnreadableTime, fractions
+from laser.sources.base import RawData, chosen_attributes, only_one, readable
+from laser.sources.columns import first_of, is_counter, title_column, without_index
 
 
 def matching_file(directory: Path, *patterns: str) -> Path:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from laser.data.ingest.tables import Kinds, ParquetFile, TableFile
 from laser.errors import UserError
+from laser.ingest.tables import Kinds, ParquetFile, TableFile
 
 
 class ParquetParts(TableFile):

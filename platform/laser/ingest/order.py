@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from laser.data.ingest.interactions import Interactions, Workspace
-from laser.data.ingest.streams import prefetch
+from laser.ingest.interactions import Interactions, Workspace
+from laser.ingest.streams import prefetch
 
 BLOCK_ROWS = 1 << 19
 """Rows of a block, up to the rows of one user; a block takes about 30 MiB while it is sorted."""

@@ -14,9 +14,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.json as arrow_json
 
-from laser.data.ingest.streams import broken_gzip, line_blocks, line_of_row, open_text
-from laser.data.ingest.tables import Kinds, TableFile, as_text
 from laser.errors import UserError
+from laser.ingest.streams import broken_gzip, line_blocks, line_of_row, open_text
+from laser.ingest.tables import Kinds, TableFile, as_text
 
 SAMPLE_LINES = 2000
 """Lines that are read to find the fields and their types."""

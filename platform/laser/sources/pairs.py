@@ -9,12 +9,12 @@ import os
 from pathlib import Path
 
 from laser.config.schema import DataConfig
-from laser.data.ingest.interactions import Workspace
-from laser.data.ingest.parts import ParquetParts
-from laser.data.ingest.tables import DelimitedFile, ParquetFile, TableFile
-from laser.data.sources.base import RawData, only_one, readable
-from laser.data.sources.columns import first_of
-from laser.data.sources.tabular import read_tables
+from laser.ingest.interactions import Workspace
+from laser.ingest.parts import ParquetParts
+from laser.ingest.tables import DelimitedFile, ParquetFile, TableFile
+from laser.sources.base import RawData, only_one, readable
+from laser.sources.columns import first_of
+from laser.sources.tabular import read_tables
 
 FILES = "interactions.csv or .parquet"
 PATTERNS = ("interactions*", "items*", "train*", "val*", "test*")

@@ -14,10 +14,10 @@ The dumps are known for three defects. They are counted and not refused:
 from pathlib import Path
 
 from laser.config.schema import DataConfig
-from laser.data.ingest.interactions import Workspace
-from laser.data.ingest.json_lines import JsonLinesFile
-from laser.data.sources.base import RawData, only_one, readable
-from laser.data.sources.tabular import Columns, read_interactions, read_items
+from laser.ingest.interactions import Workspace
+from laser.ingest.json_lines import JsonLinesFile
+from laser.sources.base import RawData, only_one, readable
+from laser.sources.tabular import Columns, read_interactions, read_items
 
 FILES = "meta_*.json.gz"
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")

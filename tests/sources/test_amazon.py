@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from laser.config.schema import DataConfig
-from laser.data.ingest import streams
-from laser.data.prepare import prepare_dataset
+from laser.ingest import streams
+from laser.sources.prepare import prepare_dataset
 from tiny.tables import INTERACTIONS, ITEMS
 
 REVIEWERS = [line.split(",") for line in INTERACTIONS.splitlines()[1:]]

@@ -10,8 +10,8 @@ import pytest
 
 from laser.config.schema import DataConfig
 from laser.data.dataset import Dataset
-from laser.data.prepare import prepare_dataset
 from laser.errors import UserError
+from laser.sources.prepare import prepare_dataset
 
 ROWS = "user,item,timestamp\nu1,a,1\nu1,b,2\nu1,c,3\nu1,a,4\nu2,b,1\n"
 ITEMS = 'item,title,brand\na,Apple,x\nb,"Bread, ""dark""",y\nc,Cake,z\n'

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from laser.config.schema import DataConfig
-from laser.data.ingest.interactions import Workspace
-from laser.data.ingest.tables import DelimitedFile, Kinds
-from laser.data.sources.base import RawData, readable
-from laser.data.sources.tabular import read_tables
+from laser.ingest.interactions import Workspace
+from laser.ingest.tables import DelimitedFile, Kinds
+from laser.sources.base import RawData, readable
+from laser.sources.tabular import read_tables
 
 FILES = "ratings.csv and movies.csv (or .dat, or u.data and u.item)"
 FORMS = (("ratings.csv", "movies.csv"), ("ratings.dat", "movies.dat"), ("u.data", "u.item"))

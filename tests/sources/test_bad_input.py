@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from laser.config.schema import DataConfig
-from laser.data.prepare import prepare_dataset
 from laser.errors import UserError
+from laser.sources.prepare import prepare_dataset
 
 INTERACTIONS = "user,item,timestamp,rating\nu1,a,1,5\nu1,b,2,5\nu1,c,3,5\n"
 ITEMS = "item,title\na,Apple\nb,Bread\nc,Cake\n"

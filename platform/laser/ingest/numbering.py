@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from laser.data.ingest.interactions import Workspace
+from laser.ingest.interactions import Workspace
 
 PIECE_ROWS = 1 << 20
 """Most rows of a piece that a source appends; 16 MiB with times."""

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from laser.config.schema import DataConfig
-from laser.data.prepare import prepare_dataset
 from laser.errors import UserError
+from laser.sources.prepare import prepare_dataset
 
 INTER = "user_id:token\titem_id:token\ttimestamp:float\n"
 ITEM = 'item_id:token\ttitle:token_seq\na\t"Apple\nb\tBread\nc\tCake\n'

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from laser.config.schema import DataConfig
-from laser.data.prepare import prepare_dataset
-from laser.data.sources.movielens import GENRES
 from laser.errors import UserError
+from laser.sources.movielens import GENRES
+from laser.sources.prepare import prepare_dataset
 
 RATINGS = [(1, 10, 5, 3), (1, 20, 4, 1), (1, 30, 1, 2), (1, 10, 3, 4), (2, 20, 2, 9)]
 MOVIES = [(10, "Cité des enfants, La (1995)", ["Adventure", "Sci-Fi"]), (20, '"Great" Cats', ["Comedy"]), (30, "X", [])]

@@ -12,8 +12,8 @@ from typing import Protocol
 import pyarrow as pa
 
 from laser.config.schema import DataConfig
-from laser.data.ingest.interactions import Interactions, Workspace
 from laser.errors import UserError
+from laser.ingest.interactions import Interactions, Workspace
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class RawData:
 
 
 class LayoutModule(Protocol):
-    """The module `laser.data.sources.<name>` of a layout of that name."""
+    """The module `laser.sources.<name>` of a layout of that name."""
 
     FILES: str
     """The files that a folder of this layout holds, as an error message names them."""

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from laser.data.ingest.interactions import Interactions
-from laser.data.ingest.order import Core
-from laser.data.ingest.streams import prefetch
 from laser.data.splits import Sequences, SplitMethod, split_ends
+from laser.ingest.interactions import Interactions
+from laser.ingest.order import Core
+from laser.ingest.streams import prefetch
 
 
 class TableWriter:

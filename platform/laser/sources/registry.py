@@ -7,9 +7,9 @@ from typing import cast, get_args
 
 from laser.config import schema
 from laser.config.schema import DataConfig
-from laser.data.ingest.interactions import Workspace
-from laser.data.sources.base import LayoutModule, RawData
 from laser.errors import UserError
+from laser.ingest.interactions import Workspace
+from laser.sources.base import LayoutModule, RawData
 from laser.storage.wheels import fetch_wheel
 
 LAYOUTS: tuple[str, ...] = get_args(schema.Layout)
@@ -18,7 +18,7 @@ LAYOUTS: tuple[str, ...] = get_args(schema.Layout)
 
 def layout_module(name: str) -> LayoutModule:
     """Import the module that reads a layout."""
-    return cast(LayoutModule, importlib.import_module(f"laser.data.sources.{name}"))
+    return cast(LayoutModule, importlib.import_module(f"laser.sources.{name}"))
 
 
 def source_directory(config: DataConfig, cache_dir: Path) -> Path:

@@ -23,11 +23,11 @@ from laser.config.identity import stage_key
 from laser.config.marks import FINGERPRINTED, HOW_IT_RUNS
 from laser.config.schema import DataConfig
 from laser.data.dataset import SCHEMA_VERSION, Dataset, open_dataset
-from laser.data.ingest.interactions import Workspace
-from laser.data.ingest.order import SplitAgainstTime, by_user_and_time, k_core
-from laser.data.ingest.write import TableWriter, write_users
-from laser.data.sources.registry import detect_format, read_source, source_directory, source_files
 from laser.errors import UserError
+from laser.ingest.interactions import Workspace
+from laser.ingest.order import SplitAgainstTime, by_user_and_time, k_core
+from laser.ingest.write import TableWriter, write_users
+from laser.sources.registry import detect_format, read_source, source_directory, source_files
 from laser.storage.cache import make_once
 from laser.storage.content import file_hash
 

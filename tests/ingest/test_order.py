@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from laser.data.ingest import order
-from laser.data.ingest.interactions import Workspace
-from laser.data.ingest.numbering import Collector
-from laser.data.ingest.order import by_user_and_time, k_core
+from laser.ingest import order
+from laser.ingest.interactions import Workspace
+from laser.ingest.numbering import Collector
+from laser.ingest.order import by_user_and_time, k_core
 
 NUM_USERS, NUM_ITEMS, NUM_ROWS = 80, 50, 3000
 

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import csv
 
-from laser.data.ingest.streams import BROKEN_GZIP, broken_gzip, line_blocks, line_of_row, open_lines
 from laser.errors import UserError
+from laser.ingest.streams import BROKEN_GZIP, broken_gzip, line_blocks, line_of_row, open_lines
 
 Kind = Literal["text", "time", "number"]
 """The wanted type of a column: text; int64 for times and float64 for numbers, and text where a batch does not fit."""

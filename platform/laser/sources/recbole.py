@@ -6,11 +6,11 @@ RecBole's benchmark files `<name>.train.inter`, `.valid.inter` and `.test.inter`
 from pathlib import Path
 
 from laser.config.schema import DataConfig
-from laser.data.ingest.interactions import Workspace
-from laser.data.ingest.tables import DelimitedFile
-from laser.data.sources.base import RawData
-from laser.data.sources.tabular import matching_file, read_tables
 from laser.errors import UserError
+from laser.ingest.interactions import Workspace
+from laser.ingest.tables import DelimitedFile
+from laser.sources.base import RawData
+from laser.sources.tabular import matching_file, read_tables
 
 FILES = ".inter file"
 PATTERNS = ("*.inter", "*.item")

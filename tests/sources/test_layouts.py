@@ -9,14 +9,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from laser import sources
 from laser.config.schema import DataConfig
-from laser.data import sources
 from laser.data.dataset import Dataset
-from laser.data.ingest.interactions import Workspace
-from laser.data.prepare import prepare_dataset
-from laser.data.sources import registry
-from laser.data.sources.registry import LAYOUTS, detect_format, layout_module
 from laser.errors import UserError
+from laser.ingest.interactions import Workspace
+from laser.sources import registry
+from laser.sources.prepare import prepare_dataset
+from laser.sources.registry import LAYOUTS, detect_format, layout_module
 
 # User, item, time. The rows of u1 are not in time order; u3 has too few interactions to be held out.
 ROWS = [("u1", "d", 40), ("u1", "b", 10), ("u1", "c", 20), ("u1", "a", 30)]
@@ -178,8 +178,8 @@ def test_a_folder_of_no_layout_is_told_what_each_layout_wants(tmp_path: Path):
 
 
 EVENTS = """
-from laser.data.ingest.tables import DelimitedFile
-from laser.data.sources.tabular import matching_file, read_tables
+from laser.ingest.tables import DelimitedFile
+from laser.sources.tabular import matching_file, read_tables
 
 FILES = "events.txt"
 PATTERNS = ("events.txt", "products.txt")
@@ -212,7 +212,7 @@ def new_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setitem(FOLDERS, "events", events)
     monkeypatch.setitem(BROKEN, "events", ("events.txt", 4, "20", "soon"))
     yield "events"
-    sys.modules.pop("laser.data.sources.events", None)
+    sys.modules.pop("laser.sources.events", None)
     if hasattr(sources, "events"):
         del sources.events
 

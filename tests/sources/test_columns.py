@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from laser.data.sources.columns import title_column
 from laser.errors import UserError
+from laser.sources.columns import title_column
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import pytest
 from pyarrow import csv
 
 from laser.config.schema import DataConfig
-from laser.data.ingest import interactions, numbering, order, streams
-from laser.data.prepare import prepare_dataset
 from laser.errors import UserError
 from laser.evaluation.metrics import ranking_metrics
+from laser.ingest import interactions, numbering, order, streams
+from laser.sources.prepare import prepare_dataset
 from tiny.tables import INTERACTIONS, ITEMS
 
 

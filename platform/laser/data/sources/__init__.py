@@ -1,1 +1,0 @@
-"""Raw layouts, one file each, all read into the same form."""
