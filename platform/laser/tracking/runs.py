@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import yaml
 from pydantic import BaseModel
@@ -20,9 +22,11 @@ from laser.config.compose import flatten
 from laser.config.credentials import masked
 from laser.config.schema import TrackingConfig
 from laser.errors import UserError
+from laser.storage.places import check_place
+from laser.tracking.database import SQLiteFile, check_server
 from laser.tracking.environment import environment
 from laser.tracking.run import Run
-from laser.tracking.store import answers, client
+from laser.tracking.store import answers, client, sqlite_file
 
 logger = logging.getLogger(__name__)
 
@@ -144,22 +148,52 @@ class Tracking:
         for start in range(0, len(entities), PARAMS_PER_REQUEST):
             client(self.uri).log_batch(run.run_id, params=entities[start : start + PARAMS_PER_REQUEST])
 
-    def _experiment_id(self) -> str:
+    def check_writable(self) -> None:
+        """Refuse a store that takes no runs of the experiment. What is missing is made with the first run.
+
+        Raises:
+            UserError: says what stands in the way.
+        """
         from mlflow.exceptions import MlflowException
 
-        store = client(self.uri)
-        found = store.get_experiment_by_name(self.experiment)
-        if found is None:
-            try:
-                return store.create_experiment(self.experiment, artifact_location=_artifact_location(self.uri))
-            except MlflowException:  # another process made it meanwhile
-                found = store.get_experiment_by_name(self.experiment)
-                if found is None:
-                    raise
-        if found.lifecycle_stage != "active":
+        file = sqlite_file(self.uri)
+        if file is not None:
+            file.check_writable()
+            check_place(file.artifacts, "tracking.uri")
+            if not file.path.exists():
+                return
+        try:
+            found = self._found_experiment()
+        except MlflowException as error:
+            reason = masked(str(error)).splitlines()[0]
+            raise UserError(f"tracking.uri: {masked(self.uri)}: {reason}; check the store and your access") from error
+        folder = _local_folder(found.artifact_location) if found is not None and file is not None else None
+        if folder is not None:
+            check_place(folder, "tracking.uri")
+
+    def _found_experiment(self) -> Any:
+        """Return the experiment, or None before its first run."""
+        found = client(self.uri).get_experiment_by_name(self.experiment)
+        if found is not None and found.lifecycle_stage != "active":
             raise UserError(
                 f"tracking.experiment: {self.experiment!r} was deleted; restore it in MLflow or take another name"
             )
+        return found
+
+    def _experiment_id(self) -> str:
+        """Return the id of the experiment, and make it for its first run. Several processes may do so at once."""
+        from mlflow.exceptions import MlflowException
+
+        found = self._found_experiment()
+        if found is None:
+            file = sqlite_file(self.uri)
+            place = None if file is None else file.artifacts.as_uri()  # a server knows its own place
+            try:
+                return client(self.uri).create_experiment(self.experiment, artifact_location=place)
+            except MlflowException:  # another process made it meanwhile
+                found = self._found_experiment()
+                if found is None:
+                    raise
         return found.experiment_id
 
 
@@ -170,32 +204,41 @@ def open_tracking(config: TrackingConfig, must_exist: bool = False) -> Tracking:
 
     Args:
         config: the settings.
-        must_exist: refuse an SQLite file that is missing, which the first run would make otherwise.
+        must_exist: a recorded run is read. Refuse an SQLite file that is missing, which the first run would make
+            otherwise, and take one that cannot be written.
 
     Raises:
-        UserError: an unknown kind of store, a folder or file that is missing, or a server that does not answer.
+        UserError: an unknown kind of store, a folder or file that is missing, half made or cannot be written, a server
+            that does not answer, or an experiment that was deleted.
     """
     uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     scheme = uri.partition("://")[0]
-    if scheme == "sqlite":
-        # Absolute, because workers start in other directories.
-        path = Path(uri.removeprefix("sqlite:///")).expanduser().absolute()
-        if not path.parent.is_dir():
-            raise UserError(f"tracking.uri: {uri}: no folder {path.parent}; make it or set another file")
-        if must_exist and not path.is_file():
+    if scheme.partition("+")[0] == "sqlite":
+        file = SQLiteFile.named(uri)
+        if must_exist and not file.path.is_file():
             raise UserError(f"tracking.uri: {uri}: no such file; set tracking.uri to where the run was recorded")
-        return Tracking(f"sqlite:///{path}", config.experiment)
-    if scheme in ("http", "https"):
+        file.check()
+        tracking = Tracking(file.uri, config.experiment)
+    elif scheme in ("http", "https"):
         if not answers(uri):
             raise UserError(f"tracking.uri: {masked(uri)} does not answer; start the MLflow server or set another")
-        return Tracking(uri, config.experiment)
-    if scheme.partition("+")[0] in ("postgresql", "mysql", "mssql"):
-        return Tracking(uri, config.experiment)
-    raise UserError(f"tracking.uri: {uri}; wanted sqlite:///<file>, http(s)://<server> or a database URI")
+        tracking = Tracking(uri, config.experiment)
+    elif scheme.partition("+")[0] in ("postgresql", "mysql", "mssql"):
+        check_server(uri)
+        tracking = Tracking(uri, config.experiment)
+    else:
+        raise UserError(f"tracking.uri: {uri}; wanted sqlite:///<file>, http(s)://<server> or a database URI")
+    if not must_exist:
+        tracking.check_writable()
+    return tracking
 
 
-def _artifact_location(uri: str) -> str | None:
-    """Return a folder beside an SQLite file; a server knows its own place."""
-    if not uri.startswith("sqlite:///"):
+def _local_folder(location: str) -> Path | None:
+    """Return the folder that the address of local artifacts names; None for artifacts elsewhere.
+
+    MLflow decodes `%xx` also in a plain path, which is how experiments were made before.
+    """
+    parts = urlparse(location)
+    if parts.scheme not in ("", "file"):
         return None
-    return str(Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts")
+    return Path(url2pathname(parts.path if parts.scheme else location))

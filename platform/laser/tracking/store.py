@@ -9,6 +9,7 @@ from typing import Any
 
 from laser.config.credentials import masked
 from laser.errors import UserError
+from laser.tracking.database import SQLiteFile
 
 logger = logging.getLogger(__name__)
 
@@ -62,4 +63,12 @@ def client_at_once(uri: str) -> Any:
     from mlflow import MlflowClient
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
+    file = sqlite_file(uri)
+    if file is not None:
+        file.make()
     return MlflowClient(tracking_uri=uri)
+
+
+def sqlite_file(uri: str) -> SQLiteFile | None:
+    """Return the file of an SQLite store; None for a store behind a server."""
+    return SQLiteFile.named(uri) if uri.startswith("sqlite") else None
