@@ -23,10 +23,12 @@ def main(config: ClusterJob) -> Mapping[str, Any]:
     """Run the cluster until it is interrupted. The summary holds the most nodes that were alive at once."""
     from laser.cluster.local import local_cluster, stop_local_cluster
     from laser.cluster.nodes import LocalNodes
+    from laser.storage.places import check_place
 
     directory = Path(config.directory).absolute()
     if config.stop:
         return {"stopped": stop_local_cluster(directory)}
+    check_place(directory, "directory")
     nodes, most = LocalNodes(config.max_workers, config.cpus_per_worker, config.idle_seconds), 0
     with local_cluster(directory, nodes) as cluster:
         logger.info("one head, up to %d worker nodes; dashboard %s", config.max_workers, cluster.dashboard)

@@ -20,6 +20,8 @@ from laser.config.schema import TuneExperiment
 
 logger = logging.getLogger("demo")
 
+JOBS = Path(__file__).resolve().parent
+
 
 def main(config: TuneExperiment) -> Mapping[str, Any]:
     """Run all steps and return the summary of the search."""
@@ -29,13 +31,13 @@ def main(config: TuneExperiment) -> Mapping[str, Any]:
     overrides = sys.argv[1:]
     shared = [word for word in overrides if not word.startswith(("config=", "search.", "space."))]
     for name in ("prepare", "pretrain"):
-        run([sys.executable, f"jobs/{name}.py", *shared])
+        run([sys.executable, str(JOBS / f"{name}.py"), *shared])
     sweep = latest_sweep(config)
     if sweep is not None and not sweep.complete:
         logger.info("an earlier search was interrupted; resuming %s", sweep.path)
         overrides.append("resume=true")
     with local_cluster(Path(config.cache_dir) / "demo-cluster") as cluster:
-        summary = json.loads(cluster.run_job([sys.executable, "jobs/tune.py", *overrides]))
+        summary = json.loads(cluster.run_job([sys.executable, str(JOBS / "tune.py"), *overrides]))
     logger.info("compare the trials in the MLflow UI: make ui")
     return summary
 

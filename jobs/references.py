@@ -21,6 +21,7 @@ logger = logging.getLogger("references")
 def main(job: ReferencesJob) -> Mapping[str, Any]:
     """Search, record and compare the baselines. The summary holds each family's settings and metrics."""
     from laser.config.identity import recommender_tags
+    from laser.config.paths import check_places
     from laser.evaluation.user_ranks import TEST_RANKS
     from laser.recommenders.baselines import best_baseline, check_families, table
     from laser.sources.prepare import prepare_dataset
@@ -28,11 +29,12 @@ def main(job: ReferencesJob) -> Mapping[str, Any]:
     from laser.tracking.runs import open_tracking
     from laser.training.run.directory import remember_run, remembered_run
 
+    check_places(job)
     tracking = open_tracking(job.tracking)
     cache = Path(job.cache_dir).expanduser()
     dataset = prepare_dataset(job.data_config(), cache)
     check_families(job, dataset)
-    directory = Path(job.output_dir) / f"references-{dataset.name}"
+    directory = Path(job.output_dir).expanduser() / f"references-{dataset.name}"
     baselines, summary = [], {}
     for family in job.families:
         baseline, place = best_baseline(job, family, dataset), directory / family

@@ -3,21 +3,19 @@
     python jobs/reproduce.py table=7 data=<folder>
 
 The base is an experiment file (config=), and every cell changes one thing in it. Runs of the same settings on the same
-data are found in MLflow and not run again, whoever ran them. After Ctrl-C or SIGTERM, the same command resumes the
-remaining cells. The report (Markdown, HTML with plots, JSON) lies under output_dir and in MLflow. A cell of the default
-base takes about five minutes on two cores, also without bf16; dry_run=true estimates yours. Per seed, table 2 has 3
-cells, 4 has 6, 5 has 3, 6 has 4, 7 has 5, additions 7, figure 3 has 12, figure 4 has 5. Table 3 takes seconds.
+data are found in MLflow and not run again. After Ctrl-C, the same command resumes. The report (Markdown, HTML with
+plots, JSON) lies under output_dir and in MLflow. A cell of the default base takes about five minutes on two cores, also
+without bf16; dry_run=true estimates yours. Per seed, table 2 has 3 cells, 4 has 6, 5 has 3, 6 has 4, 7 has 5, additions
+7, figure 3 has 12, figure 4 has 5. Table 3 takes seconds. With results= it adds a result from MLflow:
 
     python jobs/reproduce.py results=docs/results [add=<name> runs=[<run id>,...] references=[<name>,...]]
-
-This command adds a result from MLflow, if add= names one, and writes the page of recorded results.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from laser.cli.job import run_job
+from laser.cli.job import AllFailedError, run_job
 from laser.config.jobs import ReproduceJob
 
 
@@ -41,8 +39,8 @@ def main(job: ReproduceJob) -> Mapping[str, Any]:
         return listing(reproduction)
     place = reproduction.sweep.path / "reports" / table.name.replace(" ", "-")
     tags = {"dataset": reproduction.dataset.name, "llm": job.llm.source, "table": table.name}
-    name = f"{table.name} on {reproduction.dataset.name}"
-    with reproduction.sweep.running(), tracking.run(job, "reproduce", name, tags, remembered_run(place)) as parent:
+    run = tracking.run(job, "reproduce", f"{table.name} on {reproduction.dataset.name}", tags, remembered_run(place))
+    with reproduction.sweep.running(), run as parent:
         remember_run(place, parent.run_id)
         store = CellStore(tracking, parent.run_id)
         if job.force:
@@ -50,10 +48,12 @@ def main(job: ReproduceJob) -> Mapping[str, Any]:
         reproduction = run_missing(look_up(job, table, store), store)
         folder, summary = write_report(reproduction, environment())
         parent.log_directory(folder, "report")
-        parent.set_tags({"mlflow.note.content": (folder / "report.md").read_text()[:5000]})
-    data = reproduction.dataset.facts()
-    failed = [cell.name for cell in reproduction.missing]
-    return {"run_id": parent.run_id, "report": str(folder / "report.html"), "data": data, **summary, "failed": failed}
+        parent.set_tags({"mlflow.note.content": (folder / "report.md").read_text(encoding="utf-8")[:5000]})
+        place = {"run_id": parent.run_id, "report": str(folder / "report.html")}
+        summary = {**place, "data": reproduction.dataset.facts(), **summary}
+        if summary["failed"] and not reproduction.stored:
+            raise AllFailedError("all cells failed; the messages above say why", summary)
+    return summary
 
 
 if __name__ == "__main__":

@@ -10,10 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from laser.cli.job import run_job
+from laser.cli.job import AllFailedError, run_job
 from laser.config.schema import TuneExperiment
 
 logger = logging.getLogger("tune")
+
+BEST = ("run_id", "overrides", "val", "test")
+"""What the summary holds of the best trial."""
 
 
 def main(config: TuneExperiment) -> Mapping[str, Any]:
@@ -22,7 +25,7 @@ def main(config: TuneExperiment) -> Mapping[str, Any]:
     from laser.tracking.runs import open_tracking
     from laser.tracking.sweeps import SweepTracker
     from laser.training.train import run_tags
-    from laser.tuning.leaderboard import as_markdown, count_by_state, leaderboard
+    from laser.tuning.leaderboard import all_failed, as_markdown, count_by_state, leaderboard
     from laser.tuning.search import plan_search, run_search
     from laser.tuning.sweep import open_sweep
 
@@ -38,11 +41,15 @@ def main(config: TuneExperiment) -> Mapping[str, Any]:
         parent.log_json([asdict(record) for record in records], "leaderboard.json")
         parent.set_tags({"mlflow.note.content": table})
         sweep.mark_complete()
-    logger.info("%s, best first:\n\n%s", sweep.path.name, table)
-    best = {name: getattr(records[0], name) for name in ("run_id", "overrides", "val", "test")}
-    data = open_dataset(plan.artifacts.dataset_directory).facts() if plan.artifacts else None
-    summary = {"parent_run_id": parent.run_id, "data": data, "trials": count_by_state(records)}
-    return {**summary, "best": best if best["val"] else None}
+        logger.info("%s, best first:\n\n%s", sweep.path.name, table)
+        data = open_dataset(plan.artifacts.dataset_directory).facts() if plan.artifacts else None
+        summary: dict[str, Any] = {"parent_run_id": parent.run_id, "data": data, "trials": count_by_state(records)}
+        best = {name: getattr(record, name) for record in records[:1] for name in BEST}
+        summary["best"] = best if best.get("val") else None
+        failure = all_failed(records)
+        if failure:
+            raise AllFailedError(failure, summary)
+    return summary
 
 
 if __name__ == "__main__":

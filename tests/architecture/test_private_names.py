@@ -10,11 +10,12 @@ from torch import nn
 
 REPO = Path(__file__).resolve().parents[2]
 PACKAGE = REPO / "platform" / "laser"
-FRAMEWORKS = {"ray", "deepspeed", "torch", "transformers"}
+FRAMEWORKS = {"ray", "deepspeed", "mlflow", "torch", "transformers"}
 FENCES = {
     "cluster/ray_private.py": "ray",
     "engine/deepspeed_private.py": "deepspeed",
     "llm/packed/torch_private.py": "torch",
+    "tracking/mlflow_private.py": "mlflow",
 }
 """Module → the framework whose private names it may use."""
 NAMED_TUPLES = {"_make", "_replace", "_asdict", "_fields"}

@@ -3,7 +3,10 @@
 import signal
 from importlib import import_module
 
-from laser.cluster.ray_private import FAKE_NODES_PROVIDER, leave_interrupts_alone
+import pytest
+
+from laser.cluster.ray_private import FAKE_NODES_PROVIDER, check_temporary_folder, leave_interrupts_alone
+from laser.errors import UserError
 
 
 def test_the_constants_and_the_provider_are_there():
@@ -30,3 +33,16 @@ def test_a_trainer_leaves_the_handler_of_ctrl_c():
         assert signal.getsignal(signal.SIGINT) is before
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("variable", ["TMPDIR", "RAY_TMPDIR"])
+def test_a_temporary_folder_without_room_for_sockets_is_told_at_once(variable, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv(variable, "/tmp/" + "x" * 80)
+    with pytest.raises(UserError, match=rf"^{variable}: /tmp/x* has 85 bytes, .* such as /tmp$"):
+        check_temporary_folder()
+    monkeypatch.setenv(variable, "/proc/laser")
+    with pytest.raises(UserError, match=f"^{variable}: /proc/laser: No such file"):
+        check_temporary_folder()
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")  # a cluster that runs has its sockets already
+    check_temporary_folder()

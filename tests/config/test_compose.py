@@ -80,6 +80,19 @@ def test_a_setting_of_a_space_is_replaced_as_a_whole_and_null_takes_it_out(write
     assert config.space == {"mformer.num_experts": {"randint": [1, 4]}}
 
 
+def test_dotted_keys_of_a_file_mean_what_they_mean_on_the_command_line(write):
+    text = "training.seed: 5\ntraining: {batch_size: 3}\nrecommender.hidden_size: 32\nrecommender.type: stack\n"
+    text = text.replace("recommender.hidden_size: 32", "recommender: {fitted.type: ease, fitted.l2: 5.0}")
+    text += "space.mformer.num_experts: {choice: [3]}\nspace: {mformer.num_layers: {choice: [2]}}\n"
+    config = load_config(TuneExperiment, [f"config={write('dotted.yaml', text)}"], None)
+    assert (config.training.seed, config.training.batch_size) == (5, 3)
+    assert config.recommender.model_dump(include={"type": True, "fitted": {"type", "l2"}}) == {
+        "type": "stack",
+        "fitted": {"type": "ease", "l2": 5.0},
+    }
+    assert config.space == {"mformer.num_experts": {"choice": [3]}, "mformer.num_layers": {"choice": [2]}}
+
+
 def test_overrides_flattening_and_stage_keys_agree():
     config = load_config(Experiment, [], None)
     changed = with_overrides(config, {"mformer.num_experts": 3})
@@ -114,6 +127,8 @@ def test_a_wrong_argument_is_named_with_its_remedy(argument, message):
         ("a: [1\nb: 2\n", "bad.yaml:2: "),
         ("name: a\nname: b\n", "bad.yaml:2: 'name' is given twice"),
         ("- name\n", "bad.yaml:1: holds list, wanted sections"),
+        ("training.seed: 5\ntraining: {seed: 3}\n", "bad.yaml: 'training.seed' is given twice; keep one"),
+        ("training: 5\ntraining.seed: 3\n", "bad.yaml: 'training' is given twice; keep one"),
         ("extends: base.yaml\n", "bad.yaml: extends: 'base.yaml'; wanted a list"),
         ("extends: [nowhere.yaml]\n", "bad.yaml: extends: "),
         ("extends: [bad.yaml]\n", "bad.yaml: extends: bad.yaml -> bad.yaml; break the cycle"),

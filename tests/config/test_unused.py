@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from laser.cli.job import run_job
-from laser.config.compose import load_config
+from laser.config.compose import load_config, with_overrides
 from laser.config.jobs import BenchmarkJob
 from laser.config.schema import Experiment, TuneExperiment
-from laser.config.unused import unused_line, unused_settings
+from laser.config.unused import refuse_unused, unused_line, unused_settings
+from laser.errors import UserError
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").rglob("*.yaml"))
 
@@ -53,6 +54,30 @@ def test_what_a_search_varies_may_be_read_in_some_trial():
     assert unused("mformer.num_experts=3", free, "space.bituning.prefix={choice: [free, mformer]}") == []
     assert unused("space.head.dropout={choice: [0.1, 0.2]}") == ["head.dropout"]
     assert unused("search.num_samples=3") == ["search.num_samples"]
+
+
+@pytest.mark.parametrize(
+    ("base", "key", "values", "why"),
+    [
+        ({"bituning.prefix": "free"}, "mformer.num_experts", [2, 4], "bituning.prefix is free"),
+        ({"bituning.prefix": "none"}, "mformer.num_virtual_tokens", [2, 4], "bituning.prefix is none"),
+        ({"bituning.prefix": "free"}, "recommender.hidden_size", [32, 64], "bituning.prefix is free and head.collab"),
+        ({}, "warm_start.learning_rate", [0.1, 0.2], "warm_start.epochs is 0"),
+        ({}, "name", ["a", "b"], "it says where a run is kept"),
+        ({}, "output_dir", ["a", "b"], "it says where a run is kept"),
+        ({}, "tracking.experiment", ["a", "b"], "it says where a run is kept"),
+    ],
+)
+def test_a_space_over_what_nothing_reads_is_refused(base, key, values, why):
+    with pytest.raises(UserError, match=f"space.{key}: changes nothing, because {why}"):
+        refuse_unused([key], with_overrides(Experiment(), base), [{key: value} for value in values])
+
+
+def test_a_setting_that_one_of_the_trials_reads_may_vary():
+    pairs = [(prefix, experts) for prefix in ("free", "mformer") for experts in (2, 4)]
+    trials = [{"bituning.prefix": prefix, "mformer.num_experts": experts} for prefix, experts in pairs]
+    refuse_unused(["bituning.prefix", "mformer.num_experts"], Experiment(), trials)
+    refuse_unused(["warm_start.epochs", "head.width"], Experiment(), [{"warm_start.epochs": 1, "head.width": 8}])
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)

@@ -94,9 +94,12 @@ def test_a_malformed_file_is_told_in_one_line(case, tmp_path, monkeypatch):
     [
         ("name=${oc.env:SOMEBODYS_SECRET}", "name:1: '${oc.env:SOMEBODYS_SECRET}'; interpolations are not read"),
         ("name=${oc.decode:${oc.env:SOMEBODYS_SECRET}}", "interpolations are not read"),
-        ("name=a\nother: b", "is more than one value"),
-        ("name=!!python/name:os.system", "cannot be read"),
-        ("data.path=caf\udce9", "cannot be read"),  # bytes of the command line that are not UTF-8
+        ("training.seed=1\nother: b", "is more than one value"),
+        ("training.seed=!!python/name:os.system", "cannot be read"),
+        ("training.seed=caf\udce9", "cannot be read"),  # bytes of the command line that are not UTF-8
+        ("name=a\nother: b", r'name: "a\nother: b"; string should match'),
+        ("name=!!python/name:os.system", 'name: "!!python/name:os.system"; string should match'),
+        ("data.path=caf\udce9", "holds a character that is no text"),
         (f"training.seed={'9' * 5000}", "cannot be read"),
         (f"mformer.num_experts={'[' * 2000}", "cannot be read"),
         ("config=/dev/zero", "longer than 1048576 characters"),

@@ -69,7 +69,7 @@ class Workplace:
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's database with its tables: they take seconds to make, and two jobs must not make them at once."""
+    """MLflow's database with its tables, which take seconds to make."""
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     MlflowClient(f"sqlite:///{path}").search_experiments()
     return path

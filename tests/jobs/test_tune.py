@@ -78,6 +78,23 @@ def test_an_error_in_one_trial_does_not_end_the_others(joined, diverging):
     assert json.loads((failed.parent / "record.json").read_text())["error"] == text.splitlines()[-1]
 
 
+def test_a_sweep_of_which_every_trial_failed_says_so(joined):
+    space = ("space.mformer.num_experts=null", "space.training.learning_rate={choice: [1.0e+30]}")
+    settings = joined.settings("tune/quickstart.yaml", SPACE[0], *space, *FAST, "name=hopeless")
+    process = joined.start(
+        "tune.py", *settings, "training.num_workers=0", "training.max_grad_norm=0.0", "training.warmup_steps=0"
+    )
+    output, errors = process.communicate(timeout=900)
+    assert process.returncode == 1, errors[-8000:]
+    assert errors.splitlines()[-1].startswith("error: 1 of 1 trials failed: FloatingPointError: ")
+    summary = json.loads(output.splitlines()[-1])
+    assert summary["trials"] == {"finished": 0, "stopped": 0, "failed": 1}
+    parent = MlflowClient(f"sqlite:///{joined.directory / 'mlflow.db'}").get_run(summary["parent_run_id"])
+    assert parent.info.status == "FAILED"
+    assert parent.data.tags["error"].startswith("AllFailedError: 1 of 1 trials failed: ")
+    assert "learning_rate=1e+30" in parent.data.tags["mlflow.note.content"]
+
+
 def test_a_wrong_search_is_refused_before_anything_starts(workplace, tmp_path):
     settings = workplace.settings("tune/quickstart.yaml", "space.mformer.num_experts={choice: [0]}")
     process = workplace.start("tune.py", *settings, f"output_dir={tmp_path / 'runs'}")

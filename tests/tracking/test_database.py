@@ -1,8 +1,6 @@
 """MLflow's SQLite file: made whole by several processes at once, found by its address, and checked first."""
 
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -16,20 +14,6 @@ from laser.tracking.database import SQLiteFile, check_server
 from laser.tracking.mlflow_private import make_tables
 from laser.tracking.runs import open_tracking
 
-STARTED_AT_ONCE = """
-import sys
-from pathlib import Path
-import mlflow.store.tracking.sqlalchemy_store  # its import takes seconds, and would keep the processes apart
-from laser.config.schema import Experiment, TrackingConfig
-from laser.tracking.runs import open_tracking
-
-for line in sys.stdin:
-    tracking = open_tracking(TrackingConfig(uri=f"sqlite:///{line.strip()}/mlflow.db", experiment="new"))
-    with tracking.run(Experiment(), "train", "one", {}) as run:
-        run.report({"val/ndcg@10": 0.1}, 0)
-    print(run.run_id, flush=True)
-"""
-
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
@@ -38,24 +22,15 @@ def whole(tmp_path_factory) -> Path:
     return path
 
 
-def test_processes_that_start_at_once_share_one_whole_store(tmp_path):
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen([sys.executable, "-c", STARTED_AT_ONCE], **pipes) for _ in range(2)]
+def test_processes_that_start_at_once_share_one_whole_store(runs_at_once, tmp_path):
     for attempt in range(3):
         folder = tmp_path / f"attempt {attempt}"
         folder.mkdir()
-        for process in processes:
-            process.stdin.write(f"{folder}\n")
-            process.stdin.flush()
-        runs = {process.stdout.readline().strip() for process in processes}
-        assert len(runs) == 2 and "" not in runs, [process.communicate()[1] for process in processes]
+        runs = runs_at_once(f"sqlite:///{folder / 'mlflow.db'}", "new")
         client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
         experiment = client.get_experiment_by_name("new")
         assert {run.info.run_id for run in client.search_runs([experiment.experiment_id])} == runs
         assert {path.name for path in folder.iterdir()} == {"mlflow.db", ".mlflow.db.lock", "mlartifacts"}
-    for process in processes:
-        _, errors = process.communicate()
-        assert process.returncode == 0, errors
 
 
 def break_off(whole: Path, path: Path) -> None:

@@ -110,6 +110,17 @@ def test_reports_outlive_the_server_and_are_recorded_once(server, tmp_path, capl
         run.finish("FAILED")
 
 
+def test_runs_that_start_at_once_share_an_experiment_that_was_not_there(server, runs_at_once):
+    client = MlflowClient(server.uri)
+    for attempt in range(5):
+        runs = runs_at_once(server.uri, f"new {attempt}")
+        experiment = client.get_experiment_by_name(f"new {attempt}")
+        assert {run.info.run_id for run in client.search_runs([experiment.experiment_id])} == runs
+    client.delete_experiment(experiment.experiment_id)
+    with pytest.raises(UserError, match="tracking.experiment: 'new 4' was deleted"):
+        open_tracking(TrackingConfig(uri=server.uri, experiment="new 4"))
+
+
 def recorded(client: MlflowClient, run: Run) -> list[tuple[int, float]]:
     return [(point.step, point.value) for point in client.get_metric_history(run.run_id, "val/ndcg_at_10")]
 

@@ -1,6 +1,6 @@
 """The leaderboard as a table."""
 
-from laser.tuning.leaderboard import as_markdown
+from laser.tuning.leaderboard import all_failed, as_markdown
 from laser.tuning.sweep import TrialRecord
 
 
@@ -15,3 +15,10 @@ def test_trials_stand_in_the_order_of_the_metric_that_selects():
     assert rows[0] == ["rank", "trial", "val ndcg@10", "val recall@10", "val mrr", "epochs", "state", "run"]
     assert [row[1] for row in rows[2:]] == ["good", "weak", "failed early"]
     assert rows[2][2:5] == ["0.2000", "0.2500", "0.1250"] and rows[3][2:5] == ["0.1000", "", ""]
+
+
+def test_a_sweep_has_failed_if_no_trial_ended_well():
+    failed = TrialRecord("K=2", {}, "failed", None, error="OSError: no such luck")
+    assert all_failed([failed, failed]).startswith("2 of 2 trials failed: OSError: no such luck; ")
+    assert all_failed([]) is not None
+    assert all_failed([failed, TrialRecord("K=4", {}, "stopped", None)]) is None

@@ -8,6 +8,7 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from laser.config.compose import with_overrides
 from laser.config.schema import TuneExperiment
+from laser.errors import UserError
 from laser.tracking.interface import EPOCH
 from laser.training.model import weightless_laser
 from laser.tuning.search import plan_search, trial_scheduler
@@ -99,3 +100,23 @@ def test_each_planned_trial_has_its_own_checkpoint_size(tiny_llm, cache):
     laser = weightless_laser(with_overrides(plan.base, plan.trials[1]), plan.artifacts, torch.device("cpu"))
     weights = sum(weight.numel() for weight in laser.trainable_parameters().values())
     assert large == 4 * (3 * weights + plan.artifacts.num_items * 32)  # weights, two moments, item embeddings
+
+
+@pytest.mark.parametrize("algorithm", ["grid", "random", "optuna"])
+@pytest.mark.parametrize(
+    ("changes", "key", "values", "message"),
+    [
+        (
+            {"bituning.prefix": "free"},
+            "mformer.num_experts",
+            [2, 4],
+            "changes nothing, because bituning.prefix is free",
+        ),
+        ({"recommender": "sasrec"}, "recommender.l2", [1.0, 2.0], "not a setting of the chosen recommender.type"),
+        ({}, "selection.num_users", [3, 4], "not a setting of the chosen selection.type"),
+    ],
+)
+def test_a_space_over_what_nothing_reads_is_refused_before_any_work(algorithm, changes, key, values, message):
+    base = with_overrides(TuneExperiment(), {"data.path": "nowhere", "search.algorithm": algorithm, **changes})
+    with pytest.raises(UserError, match=message):
+        plan_search(base.model_copy(update={"space": {key: {"choice": values}}}))

@@ -1,6 +1,7 @@
 """A sweep on disk: what a killed one leaves, and what the next one makes of it."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -138,17 +139,27 @@ def test_two_processes_do_not_run_one_sweep(config):
     ("overrides", "name"),
     [
         (K4_L8, "K=4 L=8"),
-        ({"training.learning_rate": 0.00012345678}, "learning_rate=0.0001235"),
+        ({"training.learning_rate": 0.0001235}, "learning_rate=0.0001235"),
+        ({"training.learning_rate": 0.00012345678}, "learning_rate=0.0001235 #"),
+        ({"training.learning_rate": 0.00012345679}, "learning_rate=0.0001235 #"),
+        ({"training.validation_users": None}, "validation_users=None"),
+        ({"prompt.item_instruction": "None"}, "item_instruction=None #"),
+        ({"prompt.instruction": "Sum up the user by their history"}, "instruction=Sum up the user by their history #"),
+        ({"prompt.attributes": ["brand", "year"]}, "attributes=['brand', 'year']"),
         ({"mformer.dropout": 0.1, "recommender.dropout": 0.2}, "mformer.dropout=0.1 recommender.dropout=0.2"),
         ({}, "defaults"),
     ],
 )
 def test_names_tell_trials_apart(overrides, name):
-    assert trial_name(overrides) == name
+    if name.endswith("#"):  # and a part of the hash
+        assert re.fullmatch(re.escape(name) + "[0-9a-f]{6}", trial_name(overrides))
+    else:
+        assert trial_name(overrides) == name
 
 
 def test_settings_that_print_alike_are_trials_apart(config):
     sweep = open_sweep(config)
     first = sweep.trial({"training.learning_rate": 0.00012345678})
     second = sweep.trial({"training.learning_rate": 0.00012345679})
-    assert first.name == second.name and first.path != second.path
+    assert first.name != second.name and first.path != second.path
+    assert first.path.name.startswith("learning_rate=0.0001235-")  # found again by sweeps of before

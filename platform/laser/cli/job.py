@@ -1,7 +1,7 @@
 """The frame of every job: arguments, `--help`, exit status, and one JSON object as the last line of standard output.
 
-The exit status is 0 when the job is done, 1 after a failure of ours (with a traceback), 2 after a mistake of the user's
-(with one line `error: …`), and 130 after an interruption.
+The exit status is 0 when the job is done, 1 after a failure of ours (with a traceback) or of all that the job has run
+(with its summary), 2 after a mistake of the user's (with one line `error: …`), and 130 after an interruption.
 """
 
 import builtins
@@ -30,6 +30,14 @@ logger = logging.getLogger(__name__)
 C = TypeVar("C", bound=BaseModel)
 
 
+class AllFailedError(Exception):
+    """The job did its part, but all that it has run failed. The summary is shown in spite of it."""
+
+    def __init__(self, message: str, summary: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.summary = summary
+
+
 def run_job(
     main: Callable[[C], Mapping[str, Any]],
     config_class: type[C],
@@ -43,11 +51,12 @@ def run_job(
         main: takes the configuration and returns the summary. It imports heavy packages itself, so that `--help`
             stays fast.
         config_class: the schema of the job's configuration.
-        default: the YAML file that is read without `config=`.
+        default: the YAML file that is read without `config=`, relative to the folder above the job's.
         arguments: command-line words; those of this process by default.
         resume_with: the setting that resumes an interrupted run of this job; the message on an interruption names it.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # as Python does for sys.stderr
     if any(argument in ("--help", "-h") for argument in arguments):
         print(help_text(sys.modules[main.__module__].__doc__ or "", config_class, default))
         sys.exit(0)
@@ -58,7 +67,7 @@ def run_job(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     stdout = _stdout_apart()
     try:
-        config = load_config(config_class, arguments, default)
+        config = load_config(config_class, arguments, default and _project(main) / default)
         unused = unused_line(config)
         if unused is not None:
             logger.warning("%s", masked(unused))
@@ -66,12 +75,21 @@ def run_job(
     except UserError as error:
         print(f"error: {masked(str(error))}", file=sys.stderr)
         sys.exit(2)
+    except AllFailedError as error:
+        print(f"error: {masked(str(error))}", file=sys.stderr)
+        print(json.dumps(error.summary), file=stdout, flush=True)
+        sys.exit(1)
     except KeyboardInterrupt:
         advice = f"; resume with {resume_with}=true" if resume_with else ""
         print(f"interrupted{advice}", file=sys.stderr)
         sys.exit(130)
     print(json.dumps(summary), file=stdout, flush=True)
     sys.exit(0)
+
+
+def _project(main: Callable[..., Any]) -> Path:
+    """Return the folder that holds `jobs/` and `configs/`, wherever the job is started."""
+    return Path(sys.modules[main.__module__].__file__ or "").resolve().parents[1]
 
 
 def _stdout_apart() -> TextIO:
@@ -85,10 +103,15 @@ def _stdout_apart() -> TextIO:
 def help_text(job: str, config_class: type[BaseModel], default: Path | None) -> str:
     """Return the job's docstring, its usage, and every setting with its default, its kind and its meaning."""
     usage = f"usage: python jobs/{Path(sys.argv[0]).name} [config=<file.yaml>] [section.key=value ...]"
-    file = f"Without config= it reads {default}." if default else "It reads no file unless config= names one."
+    file = (
+        f"Without config= it reads {default} of this project."
+        if default
+        else "It reads no file unless config= names one."
+    )
     notes = (
-        f"{file} Files and values follow YAML; the last value of a setting wins. data, llm and recommender given as "
-        "text stand for data.path, llm.source and recommender.type. Settings and their defaults:"
+        f"{file} Files follow YAML. So do values, but text is taken as written: name=10 and "
+        'prompt.instruction="User #1: no" need no quotes within. The last value of a setting wins. data, llm and '
+        "recommender given as text stand for data.path, llm.source and recommender.type. Settings and their defaults:"
     )
     return "\n".join([job.strip(), "", usage, notes, "", *_help_lines(config_class, "")])
 

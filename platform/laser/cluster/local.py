@@ -87,7 +87,8 @@ class LocalCluster:
         submit = [_beside_python("ray"), "job", "submit", "--submission-id", job, "--", *command]
         logger.info("$ ray %s", masked(" ".join(submit[1:])))
         summary = ""
-        with subprocess.Popen(submit, env=self.environment, stdout=subprocess.PIPE, text=True) as process:
+        pipe: dict[str, Any] = {"stdout": subprocess.PIPE, "encoding": "utf-8", "errors": "replace"}
+        with subprocess.Popen(submit, env=self.environment, **pipe) as process:
             assert process.stdout is not None
             try:
                 for line in process.stdout:
@@ -216,20 +217,26 @@ def _write_token(directory: Path) -> Path:
 def _write_environment(path: Path, environment: dict[str, str]) -> None:
     changed = {name: value for name, value in environment.items() if os.environ.get(name) != value or "RAY_" in name}
     lines = [f"export {name}={shlex.quote(value)}" for name, value in sorted(changed.items())]
-    path.write_text("\n".join([*lines, "unset RAY_AUTH_TOKEN", ""]))
+    text = "\n".join([*lines, "unset RAY_AUTH_TOKEN", ""])
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def _wait_until_ready(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise RuntimeError(f"ray start ended with status {process.returncode}:\n{log.read_text()}")
+            said = log.read_text(encoding="utf-8", errors="replace")
+            raise RuntimeError(f"ray start ended with status {process.returncode}:\n{said}")
         with socket.socket() as probe:
             probe.settimeout(1)
-            if probe.connect_ex(("127.0.0.1", port)) == 0 and "Ray runtime started" in log.read_text():
+            if probe.connect_ex(("127.0.0.1", port)) == 0 and "Ray runtime started" in log.read_text(
+                encoding="utf-8", errors="replace"
+            ):
                 return
         time.sleep(0.5)
-    raise RuntimeError(f"ray start was not ready after {START_SECONDS} s:\n{log.read_text()}")
+    raise RuntimeError(
+        f"ray start was not ready after {START_SECONDS} s:\n{log.read_text(encoding='utf-8', errors='replace')}"
+    )
 
 
 def _beside_python(name: str) -> str:

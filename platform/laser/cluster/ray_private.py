@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from laser.errors import UserError
+from laser.storage.places import check_place
+
 START_SECONDS = 600
 """How long Ray's servers may take to start. Ray gives its dashboard 60 seconds and its raylet 30, which is too short
 where many processes share two cores; an idle machine takes 7."""
@@ -38,6 +41,31 @@ FAKE_NODES_SWITCHES = {
     "AUTOSCALER_UPDATE_INTERVAL_S": "1",
 }
 """Environment of a head with fake worker nodes."""
+
+
+SOCKET_BYTES = 107
+"""Most bytes of a socket's path on Linux."""
+SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+"""Longest path of a socket within the temporary folder."""
+
+
+def check_temporary_folder() -> None:
+    """Refuse a temporary folder in which a Ray of this machine cannot make its sockets.
+
+    Raises:
+        UserError: names the variable, the folder and the remedy.
+    """
+    if os.environ.get("RAY_ADDRESS", "local") != "local":
+        return  # the cluster is there, and has its own
+    variable = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+    folder = os.environ.get(variable, "/tmp")
+    size, most = len(os.fsencode(os.path.abspath(folder))), SOCKET_BYTES - len(SOCKET)
+    if size > most:
+        raise UserError(
+            f"{variable}: {folder} has {size} bytes, and Ray's sockets leave room for {most}; "
+            f"set {variable} to a shorter folder, such as /tmp"
+        )
+    check_place(folder, variable)
 
 
 @contextmanager

@@ -14,9 +14,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from laser.config.arguments import OPEN_SECTIONS, main_setting, parse_value
 from laser.config.explain import explained
-from laser.config.fields import sections
-from laser.config.section import Section
 from laser.config.yaml_text import UNREADABLE, parse_yaml
 from laser.errors import UserError
 
@@ -29,8 +28,6 @@ MAX_CHARACTERS = 1 << 20
 """Longest configuration file that is read; a longer one is no configuration."""
 MAX_INTEGER = 1 << 63
 """The first integer that none of our tensors, tables and databases can hold."""
-OPEN_SECTIONS = ("space",)
-"""Sections whose own keys are dotted: in `space.mformer.num_experts`, all that follows `space.` is one key."""
 
 
 def load_config(cls: type[S], arguments: Sequence[str], default: Path | None) -> S:
@@ -55,7 +52,7 @@ def load_config(cls: type[S], arguments: Sequence[str], default: Path | None) ->
         if key == "config":
             file = Path(text)
         else:
-            overrides.append((key, _parse_value(key, text)))
+            overrides.append((key, parse_value(cls, key, text)))
     if file is not None or default is None:
         return validate(cls, _with_settings(cls, read_yaml(file) if file is not None else {}, overrides))
     mapping, dropped = _without_other_data(read_yaml(default), _with_settings(cls, {}, overrides))
@@ -110,7 +107,7 @@ def read_yaml(path: Path, _open: tuple[Path, ...] = ()) -> Mapped:
         raise UserError(
             f"{path}:1: holds {type(content).__name__}, wanted sections with keys; see configs/ for examples"
         )
-    mapping: Mapped = {str(key): value for key, value in content.items()}
+    mapping = _without_dots(content, path)
     parents = mapping.pop("extends", [])
     if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
         raise UserError(f"{path}: extends: {parents!r}; wanted a list of files, such as [../data/ml-100k.yaml]")
@@ -159,33 +156,34 @@ def flatten(config: BaseModel) -> dict[str, str | int | float | bool | None]:
     return flat
 
 
-def _parse_value(key: str, text: str) -> Any:
-    """Return the native value of command-line text, by the rules of a YAML file."""
-    try:
-        container = parse_yaml(f"value: {text}", key)
-    except UserError:
-        raise
-    except UNREADABLE as error:
-        raise UserError(f"{key}: {text!r} cannot be read ({_first_line(error)}); quote it as YAML asks for") from error
-    if not isinstance(container, dict) or list(container) != ["value"]:
-        raise UserError(f"{key}: {text!r} is more than one value; quote it as YAML asks for")
-    return container["value"]
-
-
 def _with_settings(cls: type[BaseModel], mapping: Mapped, overrides: Sequence[tuple[str, Any]]) -> Mapped:
     """Set dotted keys in their order, but a `type` first, because it replaces its section."""
     mapping = _with_families(cls, mapping)
-    overrides = [(_main_setting(cls, key, value), value) for key, value in overrides]
+    overrides = [((isinstance(value, str) and main_setting(cls, key)) or key, value) for key, value in overrides]
     for key, value in sorted(overrides, key=lambda override: not override[0].endswith(".type")):
         mapping = _merge(mapping, _nested(key, value))
     return mapping
 
 
-def _main_setting(cls: type[BaseModel], key: str, value: Any) -> str:
-    """Return the main setting of a section that is given as text, such as `data.path` for `data`."""
-    members = sections(cls, key) if isinstance(value, str) and key in cls.model_fields else []
-    main = next((member.main for member in members if issubclass(member, Section) and member.main), None)
-    return f"{key}.{main}" if main else key
+def _without_dots(content: Mapping[str, Any], path: Path, above: str = "") -> Mapped:
+    """Nest the dotted keys of a file, which mean what they mean on the command line."""
+    mapping: Mapped = {}
+    for key, value in content.items():
+        inner = isinstance(value, Mapping) and f"{above}{key}" not in OPEN_SECTIONS
+        plain = _without_dots(value, path, f"{above}{key}.") if inner else value
+        _add(mapping, _nested(str(key), plain), path, above)
+    return mapping
+
+
+def _add(mapping: Mapped, more: Mapping[str, Any], path: Path, above: str) -> None:
+    """Add keys to a mapping, and refuse one that it holds."""
+    for key, value in more.items():
+        old = mapping.setdefault(key, value)
+        if old is value:
+            continue
+        if not isinstance(old, dict) or not isinstance(value, Mapping):
+            raise UserError(f"{path}: '{above}{key}' is given twice; keep one of them")
+        _add(old, value, path, f"{above}{key}.")
 
 
 def _nested(key: str, value: Any) -> Mapped:

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Iterable
 
 from pydantic import BaseModel, ValidationError
@@ -44,7 +45,7 @@ def no_such_setting(cls: type[BaseModel], key: str, siblings: Iterable[str] = ()
     """
     every = list(settings(cls))
     section, _, name = key.rpartition(".")
-    if key in every:
+    if key in every and f"{section}.type" in every:
         return f"{key}: not a setting of the chosen {section}.type; leave it out, or choose another type"
     siblings = siblings or [other[len(section) + 1 :] for other in every if other.startswith(f"{section}.")]
     elsewhere = {other.rpartition(".")[2]: other for other in every}
@@ -57,6 +58,8 @@ def complaint(error: ValidationError) -> str:
     """Return the first wrong value and what is wanted in its place."""
     first = error.errors()[0]
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if first["type"] in ("int_type", "float_type") and re.fullmatch(r"[-+]?[0-9].*", str(first["input"])):
+        message += ", in decimal digits without quotes or leading zeros"
     return f"{json.dumps(first['input'])}; {message[0].lower()}{message[1:]}"
 
 

@@ -1,18 +1,29 @@
-"""Absolute paths for processes that start in another directory."""
+"""The places that an experiment names: checked before any work, and absolute for processes that start elsewhere."""
 
 from pathlib import Path
 
 from laser.config.compose import flatten, with_overrides
 from laser.config.fields import marked
+from laser.config.jobs import ReferencesJob
 from laser.config.marks import PLACE, THIS_SESSION
 from laser.config.schema import Experiment
+from laser.storage.places import check_place
+
+
+def check_places(config: Experiment | ReferencesJob) -> None:
+    """Refuse folders that cannot be made or written, before any long work. The check leaves nothing behind.
+
+    Raises:
+        UserError: names the setting, the folder and the remedy.
+    """
+    check_place(config.cache_dir, "cache_dir", may_be_read_only=True)
+    check_place(config.output_dir, "output_dir")
 
 
 def with_absolute_paths(config: Experiment) -> Experiment:
     """Return the experiment with its local paths absolute.
 
-    The session's own folders are made where they are missing. Any other place stays as it is unless it exists here: it
-    may be a wheel or a hub id.
+    A place that is not the session's own stays as it is unless it exists here: it may be a wheel or a hub id.
     """
     settings, own = flatten(config), marked(Experiment, THIS_SESSION)
     overrides: dict[str, str] = {}

@@ -319,8 +319,8 @@ class TrackingConfig(Section):
 
     uri: str | None = None
     """MLflow tracking URI; null takes MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the working directory."""
-    experiment: str = "laser"
-    """MLflow experiment that groups the runs."""
+    experiment: Annotated[str, Field(min_length=1, max_length=500)] = "laser"
+    """MLflow experiment that groups the runs. MLflow takes at most 500 characters."""
 
 
 class Experiment(Section):

@@ -1,13 +1,14 @@
 """YAML text as plain mappings, lists and scalars, within bounds.
 
-The values are those of YAML 1.1, with two exceptions: `1e-4` is a number, and a date stays text. Nothing is resolved:
-`${oc.env:...}` would copy secrets of the environment into what MLflow records.
+The values are those of YAML 1.1, with three exceptions. `1e-4` is a number. A date stays text. So do `010` and `1:30`,
+which YAML 1.1 takes for 8 and 90: whoever writes them means something else. Nothing is resolved: `${oc.env:...}` would
+copy secrets of the environment into what MLflow records.
 """
 
 import itertools
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
 import yaml
 
@@ -21,28 +22,45 @@ UNREADABLE = (yaml.YAMLError, TypeError, ValueError, RecursionError)
 _NOT_KEYS = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "timestamp", "binary")}
 
 
+_IMPLICIT = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float")}
+_OWN = ("timestamp", "int", "float")
+"""Kinds of plain scalars that are not told as YAML 1.1 tells them."""
+
+Words = Literal["typed", "text", "text or null"]
+"""How plain scalars are read: by YAML's rules, or as the text that they are, with or without an exception for null."""
+
+
 class _Loader(yaml.SafeLoader):
-    """Reads numbers such as `1e-4`, which YAML 1.1 takes for text, and leaves dates as text."""
+    """Reads `1e-4` as a number; leaves dates and numbers of base 8 or 60 as text."""
 
     yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in _OWN]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
 
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?[0-9]+(?:_[0-9]+)*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    "tag:yaml.org,2002:int",
+    re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0b[01_]+|0x[0-9a-fA-F_]+)$"),
     list("-+0123456789"),
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?"
+        r"|[0-9]+(?:_[0-9]+)*[eE][-+]?[0-9]+|\.(?:inf|Inf|INF))$|\.(?:nan|NaN|NAN)$"
+    ),
+    list("-+0123456789."),
 )
 
 
-def parse_yaml(text: str, where: str) -> Any:
+def parse_yaml(text: str, where: str, words: Callable[[str], Words] | None = None) -> Any:
     """Read one YAML document.
 
     Args:
         text: YAML.
         where: file or key, for messages.
+        words: says of a dotted key how the plain scalars there are read; None reads all of them by YAML's rules.
 
     Returns:
         Mappings, lists and scalars; an empty mapping for an empty document, and the text of a scalar by itself.
@@ -58,6 +76,8 @@ def parse_yaml(text: str, where: str) -> Any:
             return {}
         try:
             _check_node(where, tree, itertools.count(1))
+            if words is not None:
+                _keep_words(tree, "", words)
         except RecursionError:
             raise UserError(f"{where}: nested too deeply, or within itself; write it flat") from None
         if isinstance(tree, yaml.ScalarNode):
@@ -87,5 +107,40 @@ def _check_node(where: str, node: yaml.Node, number: Iterator[int]) -> None:
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
             _check_node(where, value, number)
-    elif "${" in node.value:
-        raise UserError(f"{where}:{line}: {node.value!r}; interpolations are not read, write the value out")
+    else:
+        refuse_interpolation(where, line, node.value)
+
+
+def refuse_interpolation(where: str, line: int, text: str) -> None:
+    """Refuse text that asks for a value from elsewhere.
+
+    Raises:
+        UserError: names file or key, the line, and the text.
+    """
+    if "${" in text:
+        raise UserError(f"{where}:{line}: {text!r}; interpolations are not read, write the value out")
+
+
+def _keep_words(node: yaml.Node, key: str, words: Callable[[str], Words]) -> None:
+    """Make text of the plain scalars that stand where words are text."""
+    if isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            _keep_words(value, f"{key}.{name.value}" if key else str(name.value), words)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _keep_words(value, key, words)
+    elif isinstance(node, yaml.ScalarNode) and node.style is None and node.tag in _IMPLICIT:
+        how = words(key)
+        if how == "text" or (how == "text or null" and not node.tag.endswith(":null")):
+            node.tag = "tag:yaml.org,2002:str"
+
+
+def quoted_text(text: str) -> str | None:
+    """Return the content of text that is one quoted YAML scalar from its first to its last character, else None."""
+    if len(text) < 2 or text[0] not in "'\"" or text[0] != text[-1]:
+        return None
+    try:
+        node = yaml.compose(text, _Loader)
+    except UNREADABLE:
+        return None
+    return node.value if isinstance(node, yaml.ScalarNode) else None

@@ -36,7 +36,7 @@ def write_report(reproduction: Reproduction, environment: Mapping[str, Any]) -> 
         environment: of this process: hardware, commit, command.
 
     Returns:
-        The folder, and the summary: rows with their means, differences and verdicts.
+        The folder, and the summary: rows with their means, differences and verdicts, and the cells that failed.
     """
     job, table = reproduction.job, reproduction.table
     around = surroundings(job, table, reproduction.dataset, reproduction.stored, environment)
@@ -72,7 +72,7 @@ def write_report(reproduction: Reproduction, environment: Mapping[str, Any]) -> 
     (folder / "report.md").write_text(as_markdown(blocks), encoding="utf-8")
     (folder / "report.html").write_text(as_html(title, blocks), encoding="utf-8")
     (folder / "report.json").write_text(json.dumps(content, indent=1) + "\n")
-    return folder, summary
+    return folder, {**summary, "failed": [cell.name for cell in reproduction.missing]}
 
 
 def write_users(experts: ExpertUsers, path: Path) -> None:

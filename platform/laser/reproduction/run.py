@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from laser.cluster.ray_private import check_temporary_folder
 from laser.config.compose import flatten
 from laser.config.fields import marked
 from laser.config.identity import recommender_tags
 from laser.config.jobs import ReproduceJob
 from laser.config.marks import ARTIFACT
+from laser.config.paths import check_places
 from laser.config.schema import Experiment, SearchConfig, TuneExperiment
 from laser.data.dataset import Dataset
 from laser.evaluation.metrics import SELECTION_METRIC
@@ -20,6 +22,7 @@ from laser.recommenders.pretraining import pretrained_recommender, pretraining_d
 from laser.reproduction.cells import Cell, base_experiment, cells_directory, cells_of, distinct
 from laser.reproduction.paper import Table
 from laser.sources.prepare import prepare_dataset
+from laser.storage.cache import make_once
 from laser.tracking.interface import EPOCH, RunResults, Store, StoredRun
 from laser.training.prepare import make_artifacts
 from laser.training.run.history import read_history
@@ -69,8 +72,11 @@ def look_up(job: ReproduceJob, table: Table, store: Store) -> Reproduction:
     """Make the table's cells and find the runs that are there.
 
     Raises:
-        UserError: a setting or the data is wrong.
+        UserError: a setting, a place or the data is wrong.
     """
+    check_places(job)
+    if job.training.num_workers:
+        check_temporary_folder()
     dataset = prepare_dataset(base_experiment(job).data, Path(job.cache_dir).expanduser())
     sweep = Sweep(cells_directory(job, dataset))
     sweep.path.mkdir(parents=True, exist_ok=True)
@@ -141,11 +147,9 @@ def _find(cells: Sequence[Cell], table: Table, store: Store) -> dict[str, Stored
 
 def _weights(run: StoredRun, into: Path) -> Path:
     """The selected checkpoint of a run, for others to start from."""
-    place = into / run.run_id / "checkpoint"
-    if not place.is_dir():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        run.fetch("checkpoint", place.parent)
-    return place
+    place = into / run.run_id
+    make_once(place, lambda aside: run.fetch("checkpoint", aside))
+    return place / "checkpoint"
 
 
 def metrics_prefix(table: Table) -> str:

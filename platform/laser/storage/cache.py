@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from laser.errors import UserError
 from laser.storage.locks import exclusive
 
 
@@ -20,10 +21,21 @@ def make_once(place: Path, make: Callable[[Path], object]) -> bool:
 
     Returns:
         Whether this call made it.
+
+    Raises:
+        UserError: it is missing, and the cache cannot be written.
     """
     if place.exists():  # no lock is taken, because a read-only cache does not give one
         return False
-    with exclusive(place.with_name(f"{place.name}.lock")):
+    lock = place.with_name(f"{place.name}.lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+    except OSError as error:
+        raise UserError(
+            f"cache_dir: {error.filename}: {error.strerror}; name a folder that can be made and written"
+        ) from error
+    with exclusive(lock):
         if place.exists():
             return False
         aside = place.with_name(f".{place.name}.writing")

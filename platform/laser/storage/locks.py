@@ -6,6 +6,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from laser.errors import UserError
+
 
 class Held(Exception):
     """Another process holds the lock."""
@@ -28,3 +30,21 @@ def exclusive(lock: Path, wait: bool = True) -> Iterator[None]:
             yield
     except Timeout as error:
         raise Held(str(lock)) from error
+
+
+@contextmanager
+def held(directory: Path, work: str) -> Iterator[None]:
+    """Hold a directory for this process. The system frees it however the process ends.
+
+    Args:
+        directory: of a run or sweep.
+        work: what another process may be doing with it, such as `trains this run`.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    try:
+        with exclusive(directory / "lock", wait=False):
+            yield
+    except Held:
+        raise UserError(f"{directory}: another process {work}; wait for it or stop it") from None

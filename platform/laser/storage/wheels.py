@@ -48,7 +48,7 @@ def fetch_wheel(requirement: str, cache_dir: Path) -> Path:
 def _download(requirement: str, folder: Path) -> None:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
     command = [*pip, "--only-binary=:all:", "--dest", str(folder), requirement]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip failed"]
         raise UserError(f"pypi:{requirement}: {errors[-1].removeprefix('ERROR: ')}; check its name and the network")

@@ -147,6 +147,7 @@ class Run:
             raise UserError(
                 f"run_id: run {self.run_id} has no artifact {name!r}; name a run of jobs/train.py or a trial"
             )
+        into.mkdir(parents=True, exist_ok=True)
         return Path(client(self.uri).download_artifacts(self.run_id, name, str(into)))
 
 

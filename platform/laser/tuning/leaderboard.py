@@ -19,6 +19,14 @@ def count_by_state(records: Sequence[TrialRecord]) -> dict[str, int]:
     return {state: counts[state] for state in ("finished", "stopped", "failed")}
 
 
+def all_failed(records: Sequence[TrialRecord]) -> str | None:
+    """Return a line on the first error if no trial ended well, else None."""
+    if any(record.state != "failed" for record in records):
+        return None
+    first = next((record.error for record in records if record.error), "no trial was run")
+    return f"{len(records)} of {len(records)} trials failed: {first}; a trial's error.txt has the whole error"
+
+
 def as_markdown(records: Sequence[TrialRecord]) -> str:
     """Write the leaderboard as a Markdown table, for a terminal and for MLflow's notes."""
     metrics = selection_first()

@@ -21,15 +21,24 @@ def planned_trials(space: Mapping[str, Domain], search: SearchConfig) -> list[di
         return grid(space)
     if search.algorithm == "optuna":
         return None
-    generator = random.Random(search.seed)
+    trials = sampled_trials(space, search.num_samples, search.seed)
+    if len(trials) < search.num_samples:
+        logger.warning(
+            "search.num_samples: the space gave only %d different trials of %d", len(trials), search.num_samples
+        )
+    return trials
+
+
+def sampled_trials(space: Mapping[str, Domain], num_samples: int = 64, seed: int = 0) -> list[dict[str, Any]]:
+    """Draw trials that differ from each other; fewer where the space holds fewer."""
+    generator = random.Random(seed)
     trials: list[dict[str, Any]] = []
-    for _ in range(100 * search.num_samples):  # a small space may hold fewer different trials than asked for
+    for _ in range(100 * num_samples):
         sample = {key: draw(domain, generator) for key, domain in space.items()}
         if sample not in trials:
             trials.append(sample)
-        if len(trials) == search.num_samples:
-            return trials
-    logger.warning("search.num_samples: the space gave only %d different trials of %d", len(trials), search.num_samples)
+        if len(trials) == num_samples:
+            break
     return trials
 
 

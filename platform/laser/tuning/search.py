@@ -18,20 +18,21 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler
 
 from laser.cluster.join import cluster
-from laser.cluster.ray_private import configure_tune
+from laser.cluster.ray_private import check_temporary_folder, configure_tune
 from laser.config.compose import with_overrides
 from laser.config.fields import marked
 from laser.config.identity import as_experiment
 from laser.config.marks import ARTIFACT
-from laser.config.paths import with_absolute_paths
+from laser.config.paths import check_places, with_absolute_paths
 from laser.config.schema import Experiment, SearchConfig, TuneExperiment
 from laser.config.space import Choice, Domain, LogUniform, RandInt, Uniform, parse_space
+from laser.config.unused import refuse_unused
 from laser.errors import UserError
 from laser.evaluation.metrics import SELECTION_METRIC
 from laser.tracking.interface import EPOCH, Tracker
 from laser.training.artifacts import Artifacts
 from laser.training.run.outcome import read_outcome
-from laser.tuning.plan import planned_trials
+from laser.tuning.plan import planned_trials, sampled_trials
 from laser.tuning.sweep import Sweep, Trial, TrialRecord
 from laser.tuning.trial import METRIC, best_report, end_trial, end_unfinished, epoch_reports, train_trial
 
@@ -60,14 +61,20 @@ def plan_search(config: TuneExperiment) -> SearchPlan:
     """Check the settings and make what trials share, before anything is started.
 
     Raises:
-        UserError: a setting, the space, one of the planned trials or the data is wrong. What a sampler draws later is
-            checked then, and ends as a failed trial.
+        UserError: a setting, a place, the space, one of the planned trials or the data is wrong. What a sampler draws
+            later is checked then, and ends as a failed trial.
     """
+    check_places(config)
+    check_temporary_folder()
     space = parse_space(config.space, Experiment)
     base = with_absolute_paths(as_experiment(config))  # trials run in directories of their own
     trials = planned_trials(space, config.search)
-    for overrides in trials or ():
-        with_overrides(base, overrides)
+    if trials is None:
+        refuse_unused(space, base, _possible(sampled_trials(space), base))
+    else:
+        for overrides in trials:
+            with_overrides(base, overrides)
+        refuse_unused(space, base, trials)
     if not space.keys().isdisjoint(marked(Experiment, ARTIFACT)):
         return SearchPlan(config, base, space, trials, None)
     from laser.training.model import checkpoint_bytes  # they import the models, which trials' own processes do without
@@ -79,6 +86,24 @@ def plan_search(config: TuneExperiment) -> SearchPlan:
         experiment = with_overrides(base, overrides)
         sizes[json.dumps(overrides)] = checkpoint_bytes(experiment, artifacts)
     return SearchPlan(config, base, space, trials, artifacts, sizes)
+
+
+def _possible(samples: Sequence[Mapping[str, Any]], base: Experiment) -> list[Mapping[str, Any]]:
+    """Return the samples whose settings go together.
+
+    Raises:
+        UserError: none is possible; says why of the first.
+    """
+    possible, errors = [], []
+    for overrides in samples:
+        try:
+            with_overrides(base, overrides)
+            possible.append(overrides)
+        except UserError as error:
+            errors.append(error)
+    if not possible:
+        raise errors[0]
+    return possible
 
 
 def run_search(plan: SearchPlan, sweep: Sweep, tracker: Tracker) -> list[TrialRecord]:
@@ -198,15 +223,19 @@ class _RecordKeeper(tune.Callback):
         end_trial(ours, "finished" if read_outcome(ours.path) else "stopped", self.tracker)
 
     def on_trial_recover(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
-        error = COLOURS.sub("", Path(trial.error_file).read_text()).strip() if trial.error_file else "its process died"
+        error = _error_text(trial) if trial.error_file else "its process died"
         logger.warning("trial %s is tried again after: %s", self._ours(trial).name, error.splitlines()[-1])
 
     def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
-        error = COLOURS.sub("", Path(trial.error_file).read_text()).strip()  # get_error() looks where it is not yet
-        end_trial(self._ours(trial), "failed", self.tracker, error)
+        end_trial(self._ours(trial), "failed", self.tracker, _error_text(trial))
 
     def _ours(self, trial: Any) -> Trial:
         return self.sweep.trial(_overrides(trial.config))
+
+
+def _error_text(trial: Any) -> str:
+    """Return the whole error of a trial; Ray's `get_error()` looks where it is not yet."""
+    return COLOURS.sub("", Path(trial.error_file).read_text(encoding="utf-8", errors="replace")).strip()
 
 
 def _overrides(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from laser.config.marks import HOW_IT_RUNS, MAY_DIFFER_ON_RESUME
 from laser.config.schema import TuneExperiment
 from laser.errors import UserError
 from laser.storage.files import write_json, write_whole
-from laser.storage.locks import Held, exclusive
+from laser.storage.locks import exclusive, held
 from laser.training.run.checkpoint import LLM_CONTENT
 from laser.training.run.directory import remember_run, remembered_run, run_directory
 
@@ -153,9 +153,8 @@ class Sweep:
 
     def trial(self, overrides: Mapping[str, Any]) -> Trial:
         """Return the trial of these settings; equal settings are the same trial."""
-        name = trial_name(overrides)
-        slug = re.sub(r"[^A-Za-z0-9=.,-]+", "_", name.replace(" ", ","))[:80]
-        return Trial(self.path / "trials" / stage_key(slug, dict(overrides)), name, overrides)
+        slug = re.sub(r"[^A-Za-z0-9=.,-]+", "_", _short_name(overrides).replace(" ", ","))[:80]
+        return Trial(self.path / "trials" / stage_key(slug, dict(overrides)), trial_name(overrides), overrides)
 
     def unfinished_trials(self) -> list[Trial]:
         """Return the trials that were started and have no record."""
@@ -175,11 +174,8 @@ class Sweep:
         Raises:
             UserError: another process runs it.
         """
-        try:
-            with exclusive(self.path / "lock", wait=False):
-                yield
-        except Held:
-            raise UserError(f"{self.path}: another process runs this sweep; wait for it or stop it") from None
+        with held(self.path, "runs this sweep"):
+            yield
 
     def check_same_settings(self, config: TuneExperiment) -> None:
         """Refuse to resume a sweep under settings that would make its trials incomparable.
@@ -235,7 +231,17 @@ def latest_sweep(config: TuneExperiment) -> Sweep | None:
 
 
 def trial_name(overrides: Mapping[str, Any]) -> str:
-    """Return a short name that tells trials apart: `K=4 L=16`."""
+    """Return a short name that tells trials apart: `K=4 L=16`.
+
+    Where it does not show a value whole, a part of the overrides' hash follows: `learning_rate=0.0001235 #3fa9c1`.
+    """
+    name = _short_name(overrides)
+    if all(_shows(_value_text(value), value) for value in overrides.values()):
+        return name
+    return f"{name} #{stage_key('', dict(overrides))[1:7]}"
+
+
+def _short_name(overrides: Mapping[str, Any]) -> str:
     short = {key: SYMBOLS.get(key, key.rpartition(".")[2]) for key in overrides}
     unique = {key: name if list(short.values()).count(name) == 1 else key for key, name in short.items()}
     return " ".join(f"{unique[key]}={_value_text(value)}" for key, value in overrides.items()) or "defaults"
@@ -244,6 +250,15 @@ def trial_name(overrides: Mapping[str, Any]) -> str:
 def _value_text(value: Any) -> str:
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
     return text if len(text) <= 32 else f"{text[:29]}..."
+
+
+def _shows(text: str, value: Any) -> bool:
+    """Whether the text is of this value alone."""
+    if isinstance(value, float):
+        return float(text) == value
+    if isinstance(value, str):  # `None`, `True` and `8` are also how other values look
+        return re.fullmatch(r"(?!None$|True$|False$)[A-Za-z_][A-Za-z0-9_.:/-]*", value) is not None and text == value
+    return text == str(value)
 
 
 def _sweeps_directory(config: TuneExperiment) -> Path:

@@ -91,7 +91,7 @@ def end_trial(
     if error is not None:
         last_line = error.splitlines()[-1]
         trial.path.mkdir(parents=True, exist_ok=True)
-        (trial.path / "error.txt").write_text(f"{error}\n")
+        (trial.path / "error.txt").write_text(f"{error}\n", encoding="utf-8")
     reports, outcome = epoch_reports(trial), read_outcome(trial.path)
     best = best_report(reports)
     if trial.run_id is not None:

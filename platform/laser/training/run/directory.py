@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from laser.errors import UserError
+from laser.storage.files import write_whole
 
 
 def run_directory(output_dir: Path, name: str, resume: bool) -> Path:
@@ -33,7 +34,7 @@ def run_directory(output_dir: Path, name: str, resume: bool) -> Path:
 def remember_run(directory: Path, run_id: str) -> None:
     """Store the id of the MLflow run that records the run of this directory."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "run_id").write_text(f"{run_id}\n")
+    write_whole(directory / "run_id", f"{run_id}\n")
 
 
 def remembered_run(directory: Path) -> str | None:
