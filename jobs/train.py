@@ -20,11 +20,11 @@ def main(config: Experiment) -> Mapping[str, Any]:
     from laser.config.paths import check_places, with_absolute_paths
     from laser.data.dataset import open_dataset
     from laser.storage.locks import held
+    from laser.tracking.fetched import fetched_checkpoint
     from laser.tracking.runs import open_tracking
     from laser.training.prepare import make_artifacts
     from laser.training.run.directory import remember_run, remembered_run, run_directory
     from laser.training.run.outcome import run_results
-    from laser.training.run.transfer import fetched_checkpoint
     from laser.training.train import preflight, run_tags, train_laser
 
     check_places(config)

@@ -4,12 +4,10 @@ import pytest
 import torch
 
 from laser.config.compose import with_overrides
-from laser.config.schema import Experiment, TrackingConfig
 from laser.errors import UserError
-from laser.tracking.runs import open_tracking
 from laser.training.prepare import make_artifacts
 from laser.training.run.checkpoint import latest_checkpoint, read_checkpoint
-from laser.training.run.transfer import check_start, fetched_checkpoint
+from laser.training.run.transfer import check_start
 from tiny.training import train
 
 
@@ -44,17 +42,3 @@ def test_zero_shot_evaluates_the_starting_weights_and_others_do_not_fit(experime
     nowhere = with_overrides(zero_shot, {"training.start_from": str(tmp_path)})
     with pytest.raises(UserError, match=r"training\.start_from: .* is neither a checkpoint nor a run with one; name"):
         check_start(nowhere, make_artifacts(nowhere))
-
-
-def test_a_checkpoint_is_fetched_anew_only_when_the_run_has_another(tmp_path):
-    tracking = open_tracking(TrackingConfig(uri=f"sqlite:///{tmp_path / 'mlflow.db'}"))
-    with tracking.run(Experiment(), "train", "one", {}) as run:
-        for content in ("first", "second"):
-            run.log_text(content, "checkpoint/weights")
-            run.log_text(content, "checkpoint/checksums.json")
-            place = fetched_checkpoint(run, tmp_path / "transfers" / run.run_id)
-            assert (place / "weights").read_text() == content
-            (place / "read already").touch()
-            assert fetched_checkpoint(run, tmp_path / "transfers" / run.run_id) == place
-            assert (place / "read already").exists()
-    assert [path.name for path in place.parent.iterdir()] == ["checkpoint"]

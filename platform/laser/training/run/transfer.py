@@ -1,8 +1,5 @@
 """Takes starting weights from another run, to transfer them to another dataset or to test them without training."""
 
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,29 +10,10 @@ from laser.config.schema import Experiment
 from laser.engine.deepspeed_private import whole_shape
 from laser.errors import UserError
 from laser.models.laser import Laser
-from laser.storage.locks import exclusive
-from laser.tracking.interface import StoredRun
 from laser.training.artifacts import Artifacts
 from laser.training.extensions.outputs import check_shared_prefix
 from laser.training.model import weightless_laser
 from laser.training.run.checkpoint import CHECKSUMS, Checkpoint, latest_checkpoint, read_checkpoint
-
-
-def fetched_checkpoint(run: StoredRun, folder: Path) -> Path:
-    """Fetch the selected checkpoint of a recorded run into a folder, and return its directory.
-
-    Several processes may ask at once. A run that was resumed since the last call has another checkpoint.
-    """
-    place = folder / "checkpoint"
-    with exclusive(folder.with_name(f"{folder.name}.lock")):
-        folder.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as aside:
-            fetched = run.fetch("checkpoint", Path(aside))
-            if place.is_dir() and (place / CHECKSUMS).read_bytes() == (fetched / CHECKSUMS).read_bytes():
-                return place
-            shutil.rmtree(place, ignore_errors=True)
-            os.replace(fetched, place)
-    return place
 
 
 def starting_weights(start_from: str, laser: Laser) -> dict[str, Tensor]:

@@ -1,0 +1,33 @@
+"""The selected checkpoint of a recorded run, fetched into a folder that processes share."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from laser.storage.locks import exclusive
+from laser.tracking.run import Run
+
+CHECKSUMS = "checksums.json"
+"""The file by which a checkpoint is known; it holds the hashes of the others."""
+
+
+def fetched_checkpoint(run: Run, folder: Path) -> Path:
+    """Fetch the selected checkpoint of a recorded run into a folder, and return its directory.
+
+    Several processes may ask at once. A run that was resumed since the last call has another checkpoint.
+    """
+    place = folder / "checkpoint"
+    with exclusive(folder.with_name(f"{folder.name}.lock")):
+        folder.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as aside:
+            fetched = run.fetch("checkpoint", Path(aside))
+            if (place / CHECKSUMS).is_file() and _same(place / CHECKSUMS, fetched / CHECKSUMS):
+                return place
+            shutil.rmtree(place, ignore_errors=True)
+            os.replace(fetched, place)
+    return place
+
+
+def _same(first: Path, second: Path) -> bool:
+    return first.read_bytes() == second.read_bytes()
