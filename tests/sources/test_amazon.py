@@ -77,3 +77,65 @@ def test_an_amazon_dump_of_2023_in_plain_lines_with_uneven_fields(tmp_path, monk
         "c": ["Cake", "Best, Co", "", "x, z"],
         "d": ["Date", "7", "", "x"],
     }
+
+
+def test_texts_of_the_page_are_cleaned_and_counted(tmp_path):
+    reviews = [
+        {"overall": 5.0, "reviewerID": user, "asin": item, "unixReviewTime": time}
+        for user in "uv"
+        for time, item in enumerate("abc")
+    ]
+    metadata = [
+        {
+            "asin": "a",
+            "title": "Pen &amp;amp; Paper",
+            "brand": "by\n    \n    Acme",
+            "category": ["A &amp; B", "</span>"],
+        },
+        {"asin": "b", "title": "<b>Foo</b>", "brand": "Best"},
+        {"asin": "c", "title": "var aPageStart = (new Date()).getTime();", "brand": "z"},
+    ]
+    dataset = prepare_dataset(write_amazon(tmp_path / "raw", reviews, metadata), tmp_path / "cache")
+    rows = {row.pop("raw_id"): row for row in dataset.items.drop_columns("item_id").to_pylist()}
+    assert rows == {
+        "a": {"title": "Pen & Paper", "brand": "by Acme", "category": "A & B"},
+        "b": {"title": "Foo", "brand": "Best", "category": ""},
+    }
+    rejected = dataset.manifest["rejected"]
+    assert (rejected["texts_cleaned"], rejected["titles_of_page_source"], rejected["items_without_title"]) == (5, 1, 1)
+
+
+ODD = {"parent_asin": "z", "title": ["Zoo"], "other": 1}
+UNEVEN = [
+    {"parent_asin": "a", "title": "A", "price": 4.0, "categories": ["x", None, "", "y"], "store": "s"},
+    {"parent_asin": "b", "title": "B", "price": 10000000000.0, "categories": [None], "store": None},
+    {"parent_asin": "c", "title": "C", "price": None, "categories": None, "store": "None"},
+    {"parent_asin": "d", "title": "D", "price": 3, "categories": [], "store": "NaN"},
+    {"parent_asin": "e", "title": "E", "price": 1e-7, "categories": ["x"], "store": "s, "},
+    {"parent_asin": "f", "title": "F", "price": float("nan"), "categories": ["nan"], "store": "t"},
+]
+
+
+def test_attributes_do_not_depend_on_the_parser_of_their_block(tmp_path):
+    """A title that is a list makes Arrow refuse its block, which Python's parser reads in its place."""
+    reviews = [{"rating": 5.0, "parent_asin": item, "user_id": "u", "timestamp": 1} for item in "abcdef"]
+    read = []
+    for name, metadata in {"arrow": UNEVEN, "python": [*UNEVEN, ODD]}.items():
+        config = write_amazon(tmp_path / name, reviews, metadata, ".jsonl")
+        config = config.model_copy(update={"attributes": ("price", "categories", "store")})
+        rows = prepare_dataset(config, tmp_path / "cache").items.drop_columns("item_id").to_pylist()
+        read.append({row["raw_id"]: [row[name] for name in ("price", "categories", "store")] for row in rows})
+    assert read[0] == read[1]
+    assert read[0]["a"] == ["4", "x, y", "s"]
+    assert read[0]["b"] == ["10000000000", "", ""]
+    assert read[0]["c"] == read[0]["d"][1:] + [""]
+
+
+def test_times_of_json_lines_may_get_fractions_late(tmp_path):
+    reviews = [
+        {"rating": 5.0, "parent_asin": item, "user_id": "u", "timestamp": time}
+        for item, time in (("a", 3), ("b", 2.25), ("c", 2.125))
+    ]
+    metadata = [{"parent_asin": item, "title": item} for item in "abc"]
+    dataset = prepare_dataset(write_amazon(tmp_path / "raw", reviews, metadata, ".jsonl"), tmp_path / "cache")
+    assert list(histories(dataset).values()) == [["c", "b", "a"]]

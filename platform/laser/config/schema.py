@@ -55,7 +55,8 @@ class DataConfig(Section):
     """Column of the item id in the items, where it has another name there. Default: that of item_column, else item_id,
     item or id."""
     timestamp_column: str = "timestamp"
-    """Column of the time: integer or float seconds, or ISO 8601 text. Amazon's unixReviewTime is found without it."""
+    """Column of the time: numbers of any one unit, timestamps of Parquet, or ISO 8601 text down to nanoseconds, all
+    with or all without a zone (Z, UTC, GMT or an offset). Amazon's unixReviewTime is found without it."""
     rating_column: str = "rating"
     """Column of the rating; may be absent when `min_rating` is null. Amazon's overall is found without it."""
     title_column: str | None = None
@@ -65,7 +66,7 @@ class DataConfig(Section):
     """Item attributes to keep, in prompt order; null keeps all but an index (amazon: brand or store,
     and categories)."""
     min_rating: float | None = None
-    """Drop interactions rated lower; null keeps all."""
+    """Drop interactions rated lower; null keeps all. RecFormer's JSON has no ratings and refuses it."""
     k_core: NonNegativeInt = 0
     """Repeatedly drop users and items with fewer interactions than this; 0 keeps all. Paper: 5."""
     seed: Seed = 0

@@ -16,7 +16,8 @@ import pyarrow.json as arrow_json
 
 from laser.errors import UserError
 from laser.ingest.streams import broken_gzip, line_blocks, line_of_row, open_text
-from laser.ingest.tables import Kinds, TableFile, as_text
+from laser.ingest.tables import Kinds, TableFile
+from laser.ingest.texts import as_text, value_text
 
 SAMPLE_LINES = 2000
 """Lines that are read to find the fields and their types."""
@@ -101,23 +102,24 @@ class JsonLinesFile(TableFile):
 
     def _column(self, objects: list[dict[str, Any]], field: pa.Field, kinds: Kinds, first_row: int) -> pa.Array:
         values = [value.get(field.name) for value in objects]
+        if pa.types.is_floating(field.type):
+            values = [_float(value) if type(value) is int else value for value in values]
         if kinds[field.name] == "text" or pa.types.is_string(field.type):
-            texts = [None if value is None else _text(value) for value in values]
+            texts = [None if value is None else value_text(value) for value in values]
             try:
                 return pa.array(texts, pa.string())
             except UnicodeEncodeError as error:
                 where = self.where(first_row + texts.index(error.object))
                 what = f"{field.name} {error.object!r} holds half a character (a lone surrogate)"
                 raise UserError(f"{where}: {what}; fix it") from error
-        wanted = int if pa.types.is_integer(field.type) else (int, float)
+        whole = pa.types.is_integer(field.type)
         for row, value in enumerate(values):
-            if value is not None and (
-                isinstance(value, bool) or not isinstance(value, wanted) or wanted is int and not -MAX <= value < MAX
-            ):
+            fraction = isinstance(value, float) and (not whole or kinds[field.name] == "time" and math.isfinite(value))
+            if value is not None and not fraction and not (type(value) is int and -MAX <= value < MAX):
                 known = f"a number as in the lines before it ({self._sample[field.name]!r})"
                 raise UserError(f"{self.where(first_row + row)}: {field.name} {value!r}; wanted {known}")
-        if wanted is not int:
-            values = [None if value is None else _float(value) for value in values]
+        if whole and float in map(type, values):
+            return pa.array([None if value is None else repr(value) for value in values])
         return pa.array(values, field.type)
 
     def where(self, row: int) -> str:
@@ -133,9 +135,3 @@ def _float(value: int | float) -> float:
         return float(value)
     except OverflowError:
         return math.inf  # as Arrow reads it
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(text for text in map(_text, value) if text)
-    return value if isinstance(value, str) else "" if value is None else json.dumps(value)

@@ -36,32 +36,64 @@ def open_lines(path: Path) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
 
 
-def line_blocks(file: BinaryIO, path: Path) -> Iterator[bytes]:
-    """Yield whole lines, about `BLOCK_BYTES` at a time. The next block is read while one is used.
+def last_line_feed(text: bytes) -> int:
+    """Return where the last whole line ends, or 0."""
+    return text.rfind(b"\n") + 1
+
+
+def line_blocks(
+    file: BinaryIO, path: Path, last_end: Callable[[bytes], int] = last_line_feed, position: int = 0
+) -> Iterator[bytes]:
+    """Yield whole rows, about `BLOCK_BYTES` at a time. The next block is read while one is used.
+
+    Args:
+        file: what is left to read.
+        path: its path, for messages.
+        last_end: returns where the last whole row of a text ends, or 0; a row is a line unless it says otherwise.
+        position: bytes that were read before.
 
     Raises:
-        UserError: a line is longer than a block, so that the file cannot be a table.
+        UserError: a row is longer than a block or does not end, so that the file cannot be a table.
     """
     with ThreadPoolExecutor(1) as thread:
-        blocks = _line_blocks(file, path)
+        blocks = _line_blocks(file, path, last_end, position)
         coming = thread.submit(next, blocks, None)
         while (block := coming.result()) is not None:
             coming = thread.submit(next, blocks, None)
             yield block
 
 
-def _line_blocks(file: BinaryIO, path: Path) -> Iterator[bytes]:
+def _line_blocks(file: BinaryIO, path: Path, last_end: Callable[[bytes], int], position: int) -> Iterator[bytes]:
     rest = b""
     while content := file.read(BLOCK_BYTES):
         content = rest + content
-        cut = content.rfind(b"\n") + 1
+        cut = last_end(content)
         rest = content[cut:]
+        position += cut
         if cut:
             yield content[:cut]
         elif len(rest) > BLOCK_BYTES:
-            raise UserError(f"{path}: a line of more than {BLOCK_BYTES} bytes; wanted a row a line")
+            what = f"a line of more than {BLOCK_BYTES} bytes; wanted a row a line"
+            what += ", and quotes that are closed" if b"\n" in rest else ""
+            raise UserError(f"{path}:{line_of_byte(path, position)}: {what}")
+    if rest and not last_end(rest + b"\n"):
+        raise UserError(f"{path}:{line_of_byte(path, position)}: a quote that is never closed; close or remove it")
     if rest:
         yield rest
+
+
+def line_of_byte(path: Path, position: int) -> int:
+    """Return the line, counted from 1, that holds a byte of a file. Messages name it.
+
+    A line ends with a line feed, a carriage return, or both, as in editors.
+    """
+    line, before = 1, b""
+    with open_text(path) as file:
+        while text := file.read(min(position, BLOCK_BYTES)):
+            line += text.count(b"\n") + text.count(b"\r") - (before[-1:] + text).count(b"\r\n")
+            position -= len(text)
+            before = text
+    return line
 
 
 def broken_gzip(path: Path, error: Exception) -> UserError:

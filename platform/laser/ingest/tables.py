@@ -1,12 +1,13 @@
 """Table files, read as streams: delimited text, gzipped or plain, and Parquet. JSON lines are in `json_lines`."""
 
+import codecs
 import csv as text_csv
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,7 +15,9 @@ import pyarrow.parquet as pq
 from pyarrow import csv
 
 from laser.errors import UserError
-from laser.ingest.streams import BROKEN_GZIP, broken_gzip, line_blocks, line_of_row, open_lines
+from laser.ingest.rows import Rows
+from laser.ingest.streams import BROKEN_GZIP, broken_gzip, line_of_byte, open_lines, open_text
+from laser.ingest.texts import EXACT, MISSING, MISSING_IDS, as_text, without
 
 Kind = Literal["text", "time", "number"]
 """The wanted type of a column: text; int64 for times and float64 for numbers, and text where a batch does not fit."""
@@ -26,14 +29,6 @@ MAX_LINE_BYTES = 1 << 20
 """Longest header or row; Arrow's default block."""
 PARQUET_ROWS = 1 << 18
 """Rows of a Parquet file that are read at once."""
-
-
-def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Convert any column to text. Lists are joined with ", "; nulls become empty."""
-    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-        column = pc.binary_join(column.cast(pa.list_(pa.string())), ", ")
-    column = column.cast(pa.string())
-    return pc.fill_null(column, "") if column.null_count else column
 
 
 class TableFile(ABC):
@@ -74,8 +69,8 @@ class TableFile(ABC):
         """Return which columns the file has, for messages."""
         return f"it has: {', '.join(self.column_names)}"
 
-    def text(self, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
-        """Convert a column of this file to text, as `as_text` does.
+    def text(self, name: str, column: pa.ChunkedArray, missing: tuple[str, ...] = MISSING) -> pa.ChunkedArray:
+        """Convert a column of this file to text, as `as_text` does. Words for a missing value become empty.
 
         Raises:
             UserError: the column holds structs, bytes or others that have no text.
@@ -89,7 +84,19 @@ class TableFile(ABC):
             text.validate(full=True)  # a Parquet file may say "text" of any bytes
         except pa.ArrowInvalid as error:
             raise UserError(f"{self.path}:1: column {name!r} is not UTF-8; convert it") from error
-        return text
+        return without(text, missing)
+
+    def ids(self, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+        """Convert a column of ids to text, as `text` does, but with pandas' list of words for a missing one.
+
+        Raises:
+            UserError: they are floats so large that different ids became equal.
+        """
+        exact = EXACT.get(column.type)
+        if exact and pc.any(pc.greater_equal(pc.abs(column.cast(pa.float64())), exact)).as_py():
+            what = f"column {name!r} holds floats of {exact} or more, which have lost digits of ids"
+            raise UserError(f"{self.path}:1: {what}; write integers or text")
+        return self.text(name, column, MISSING_IDS)
 
     def read(self, names: list[str]) -> pa.Table:
         """Read whole columns as text; for small files."""
@@ -111,35 +118,41 @@ class DelimitedFile(TableFile):
     def __init__(
         self, path: Path, delimiter: str | None, typed_header: bool, names: Sequence[str] | None = None
     ) -> None:
-        header = self._header(path)
-        self._first_line = 1 if names is None else 0
+        header, self._start = self._header(path, names is None, not typed_header)
         self._delimiter = delimiter or _frequent_delimiter(header)
         if names is None:
             try:
-                rows = text_csv.reader([header], delimiter=self._delimiter, strict=True, skipinitialspace=True)
-                names = [name.strip() for name in next(rows, [""])]
+                cells = text_csv.reader([header], delimiter=self._delimiter, strict=True, skipinitialspace=True)
+                names = [name.strip() for name in next(cells, [""])]
             except text_csv.Error as error:
                 raise UserError(f"{path}:1: {str(error).partition(' - ')[0]}; fix the header") from error
+            quoted = not (typed_header and self._delimiter == "\t")
+        else:
+            quoted = False
         self._names = [name.partition(":")[0].strip() for name in names] if typed_header else list(names)
         super().__init__(path, self._names)
-        quoted = self._first_line and not (typed_header and self._delimiter == "\t")
+        self._rows = Rows(self._delimiter, quoted)
         self._format = csv.ParseOptions(delimiter=self._delimiter, quote_char='"' if quoted else False)
         self._all_text = False
 
-    def _header(self, path: Path) -> str:
+    def _header(self, path: Path, named: bool, quoted: bool) -> tuple[str, int]:
+        """Return the first row that is not blank, and at which byte the rows begin: behind it where it has names."""
         try:
-            with open_lines(path) as file:
-                line = file.readline(MAX_LINE_BYTES + 1)
+            with open_text(path) as file:
+                text = file.read(MAX_LINE_BYTES + 1)
         except BROKEN_GZIP as error:
             raise broken_gzip(path, error) from error
-        if not line:
+        mark = len(codecs.BOM_UTF8) if text.startswith(codecs.BOM_UTF8) else 0
+        if not text[mark:].strip():
             raise UserError(f"{path}:1: empty file; wanted a header and rows")
-        if len(line) > MAX_LINE_BYTES:
+        begin, end = Rows("".join(DELIMITERS), named and quoted).first(text[mark:])
+        if end > MAX_LINE_BYTES:
             raise UserError(f"{path}:1: a header of more than {MAX_LINE_BYTES} bytes; wanted the columns' names")
         try:
-            return self._decoded(line).decode("utf-8-sig").rstrip("\r\n")
+            header = self._decoded(text[mark + begin : mark + end]).decode("utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise self._not_utf8(path) from error
+        return header, mark + end if named else mark
 
     def _decoded(self, block: bytes) -> bytes:
         """Return whole lines as UTF-8 with columns apart by the delimiter. Other encodings override it."""
@@ -151,19 +164,16 @@ class DelimitedFile(TableFile):
 
     def batches(self, kinds: Kinds) -> Iterator[pa.Table]:
         rows = 0
-        with open_lines(self.path) as file:
-            if self._first_line:
-                file.readline()
-            for block in self._blocks(file):
-                table = self._parse(self._decoded(block), kinds, rows)
-                rows += table.num_rows
-                yield table
+        for block in self._blocks():
+            table = self._parse(self._decoded(block), kinds, rows)
+            rows += table.num_rows
+            yield table
         if not rows:
             raise UserError(f"{self.path}:1: a header and no rows; wanted rows")
 
-    def _blocks(self, file: BinaryIO) -> Iterator[bytes]:
+    def _blocks(self) -> Iterator[bytes]:
         try:
-            yield from (block for block in line_blocks(file, self.path) if not block.isspace())
+            yield from (block for block in self._rows.blocks(self.path, self._start) if not block.isspace())
         except BROKEN_GZIP as error:
             raise broken_gzip(self.path, error) from error
 
@@ -179,9 +189,13 @@ class DelimitedFile(TableFile):
             try:
                 return self._read(block, dict.fromkeys(kinds, pa.string()), threads=False)  # Arrow names the row
             except pa.ArrowInvalid as error:
+                rows = self._rows.without_blank(block)
+                if len(rows) < len(block):
+                    return self._parse(rows, kinds, first_row)
                 raise self._unreadable(error, first_row) from error
 
     def _read(self, block: bytes, types: dict[str, pa.DataType], threads: bool) -> pa.Table:
+        self._format.newlines_in_values = self._rows.quotes and b'"' in block
         return csv.read_csv(
             pa.BufferReader(block),
             read_options=csv.ReadOptions(use_threads=threads, column_names=self._names),
@@ -194,9 +208,10 @@ class DelimitedFile(TableFile):
     def _unreadable(self, error: Exception, first_row: int) -> UserError:
         message = str(error).splitlines()[0]
         if "straddling" in message:  # Arrow says so of a row that is longer than its blocks
-            with open_lines(self.path) as file:
-                long = next((number for number, line in enumerate(file, 1) if len(line) > MAX_LINE_BYTES), 1)
-            return UserError(f"{self.path}:{long}: a row of more than {MAX_LINE_BYTES} bytes; shorten it")
+            places = self._rows.places(self.path, self._start)
+            longest = max(((size.max(), start[size.argmax()]) for start, size in places if len(size)))
+            what = f"a row of more than {MAX_LINE_BYTES} bytes; shorten it"
+            return UserError(f"{self.path}:{line_of_byte(self.path, longest[1])}: {what}")
         row = re.search(r"Row #(\d+): ", message)
         if row is None or "UTF8" in message:
             return self._not_utf8(self.path, message)
@@ -204,17 +219,23 @@ class DelimitedFile(TableFile):
 
     @staticmethod
     def _not_utf8(path: Path, otherwise: str = "not a table") -> UserError:
+        position = 0
         with open_lines(path) as file:
-            for number, line in enumerate(file, start=1):
+            for line in file:
                 try:
                     line.decode("utf-8")
                 except UnicodeDecodeError as bad:
-                    byte = f"byte {line[bad.start]:#04x}"
-                    return UserError(f"{path}:{number}: {byte} is not UTF-8; save the file as UTF-8")
+                    what = f"byte {line[bad.start]:#04x} is not UTF-8; save the file as UTF-8"
+                    return UserError(f"{path}:{line_of_byte(path, position + bad.start)}: {what}")
+                position += len(line)
         return UserError(f"{path}:1: {otherwise}; fix it")
 
     def where(self, row: int) -> str:
-        return f"{self.path}:{line_of_row(self.path, row + self._first_line)}"
+        for starts, _ in self._rows.places(self.path, self._start):
+            if row < len(starts):
+                return f"{self.path}:{line_of_byte(self.path, int(starts[row]))}"
+            row -= len(starts)
+        raise AssertionError("a row that the file does not have")
 
 
 def _frequent_delimiter(header: str) -> str:
@@ -228,7 +249,8 @@ class ParquetFile(TableFile):
 
     def __init__(self, path: Path) -> None:
         with self._reading(path):
-            self._file = pq.ParquetFile(path)
+            # Nanoseconds since 1970 would end in the year 2262, and wrap around in silence.
+            self._file = pq.ParquetFile(path, coerce_int96_timestamp_unit="us")
             names = self._file.schema_arrow.names
         self.num_rows = self._file.metadata.num_rows
         super().__init__(path, names)

@@ -31,7 +31,7 @@ class RawData:
     drop_repeats: bool = False
     """Whether interactions with equal user, item and time count as one."""
     rejected: dict[str, int] = field(default_factory=dict)
-    """How many interactions or items the reader left out, by reason."""
+    """How many interactions or items the reader left out, by reason, and how many texts it cleaned."""
 
 
 class LayoutModule(Protocol):

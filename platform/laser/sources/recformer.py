@@ -14,6 +14,7 @@ import pyarrow as pa
 from laser.config.schema import DataConfig
 from laser.errors import UserError
 from laser.ingest.interactions import Workspace
+from laser.ingest.texts import MISSING, value_text
 from laser.sources.base import RawData, chosen_attributes, readable
 from laser.sources.columns import title_column, without_index
 
@@ -110,9 +111,8 @@ def _items(
 
 
 def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    return (", ".join(map(str, value)) if isinstance(value, list) else str(value)).strip()
+    text = value_text(value).strip()
+    return "" if text in MISSING else text
 
 
 def _read(path: Path) -> str:

@@ -1,9 +1,10 @@
 """Table files of interactions and items, read into `RawData`: what the readers of tabular layouts share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +16,12 @@ from laser.errors import UserError
 from laser.ingest.interactions import Workspace
 from laser.ingest.numbering import Collector
 from laser.ingest.tables import Kind, TableFile
-from laser.ingest.times import Clock, FractionOfSecond, UnreadableTime, fractions
+from laser.ingest.times import Clock, OtherForm, UnreadableTime
 from laser.sources.base import RawData, chosen_attributes, only_one, readable
 from laser.sources.columns import first_of, is_counter, title_column, without_index
+
+T = TypeVar("T")
+NO_ID = "a word that stands for nothing, as nan; fill it, or remove the row"
 
 
 def matching_file(directory: Path, *patterns: str) -> Path:
@@ -87,7 +91,7 @@ def read_items(
     attributes = [file.require(name, "attributes") for name in chosen_attributes(config, known, file.path)]
     table = file.read(list(dict.fromkeys([item_column, title, *attributes])))
     raw_ids = _ids(file, item_column, table)
-    _refuse(file, 0, pc.equal(raw_ids, ""), f"no id in column {item_column!r}; fill it, or remove the row")
+    _refuse(file, 0, pc.equal(raw_ids, ""), f"no id in column {item_column!r}, or {NO_ID}")
     columns = {"raw_id": raw_ids}
     for name, column in {"title": title, **{name: name for name in attributes}}.items():
         texts = pc.utf8_trim_whitespace(file.text(column, table.column(column)))
@@ -111,7 +115,7 @@ def read_items(
 
 
 def _ids(file: TableFile, name: str, table: pa.Table) -> pa.ChunkedArray:
-    return pc.utf8_trim_whitespace(file.text(name, table.column(name)))
+    return pc.utf8_trim_whitespace(file.ids(name, table.column(name)))
 
 
 @dataclass(frozen=True)
@@ -155,8 +159,7 @@ def read_interactions(
                 for batch in file.batches(kinds):
                     users, chosen = (_ids(file, name, batch) for name in (columns.user, columns.item))
                     for name, texts in ((columns.user, users), (columns.item, chosen)):
-                        what = f"nothing in column {name!r}; fill it, or remove the row"
-                        _refuse(file, row, pc.equal(texts, ""), what)
+                        _refuse(file, row, pc.equal(texts, ""), f"nothing in column {name!r}, or {NO_ID}")
                     keep = _well_rated(file, row, batch, columns.rating, config.min_rating)
                     times = _times(file, row, batch, columns.time, clock)
                     collector.add(users, chosen, times, keep, number if len(files) > 1 else None)
@@ -165,12 +168,19 @@ def read_interactions(
             collector.users()
         return collector, low
 
-    try:
-        collector, low = stream(Clock())
-    except FractionOfSecond:
-        collector, low = stream(Clock(fractions))
+    collector, low = _in_one_form(stream)
     rejected = {} if config.min_rating is None else {"interactions_below_min_rating": low}
     return collector, rejected | {"interactions_with_unknown_item": collector.num_unknown}
+
+
+def _in_one_form(stream: Callable[[Clock], T]) -> T:
+    """Stream with a clock, and anew with another one where a time needs a finer form than those before it."""
+    clock = Clock()
+    while True:
+        try:
+            return stream(clock)
+        except OtherForm as found:
+            clock = found.clock
 
 
 def _refuse(file: TableFile, first_row: int, bad: pa.ChunkedArray, what: str) -> None:
@@ -184,7 +194,7 @@ def _times(file: TableFile, first_row: int, batch: pa.Table, name: str, clock: C
     try:
         return clock.read(batch.column(name))
     except UnreadableTime as error:
-        wanted = "seconds or ISO 8601 text, in one form in all rows"
+        wanted = "numbers or ISO 8601 text, in one form in all rows"
         raise UserError(f"{file.where(first_row + error.row)}: {name} {error.value!r}; wanted {wanted}") from error
 
 
