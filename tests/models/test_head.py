@@ -19,6 +19,8 @@ def head(**changes: object) -> Head:
 
 def test_without_settings_there_is_no_head():
     assert build_head(HeadConfig(), 6, 3) is None
+    assert build_head(HeadConfig(shared=False, dropout=0.5), 6, 3) is None  # of a map that is not there
+    assert build_head(HeadConfig(history_bias=True), 6, 3) is not None
 
 
 def test_the_score_by_hand():

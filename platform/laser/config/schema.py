@@ -197,6 +197,11 @@ class HeadConfig(Section):
     text_scale: PositiveFloat = 1.0
     """Weight of the cosine in the score before training, beside the recommender's product."""
 
+    @property
+    def is_there(self) -> bool:
+        """Whether there is a head. What a map is like does not count without a map."""
+        return self.model_copy(update={"shared": True, "dropout": 0.0}) != HeadConfig()
+
 
 class WarmStartConfig(Section):
     """Training the head alone, before the stages, on outputs of the frozen LLM that are computed once and cached."""
@@ -399,7 +404,7 @@ class Experiment(Section):
                 f'finetuning.type: "{self.finetuning.type}"; the head is made ready on outputs of a packed LLM: set '
                 "warm_start.epochs to 0 and head.standardise to false, or finetuning.type to none"
             )
-        if self.warm_start.epochs and self.head == HeadConfig():
+        if self.warm_start.epochs and not self.head.is_there:
             raise ValueError(
                 f"warm_start.epochs: {self.warm_start.epochs}; there is no head to train: set head.width or "
                 "head.collaborative, or this to 0"
@@ -430,7 +435,7 @@ class Experiment(Section):
                 "training.gradient_checkpointing: true; a prefix after the text leaves nothing to recompute: set it to "
                 "false, or bituning.prefix_position to before"
             )
-        if self.bituning.prefix == "none" and self.bituning.representation != "suffix" and self.head == HeadConfig():
+        if self.bituning.prefix == "none" and self.bituning.representation != "suffix" and not self.head.is_there:
             raise ValueError(
                 f'bituning.representation: "{self.bituning.representation}"; without prefix and suffix nothing is left '
                 "to train: set it to suffix, bituning.prefix to mformer or free, or a head (head.width)"

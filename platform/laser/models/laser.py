@@ -206,7 +206,7 @@ def build_laser(
 
 def build_head(config: HeadConfig, llm_width: int, recommender_width: int) -> Head | None:
     """Build the head of these settings, with weights from torch's global generator. The paper's settings give None."""
-    if config == HeadConfig():
+    if not config.is_there:
         return None
     return Head(
         llm_width=llm_width,
