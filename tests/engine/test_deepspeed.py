@@ -93,3 +93,38 @@ def test_moments_that_are_written_before_the_first_step_are_read_again(tiny_llm:
     command = [sys.executable, str(script), str(tiny_llm), str(tmp_path / "meeting")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+EVALUATED = """
+import sys
+from pathlib import Path
+import torch
+import torch.distributed as dist
+from laser.config.compose import with_overrides
+from laser.engine.deepspeed import DeepSpeedEngine, sharded_llm
+from laser.engine.step import training_step
+from laser.models.laser import build_laser
+from tiny.laser import BASE, CPU, RECOMMENDER_WIDTH, batch, catalogue
+
+directory, meeting = sys.argv[1:]
+dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=0, world_size=1)
+config = with_overrides(BASE, {"training.zero_stage": 3, "llm.compile": False})
+llm = sharded_llm(Path(directory), torch.float32, config.llm, config.training)
+laser = build_laser(config, llm, RECOMMENDER_WIDTH, embedding_std=0.1)
+engine = DeepSpeedEngine(laser, config.training, CPU)
+for _ in range(3):
+    training_step(engine, [batch()], catalogue(laser), config.training, 1.0)
+    laser.eval()
+    with torch.no_grad():
+        engine.forward(batch())  # after which ZeRO-3 prefetches for a backward pass
+    assert engine.trainable_state()["mformer.router.score.weight"].any()
+    laser.train()
+"""
+
+
+def test_weights_are_read_whole_after_an_evaluation(tiny_llm: Path, tmp_path: Path):
+    command = [sys.executable, "-c", EVALUATED, str(tiny_llm), str(tmp_path / "meeting")]
+    paths = {"PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).resolve().parents[1])])}
+    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    done = subprocess.run(command, env={**os.environ, **ranks, **paths}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -28,6 +28,7 @@ from laser.engine.base import (
 )
 from laser.engine.deepspeed_private import (
     held_weight,
+    is_in_flight,
     materialise_moments,
     sharding_init,
     skip_shared_memory_kernel,
@@ -191,6 +192,8 @@ class DeepSpeedEngine:
             parameter.set_full_hp_param(full, moment)
 
     def _gathered(self, parameter: Tensor, writer: int | None = None) -> Any:
+        if is_in_flight(parameter):  # prefetched after an evaluation, for a backward pass that does not come
+            self.engine.empty_partition_cache()
         return deepspeed.zero.GatheredParameters([parameter], modifier_rank=writer, enabled=self.level == 3)
 
 

@@ -30,6 +30,12 @@ def held_weight(parameter: Tensor) -> Tensor:
     return getattr(parameter, "ds_tensor", parameter)
 
 
+def is_in_flight(parameter: Tensor) -> bool:
+    """Return whether ZeRO-3 has begun to gather a weight for a pass to come, and nobody has waited for it yet."""
+    status = getattr(parameter, "ds_status", None)
+    return status is not None and status.name == "INFLIGHT"
+
+
 def skip_shared_memory_kernel() -> None:
     """Keep DeepSpeed from compiling its shared-memory all-reduce.
 
