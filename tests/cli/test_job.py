@@ -49,3 +49,25 @@ def test_a_job_of_which_all_has_failed_shows_its_summary_and_status_1(capfd):
     output, errors = capfd.readouterr()
     assert json.loads(output.splitlines()[-1]) == {"trials": 2}
     assert errors.splitlines()[-1] == "error: all 2 trials failed: no such luck"
+
+
+SCRIPT = """
+import os
+from laser.cli.job import run_job
+from laser.config.section import Section
+
+def main(config):
+    import torch
+    return {"policy": os.environ["OMP_WAIT_POLICY"], "openmp": "OMP_NUM_THREADS" in torch.__config__.parallel_info()}
+
+run_job(main, Section, arguments=[])
+"""
+
+
+@pytest.mark.parametrize("own", [None, "active"])
+def test_threads_do_not_spin_while_they_wait_unless_the_user_says_so(own):
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_WAIT_POLICY": own} if own else {}
+    command = [sys.executable, "-c", SCRIPT]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == {"policy": own or "passive", "openmp": True}

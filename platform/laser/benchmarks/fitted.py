@@ -4,8 +4,8 @@
 
 The yardstick is what anybody would write: the users' weighted histories, a sparse matrix, times the sparse counts of
 pairs, by scipy in blocks of users, without looking at the scores. The goal for each contestant that counts is twice its
-time. EASE and the hybrid multiply dense matrices; their yardsticks are these products. They run on the first dataset
-alone, and EASE with random weights, because its inverse takes minutes and the weights do not change the speed.
+time. EASE and the hybrid multiply dense matrices; their yardsticks are these products. They rank some users of the
+first dataset alone, and EASE with random weights: its inverse takes minutes, and the weights do not change the speed.
 
 Shape suffixes: B users, I items, C recommender width.
 """
@@ -46,9 +46,15 @@ FIRST_DATASET_ROUNDS = 5
 """Rounds of the first dataset for one of a later one."""
 MAX_DENSE_SCORES = 2**30
 """Users times items up to which scipy's product is also ranked, as a dense matrix."""
+DENSE_USERS = 4096
+"""Users that EASE and the hybrid rank."""
 EASE_USERS = 512
 """Users that EASE encodes without themselves; each takes a product with as many rows of its matrix as it has items."""
 PRODUCT, EASE_PRODUCT, TEXT_PRODUCT = "scipy: product", "scipy: product, dense matrix", "torch: product of texts"
+MEMORY_OF = (
+    "item_knn: ranks", "item_knn: encodings without the own user", "popularity: ranks", "hybrid: ranks", "ease: ranks",
+)  # fmt: skip
+"""Contestants whose peak of memory is measured, in a call of its own."""
 YARDSTICKS = {"ease": EASE_PRODUCT, "hybrid": TEXT_PRODUCT}
 """Family → the contestant that it is compared with; all others are compared with the sparse product."""
 
@@ -114,11 +120,11 @@ def _measure(
         contestants["scipy: product and ranks"] = lambda: plain_ranks(weights_BI, counts_II, data.val.targets)
     contestants |= fitted_work("item_knn", knn, data) | fitted_work("popularity", popularity, data)
     if first:
+        contestants["item_knn: ranks and lists"] = lambda: recommender_ranks(knn, data.val, lists=True)
         contestants |= dense_work(knn, data, weights_BI)
     rounds = settings.rounds if first else -(-settings.rounds // FIRST_DATASET_ROUNDS)
     timings = take_turns(contestants, rounds, settings.warmup_rounds if first else 0)
-    measured = [name for name in contestants if ": ranks" in name or "encodings" in name]
-    peaks = {name: peak_mib(contestants[name]) for name in (PRODUCT, *measured)}
+    peaks = {name: peak_mib(contestants[name]) for name in MEMORY_OF if name in contestants}
     agreement = check_agreement(knn, data, weights_BI, counts_II)
     return summarise(data, knn, timings, peaks, agreement)
 
@@ -169,7 +175,6 @@ def fitted_work(family: str, model: SequentialRecommender, data: Data) -> dict[s
     model.eval()
     return {
         f"{family}: ranks": lambda: recommender_ranks(model, data.val),
-        f"{family}: ranks and lists": lambda: recommender_ranks(model, data.val, lists=True),
         f"{family}: encodings": lambda: encode(model, data.val, None),
         f"{family}: encodings without the own user": lambda: encode(model, data.prefixes, data.own),
     }
@@ -184,17 +189,18 @@ def encode(model: SequentialRecommender, examples: Examples, own: Callable[[int]
 def dense_work(knn: ItemKNN, data: Data, weights_BI: csr_array) -> dict[str, Work]:
     """Return the contestants that multiply dense matrices: EASE, if it takes so many items, and the hybrid."""
     hybrid = hybrid_of(knn)
+    ranked = data.val.take(np.arange(min(DENSE_USERS, data.num_users)))
     contestants: dict[str, Work] = {
-        TEXT_PRODUCT: lambda: product_of_texts(hybrid.text_IW, data.num_users),
-        "hybrid: ranks": lambda: recommender_ranks(hybrid, data.val),
+        TEXT_PRODUCT: lambda: product_of_texts(hybrid.text_IW, len(ranked)),
+        "hybrid: ranks": lambda: recommender_ranks(hybrid, ranked),
     }
     if knn.num_items > EASEConfig.max_items:
         return contestants
     ease = random_ease(knn.num_items)
     some = data.prefixes.take(np.arange(min(EASE_USERS, data.num_users)))
     return contestants | {
-        EASE_PRODUCT: lambda: product(weights_BI, ease.weights_II.numpy()),
-        "ease: ranks": lambda: recommender_ranks(ease, data.val),
+        EASE_PRODUCT: lambda: product(weights_BI[: len(ranked)], ease.weights_II.numpy()),
+        "ease: ranks": lambda: recommender_ranks(ease, ranked),
         f"ease: encodings without the own user, {len(some)} users": lambda: encode(ease, some, data.own),
     }
 

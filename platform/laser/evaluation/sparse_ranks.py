@@ -32,6 +32,7 @@ class SparseRanking:
         self.shared_I = shared_I
         self._best_first = np.argsort(-shared_I, kind="stable")
         self._sorted_I = np.sort(shared_I)
+        self._is_constant = bool(self._sorted_I[0] == self._sorted_I[-1])
         self._is_wanted = np.zeros(0, dtype=bool)
 
     @property
@@ -58,18 +59,22 @@ class SparseRanking:
             num_bad = len(np.unique(np.repeat(np.arange(num_users), num_entries_B)[np.isnan(entries_BI.data)]))
             raise FloatingPointError(f"NaN scores in {num_bad} of {num_users} rows: the model has diverged")
         starts_B = np.arange(num_users, dtype=np.int64) * num_items
-        own_Q = np.unique(np.concatenate([start + row for start, row in zip(starts_B, histories, strict=True)]))
-        scores_Q = self._scores(entries_BI, np.concatenate([starts_B + targets_B, own_Q.astype(np.int64)]))
+        own_Q = np.repeat(starts_B, [len(history) for history in histories])
+        own_Q = np.unique(own_Q + np.concatenate(histories))
+        scores_Q = self._scores(entries_BI, np.concatenate([starts_B + targets_B, own_Q]))
         wanted_B, own_scores_Q = scores_Q[:num_users], scores_Q[num_users:]
 
         wanted_P = np.repeat(wanted_B, num_entries_B)
         reach_P = (entries_BI.data >= wanted_P).view(np.int8)
-        reach_P -= (self.shared_I[entries_BI.indices] >= wanted_P).view(np.int8)
         ranks_B = num_items - np.searchsorted(self._sorted_I, wanted_B).astype(np.int64)
+        if self._is_constant:
+            ranks_B -= num_entries_B * (self._sorted_I[0] >= wanted_B)
+        else:
+            reach_P -= (self.shared_I[entries_BI.indices] >= wanted_P).view(np.int8)
         filled_B = num_entries_B > 0
         ranks_B[filled_B] += np.add.reduceat(reach_P, entries_BI.indptr[:-1][filled_B], dtype=np.int64)
 
-        owners_Q, items_Q = np.divmod(own_Q.astype(np.int64), num_items)
+        owners_Q, items_Q = np.divmod(own_Q, num_items)
         leaving_Q = (own_scores_Q >= wanted_B[owners_Q]) & (wanted_B[owners_Q] > -np.inf)
         masked_B = ranks_B - np.bincount(owners_Q[leaving_Q], minlength=num_users)
         masked_B[owners_Q[items_Q == targets_B[owners_Q]]] = num_items
