@@ -222,21 +222,19 @@ def _write_environment(path: Path, environment: dict[str, str]) -> None:
 
 
 def _wait_until_ready(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
+    def said() -> str:
+        return log.read_text(encoding="utf-8", errors="replace")
+
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            said = log.read_text(encoding="utf-8", errors="replace")
-            raise RuntimeError(f"ray start ended with status {process.returncode}:\n{said}")
+            raise RuntimeError(f"ray start ended with status {process.returncode}:\n{said()}")
         with socket.socket() as probe:
             probe.settimeout(1)
-            if probe.connect_ex(("127.0.0.1", port)) == 0 and "Ray runtime started" in log.read_text(
-                encoding="utf-8", errors="replace"
-            ):
+            if probe.connect_ex(("127.0.0.1", port)) == 0 and "Ray runtime started" in said():
                 return
         time.sleep(0.5)
-    raise RuntimeError(
-        f"ray start was not ready after {START_SECONDS} s:\n{log.read_text(encoding='utf-8', errors='replace')}"
-    )
+    raise RuntimeError(f"ray start was not ready after {START_SECONDS} s:\n{said()}")
 
 
 def _beside_python(name: str) -> str:

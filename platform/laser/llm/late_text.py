@@ -26,7 +26,7 @@ from laser.errors import UserError
 from laser.llm.loading import choose_dtype, load_llm
 from laser.llm.packed.architectures import ARCHITECTURES
 from laser.llm.text_cache import StateShape, Text, TextCache
-from laser.llm.text_states import Places, Segments, TextStates
+from laser.llm.text_states import Segments, TextStates
 from laser.storage.cache import make_once
 
 logger = logging.getLogger(__name__)
@@ -63,24 +63,14 @@ class LateText:
         """Return what `Batch.text` holds for some examples."""
         if not self.own and self.rows_RN2GE is None:
             return None
-        counts_B, lengths_S, rows_S, distances_S = self._segments(indices)
+        counts_B, lengths_S, rows_S = (torch.from_numpy(part).to(device) for part in self._segments(indices))
+        segments = Segments(lengths_S, counts_B)
         if self.rows_RN2GE is None:
-            return Segments(torch.from_numpy(lengths_S).to(device), torch.from_numpy(counts_B).to(device))
-        within = np.arange(lengths_S.sum()) - np.repeat(np.cumsum(lengths_S) - lengths_S, lengths_S)
-        lengths_B = np.add.reduceat(lengths_S, np.cumsum(counts_B) - counts_B)
-        row_BT = _padded(np.repeat(rows_S, lengths_S) + within, lengths_B)
-        distance_BT = _padded(np.repeat(distances_S, lengths_S), lengths_B) if self.own else None
-        return TextStates(
-            self.rows_RN2GE,
-            Places(
-                torch.from_numpy(row_BT).to(device),
-                None if distance_BT is None else torch.from_numpy(distance_BT).to(device),
-                torch.from_numpy(lengths_B).to(device),
-            ),
-        )
+            return segments
+        return TextStates(self.rows_RN2GE, segments.places(rows_S, moved=self.own))
 
     def _segments(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
-        """Return the number of segments of each history; and of each segment the tokens, first row and distance.
+        """Return the number of segments of each history; and of each segment the tokens and the first row.
 
         A history is one segment, or the instruction and its items.
         """
@@ -88,20 +78,17 @@ class LateText:
         if not self.own:
             assert starts is not None
             lengths_B = self.prompts.lengths(examples.take(indices))
-            return np.ones_like(lengths_B), lengths_B, starts[indices], np.zeros_like(lengths_B)
+            return np.ones_like(lengths_B), lengths_B, starts[indices]
         counts_B = examples.ends[indices] - examples.starts[indices] + 1
         first_B = np.cumsum(counts_B) - counts_B
         items = np.concatenate([examples.history(int(index)) for index in indices])
         lengths_S, rows_S = np.empty(counts_B.sum(), np.int64), np.zeros(counts_B.sum(), np.int64)
         is_item_S = np.ones(len(lengths_S), np.bool_)
         is_item_S[first_B] = False
-        lengths_S[first_B], lengths_S[is_item_S] = 0, _item_lengths(self.prompts)[items]
-        moved_S = np.cumsum(lengths_S) - lengths_S
-        moved_S -= np.repeat(moved_S[first_B], counts_B)  # tokens of the items before it
-        lengths_S[first_B] = len(self.prompts.instruction)
+        lengths_S[first_B], lengths_S[is_item_S] = len(self.prompts.instruction), _item_lengths(self.prompts)[items]
         if starts is not None:
             rows_S[first_B], rows_S[is_item_S] = self.instruction_start, starts[items]
-        return counts_B, lengths_S, rows_S, moved_S
+        return counts_B, lengths_S, rows_S
 
 
 @dataclass(frozen=True)
@@ -171,8 +158,9 @@ def make_texts(
     shape = StateShape.of(decoder, choose_dtype(config.llm.dtype, device))
     key = stage_key("texts", VERSION, llm_content, decoder.num_hidden_layers, str(shape.dtype))
     cache = TextCache(Path(config.cache_dir).expanduser().absolute() / "texts" / key, shape)
-    digests = [(split, part.digest(), prompts[split].digest()) for split, part in examples.items()]
-    files = TextFiles(cache.folder, shape, cache.folder / f"{stage_key('starts', own, digests)}.safetensors")
+    words = [prompts[split].digest() for split in ("train", "items")]  # the other splits have the words of train
+    digests = [(split, part.digest()) for split, part in examples.items()]
+    files = TextFiles(cache.folder, shape, cache.folder / f"{stage_key('starts', own, words, digests)}.safetensors")
     if not (files.starts.is_file() and cache.is_whole()):
         texts, chosen = (_item_texts if own else _history_texts)(examples, prompts)
         num_rows = sum({text.name: text.num_kept for text in texts}.values())
@@ -241,11 +229,3 @@ def _history_texts(examples: Mapping[str, Examples], prompts: Mapping[str, Promp
 def _item_lengths(prompts: Prompts) -> NDArray[np.int64]:
     """Return the tokens of each item's text, its marker included."""
     return np.diff(prompts.offsets) + len(prompts.numbers[0])
-
-
-def _padded(values: NDArray[np.int64], lengths_B: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return values_BT, padded to the right with 0."""
-    mask_BT = np.arange(lengths_B.max()) < lengths_B[:, None]
-    values_BT = np.zeros(mask_BT.shape, np.int64)
-    values_BT[mask_BT] = values
-    return values_BT

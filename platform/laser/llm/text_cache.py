@@ -108,13 +108,13 @@ class TextCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         with exclusive(self.folder / "lock"):
             missing = self._missing(texts)
-            if missing == []:
-                return
             if missing is None:
                 logger.warning("%s is damaged: its texts are read anew", self.folder)
                 for path in self.folder.glob("*.*"):  # what others have kept of first rows goes too
                     path.unlink()
-            self._append(texts if missing is None else missing, load(), device)
+                missing = self._missing(texts)
+            if missing:
+                self._append(missing, load(), device)
 
     def is_whole(self) -> bool:
         """Whether there is a file that looks as it was written."""
@@ -127,11 +127,13 @@ class TextCache:
 
     def open(self) -> Tensor:
         """Map the rows, rows_RN2GE; all processes of a machine share the memory."""
-        count = self._states.stat().st_size // self.shape.row_bytes
-        flat = torch.from_file(
-            str(self._states), shared=False, size=count * int(np.prod(self.shape.row)), dtype=self.shape.dtype
-        )
-        return flat.view(count, *self.shape.row)
+        return self._map(self._states.stat().st_size // self.shape.row_bytes, shared=False)
+
+    def _map(self, rows: int, shared: bool) -> Tensor:
+        """Map the first rows of the file. What is written into a shared mapping gets into the file."""
+        size = rows * int(np.prod(self.shape.row))
+        flat = torch.from_file(str(self._states), shared=shared, size=size, dtype=self.shape.dtype)
+        return flat.view(rows, *self.shape.row)
 
     @property
     def _states(self) -> Path:
@@ -180,11 +182,12 @@ class TextCache:
         kept = np.array([text.num_kept for text in texts])
         start_of = first + np.concatenate([[0], np.cumsum(kept)[:-1]])
         batches = inference_batches(np.array([len(text.token_ids) for text in texts]), BATCH_TOKENS)
+        num_rows = first + int(kept.sum())
         with self._states.open("r+b" if self._states.exists() else "w+b") as file:
-            size = (first + int(kept.sum())) * self.shape.row_bytes
+            size = num_rows * self.shape.row_bytes
             os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error here; in the mapping it kills
             file.truncate(size)
-        rows_RN2GE = np.memmap(self._states, self._bytes_dtype, "r+", shape=(first + int(kept.sum()), *self.shape.row))
+        rows_RN2GE = self._map(num_rows, shared=True)
         with progress(batches, "read texts", "batch") as steps, torch.inference_mode():
             for batch in steps:
                 chosen = [texts[index] for index in batch]
@@ -192,9 +195,7 @@ class TextCache:
                 ids_Q = np.concatenate([text.token_ids for text in chosen]).astype(np.int64)
                 read = read_texts(llm, torch.from_numpy(ids_Q).to(device), length_B).cpu()
                 for index, text, states in zip(batch, chosen, read.split(length_B.tolist()), strict=True):
-                    kept_states = states[text.kept_from :].contiguous().view(self._torch_bytes)
-                    rows_RN2GE[start_of[index] : start_of[index] + len(kept_states)] = kept_states.numpy()
-        rows_RN2GE.flush()
+                    rows_RN2GE[start_of[index] : start_of[index] + text.num_kept] = states[text.kept_from :]
         self._write_index(
             [*names, *(text.name for text in texts)], [*starts, *start_of.tolist()], [*lengths, *kept.tolist()]
         )
@@ -208,11 +209,3 @@ class TextCache:
         }
         save_file(content, aside, metadata={"checksum": self._checksum(sum(lengths))})
         os.replace(aside, self._index)
-
-    @property
-    def _torch_bytes(self) -> torch.dtype:
-        return torch.int16 if self.shape.dtype.itemsize == 2 else torch.int32
-
-    @property
-    def _bytes_dtype(self) -> type:
-        return np.int16 if self.shape.dtype.itemsize == 2 else np.int32

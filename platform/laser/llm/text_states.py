@@ -11,10 +11,12 @@ all texts, S segments of all histories.
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from laser.llm.loading import Decoder
+from laser.llm.packed.architectures import ARCHITECTURES
 from laser.llm.packed.attention import Packing, Scoring
 from laser.llm.packed.decoder import PackedDecoder
 from laser.llm.packed.fused import EAGER, Kernels
@@ -22,16 +24,6 @@ from laser.llm.packed.rotation import turning
 
 Turns = list[tuple[Tensor, Tensor]]
 """For each block, the cosines and sines that turn keys to their places."""
-
-
-@dataclass(frozen=True)
-class Segments:
-    """How histories are put together: each begins with the instruction, and items follow."""
-
-    lengths_S: Tensor
-    """int64; tokens of each segment, history after history. An instruction may have none."""
-    counts_B: Tensor
-    """int64; segments of each history, its instruction included."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +36,39 @@ class Places:
     """int64; positions by which each key is moved. None where every token lies where it was read."""
     length_B: Tensor
     """int64; tokens of each history."""
+
+
+@dataclass(frozen=True)
+class Segments:
+    """How histories are put together: each begins with the instruction, and items follow."""
+
+    lengths_S: Tensor
+    """int64; tokens of each segment, history after history. An instruction may have none."""
+    counts_B: Tensor
+    """int64; segments of each history, its instruction included."""
+
+    @property
+    def firsts_B(self) -> Tensor:
+        """Number of each history's first segment."""
+        return self.counts_B.cumsum(0) - self.counts_B
+
+    def places(self, first_row_S: Tensor, moved: bool) -> Places:
+        """Return where the rows of the segments lie, of which we know each segment's first one.
+
+        Args:
+            first_row_S: int64.
+            moved: each item was read right after the instruction, and lies after the items before it.
+        """
+        history_S = torch.repeat_interleave(self.counts_B)
+        length_B = torch.zeros_like(self.counts_B).index_add(0, history_S, self.lengths_S)
+        row_BT, _ = padded(_spread(first_row_S, self.lengths_S), length_B)
+        if not moved:
+            return Places(row_BT, None, length_B)
+        ends_S = self.lengths_S.cumsum(0)
+        after_instruction_S = ends_S - self.lengths_S - ends_S[self.firsts_B][history_S]
+        distance_S = after_instruction_S.clamp(min=0)  # an instruction lies where it was read
+        distance_BT, _ = padded(distance_S.repeat_interleave(self.lengths_S), length_B)
+        return Places(row_BT, distance_BT, length_B)
 
 
 @dataclass(frozen=True)
@@ -64,7 +89,9 @@ class TextStates:
         """Return for each block what turns the keys to their places; None where they are there."""
         if self.places.distance_BT is None:
             return None
-        return turning(llm.config.get_text_config(), self.places.distance_BT)
+        config = llm.config.get_text_config()
+        rotary = llm.rotary if isinstance(llm, PackedDecoder) else ARCHITECTURES[config.model_type].rotary(config)
+        return turning(config, rotary, self.places.distance_BT)
 
     def block(
         self, number: int, turns: Turns | None, device: torch.device, kernels: Kernels = EAGER
@@ -81,43 +108,48 @@ class TextStates:
 
 def read_histories(llm: Decoder, token_ids_Q: Tensor, length_B: Tensor) -> TextStates:
     """Read whole histories as ordinary text, in which a token sees all tokens before it."""
-    rows = read_texts(llm, token_ids_Q, length_B)
-    ends_B = length_B.cumsum(0)
-    row_BT = (ends_B - length_B)[:, None] + torch.arange(int(length_B.max()), device=length_B.device)
-    row_BT = row_BT.where(row_BT < ends_B[:, None], 0)
-    return TextStates(rows, Places(row_BT, None, length_B))
+    segments = Segments(length_B, torch.ones_like(length_B))
+    rows_RN2GE = read_texts(llm, token_ids_Q, length_B)
+    return TextStates(rows_RN2GE, segments.places(length_B.cumsum(0) - length_B, moved=False))
 
 
 def read_items(llm: Decoder, token_ids_Q: Tensor, segments: Segments) -> TextStates:
     """Read histories item by item: an item's text sees the instruction and itself alone."""
-    segments_of_history = [lengths.tolist() for lengths in segments.lengths_S.split(segments.counts_B.tolist())]
-    texts, text_lengths, rows, distances = [], [], [], []
-    start = first_row = 0
-    for instruction, *items in segments_of_history:
-        instruction_ids = token_ids_Q[start : start + instruction]
-        start += instruction
-        row, distance, moved = [torch.arange(first_row, first_row + instruction)], [torch.zeros(instruction).long()], 0
-        for length in items:
-            texts += [instruction_ids, token_ids_Q[start : start + length]]
-            text_lengths.append(instruction + length)
-            row.append(torch.arange(length) + first_row + instruction)
-            distance.append(torch.full((length,), moved))
-            start, moved, first_row = start + length, moved + length, first_row + instruction + length
-        rows.append(torch.cat(row))
-        distances.append(torch.cat(distance))
-    device = token_ids_Q.device
-    states = read_texts(llm, torch.cat(texts), torch.tensor(text_lengths, device=device))
-    return TextStates(states, places(rows, distances, device))
+    lengths_S, firsts_B = segments.lengths_S, segments.firsts_B
+    starts_S = lengths_S.cumsum(0) - lengths_S
+    is_item_S = torch.ones_like(lengths_S, dtype=torch.bool).index_fill(0, firsts_B, False)
+    instructions = firsts_B.repeat_interleave(segments.counts_B - 1)  # the segment before each item's own text
+    both = torch.stack([instructions, is_item_S.nonzero()[:, 0]], dim=1).flatten()
+    lengths = lengths_S[both].view(-1, 2).sum(dim=1)
+    rows_RN2GE = read_texts(llm, token_ids_Q[_spread(starts_S[both], lengths_S[both])], lengths)
+    text_starts = lengths.cumsum(0) - lengths
+    first_row_S = torch.empty_like(lengths_S)
+    first_row_S[is_item_S] = text_starts + lengths_S[instructions]
+    first_row_S[firsts_B] = text_starts[firsts_B - torch.arange(len(firsts_B), device=firsts_B.device)]
+    return TextStates(rows_RN2GE, segments.places(first_row_S, moved=True))
 
 
-def places(rows: list[Tensor], distances: list[Tensor] | None, device: torch.device) -> Places:
-    """Pad the rows and distances of each history to the longest."""
-    pad = torch.nn.utils.rnn.pad_sequence
-    return Places(
-        pad(rows, batch_first=True).to(device),
-        None if distances is None else pad(distances, batch_first=True).to(device),
-        torch.tensor([len(row) for row in rows], device=device),
+def _spread(first_S: Tensor, lengths_S: Tensor) -> Tensor:
+    """Return the numbers from each first one on, as many as its length says: int64, one run after the other."""
+    skipped_S = lengths_S.cumsum(0) - lengths_S
+    return (first_S - skipped_S).repeat_interleave(lengths_S) + torch.arange(
+        int(lengths_S.sum()), device=lengths_S.device
     )
+
+
+def padded(values_Q: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Pad what is packed to the right with 0: return `values_BT`, and a mask that is true at real tokens."""
+    mask_BT = torch.arange(int(lengths_B.max()), device=lengths_B.device) < lengths_B[:, None]
+    values_BT = torch.zeros_like(mask_BT, dtype=values_Q.dtype)
+    values_BT[mask_BT] = values_Q
+    return values_BT, mask_BT
+
+
+def stacked(above: Tensor, below: Tensor) -> Tensor:
+    """Put two batches below each other; the one with the shorter second dimension is padded to the right with 0."""
+    wider = max(above.shape[1], below.shape[1])
+    rest = (0,) * 2 * (above.dim() - 2)
+    return torch.cat([F.pad(part, (*rest, 0, wider - part.shape[1])) for part in (above, below)])
 
 
 def joined_text(
@@ -127,11 +159,12 @@ def joined_text(
     if isinstance(users, Segments) and isinstance(items, Segments):
         return Segments(torch.cat([users.lengths_S, items.lengths_S]), torch.cat([users.counts_B, items.counts_B]))
     if isinstance(users, TextStates) and isinstance(items, TextStates):
-        parts = (users.places, items.places)
-        rows = [row_T[:length] for part in parts for row_T, length in zip(part.row_BT, part.length_B, strict=True)]
-        moved = [part.distance_BT for part in parts if part.distance_BT is not None]
-        distances = [d_T[: len(row)] for d_T, row in zip((d_T for part in moved for d_T in part), rows, strict=False)]
-        return TextStates(users.rows_RN2GE, places(rows, distances or None, users.places.length_B.device))
+        above, below = users.places, items.places
+        distance_BT = None
+        if above.distance_BT is not None and below.distance_BT is not None:
+            distance_BT = stacked(above.distance_BT, below.distance_BT)
+        length_B = torch.cat([above.length_B, below.length_B])
+        return TextStates(users.rows_RN2GE, Places(stacked(above.row_BT, below.row_BT), distance_BT, length_B))
     assert users is None and items is None
     return None
 
@@ -154,9 +187,7 @@ def _packed(llm: PackedDecoder, token_ids_Q: Tensor, length_B: Tensor) -> Tensor
 
 
 def _padded(llm: PreTrainedModel, token_ids_Q: Tensor, length_B: Tensor) -> Tensor:
-    mask_BT = torch.arange(int(length_B.max()), device=length_B.device) < length_B[:, None]
-    token_ids_BT = torch.zeros_like(mask_BT, dtype=token_ids_Q.dtype)
-    token_ids_BT[mask_BT] = token_ids_Q
+    token_ids_BT, mask_BT = padded(token_ids_Q, length_B)
     cache = DynamicCache()  # without the config, it keeps what a sliding window has left
     llm(inputs_embeds=llm.get_input_embeddings()(token_ids_BT), past_key_values=cache, use_cache=True)
     states = [torch.stack([layer.keys, layer.values], dim=3) for layer in cache.layers]  # each (B, G, T, 2, E)

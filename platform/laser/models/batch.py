@@ -7,10 +7,9 @@ item.
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from laser.llm.text_states import Segments, TextStates, joined_text
+from laser.llm.text_states import Segments, TextStates, joined_text, stacked
 
 
 @dataclass(frozen=True)
@@ -52,12 +51,6 @@ def joined(users: Batch, items: Batch) -> Batch:
     """Join users and items into one batch, users first. The shorter encodings are padded to the longer ones."""
     assert users.num_users == len(users) and items.num_users == 0
 
-    def stacked(name: str) -> Tensor:
-        above, below = getattr(users, name), getattr(items, name)
-        wider = max(above.shape[1], below.shape[1])
-        rest = (0,) * 2 * (above.dim() - 2)
-        return torch.cat([F.pad(part, (*rest, 0, wider - part.shape[1])) for part in (above, below)])
-
     def below(name: str) -> Tensor:
         return torch.cat([getattr(users, name), getattr(items, name)])
 
@@ -65,8 +58,8 @@ def joined(users: Batch, items: Batch) -> Batch:
         users,
         token_ids_Q=below("token_ids_Q"),
         text_lengths_B=below("text_lengths_B"),
-        encoding_BNC=stacked("encoding_BNC"),
-        encoding_mask_BN=stacked("encoding_mask_BN"),
+        encoding_BNC=stacked(users.encoding_BNC, items.encoding_BNC),
+        encoding_mask_BN=stacked(users.encoding_mask_BN, items.encoding_mask_BN),
         state_BC=below("state_BC"),
         targets_B=below("targets_B"),
         weights_B=below("weights_B"),

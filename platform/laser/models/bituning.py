@@ -18,7 +18,7 @@ from laser.llm.late_prefix import read_after
 from laser.llm.loading import Decoder
 from laser.llm.packed.attention import Packing
 from laser.llm.packed.decoder import PackedDecoder
-from laser.llm.text_states import Segments, TextStates, read_histories, read_items
+from laser.llm.text_states import Segments, TextStates, padded, read_histories, read_items
 
 Representation = Literal["suffix", "mean", "eos"]
 
@@ -150,14 +150,6 @@ class BiTuning(nn.Module):
         if self.representation != "mean":
             return hidden_BTH[torch.arange(len(lengths_B), device=lengths_B.device), lengths_B]
         return (hidden_BTH.float() * token_mask_BT[..., None]).sum(dim=1) / lengths_B[:, None]
-
-
-def padded(token_ids_Q: Tensor, text_lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Pad packed texts to the right with 0: return `token_ids_BT`, and a mask that is true at real tokens."""
-    mask_BT = torch.arange(int(text_lengths_B.max()), device=text_lengths_B.device) < text_lengths_B[:, None]
-    token_ids_BT = torch.zeros_like(mask_BT, dtype=token_ids_Q.dtype)
-    token_ids_BT[mask_BT] = token_ids_Q
-    return token_ids_BT, mask_BT
 
 
 def mean_text_embeddings(llm: Decoder, token_ids_Q: Tensor, text_lengths_B: Tensor) -> Tensor:

@@ -21,13 +21,12 @@ def fetched_checkpoint(run: Run, folder: Path) -> Path:
     with exclusive(folder.with_name(f"{folder.name}.lock")):
         folder.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as aside:
+            known = place / CHECKSUMS
+            if known.is_file():
+                now = run.fetch(f"checkpoint/{CHECKSUMS}", Path(aside) / "now")
+                if known.read_bytes() == now.read_bytes():
+                    return place
             fetched = run.fetch("checkpoint", Path(aside))
-            if (place / CHECKSUMS).is_file() and _same(place / CHECKSUMS, fetched / CHECKSUMS):
-                return place
             shutil.rmtree(place, ignore_errors=True)
             os.replace(fetched, place)
     return place
-
-
-def _same(first: Path, second: Path) -> bool:
-    return first.read_bytes() == second.read_bytes()

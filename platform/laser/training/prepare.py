@@ -60,7 +60,8 @@ def make_artifacts(config: Experiment, recommender_directory: Path | None = None
     prompts = item_prompts = PromptFiles.make(dataset, config.prompt, tokenizer, cache)
     if config.prompt.item_instruction is not None:
         item_prompts = prompts.with_instruction(config.prompt.item_instruction, tokenizer)
-    words = {split: (item_prompts if split == "items" else prompts).open() for split in examples}
+    user_words, item_words = prompts.open(), item_prompts.open()
+    words = {split: item_words if split == "items" else user_words for split in examples}
     _check_positions(config, examples, words, llm)
     device = pretraining_device(config.training.use_gpu)
     recommender = None

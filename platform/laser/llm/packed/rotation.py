@@ -28,16 +28,14 @@ def rotation(rotary: nn.Module, position_N: Tensor, kind: Kind) -> tuple[Tensor,
     return cos_1NE[0, :, :half].reshape(shape).contiguous(), sin_1NE[0, :, :half].reshape(shape).contiguous()
 
 
-def turning(config: PretrainedConfig, distance_N: Tensor) -> list[tuple[Tensor, Tensor]]:
+def turning(config: PretrainedConfig, rotary: nn.Module, distance_N: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Return for each block the cosines and sines that move a rotated key by some positions: both (N, E), float32.
 
     A rotation may scale what it turns (YaRN does). A key that is there already has been scaled, so moving it scales no
     more.
     """
-    architecture = ARCHITECTURES[config.model_type]
-    rotary = architecture.rotary(config).to(distance_N.device)
     by_kind = {}
-    kinds = [layer.rotation for layer in architecture.layers(config)]
+    kinds = [layer.rotation for layer in ARCHITECTURES[config.model_type].layers(config)]
     for kind in set(kinds):
         scale_1E, _ = rotation(rotary, distance_N.new_zeros(1), kind)
         cos_NE, sin_NE = rotation(rotary, distance_N, kind)
