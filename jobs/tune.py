@@ -25,6 +25,7 @@ def main(config: TuneExperiment) -> Mapping[str, Any]:
     from laser.tracking.runs import open_tracking
     from laser.tracking.sweeps import SweepTracker
     from laser.training.train import run_tags
+    from laser.tuning.baselines import validated_baselines
     from laser.tuning.leaderboard import all_failed, as_markdown, count_by_state, leaderboard
     from laser.tuning.search import plan_search, run_search
     from laser.tuning.sweep import open_sweep
@@ -36,7 +37,10 @@ def main(config: TuneExperiment) -> Mapping[str, Any]:
     with sweep.running(), tracking.run(config, "tune", sweep.path.name, tags, sweep.run_id) as parent:
         sweep.remember_run(parent.run_id)
         records = leaderboard(run_search(plan, sweep, SweepTracker(tracking, parent.run_id)))
-        table = as_markdown(records)
+        baselines = {}
+        if plan.artifacts:
+            baselines = validated_baselines(plan.base, plan.artifacts, config.search.baselines)
+        table = as_markdown(records, baselines)
         parent.log_text(table, "leaderboard.md")
         parent.log_json([asdict(record) for record in records], "leaderboard.json")
         parent.set_tags({"mlflow.note.content": table})
@@ -46,6 +50,7 @@ def main(config: TuneExperiment) -> Mapping[str, Any]:
         summary: dict[str, Any] = {"parent_run_id": parent.run_id, "data": data, "trials": count_by_state(records)}
         best = {name: getattr(record, name) for record in records[:1] for name in BEST}
         summary["best"] = best if best.get("val") else None
+        summary["baselines"] = baselines
         failure = all_failed(records)
         if failure:
             raise AllFailedError(failure, summary)

@@ -133,7 +133,8 @@ def test_the_settings_that_artifacts_depend_on():
     inside = [key for key in settings(Experiment) if key.startswith(sections)]
     single = (
         "llm.source llm.trust_remote_code head.collaborative head.standardise warm_start.epochs training.every_prefix "
-        "training.train_fraction training.train_users training.validation_users training.seed"
+        "training.prefixes_per_user training.train_fraction training.train_users training.validation_users "
+        "training.seed"
     )
     assert sorted(marked(Experiment, ARTIFACT)) == sorted([*inside, *single.split()])
 

@@ -1,5 +1,7 @@
 """Tests the inputs of a run: examples of chosen users, and prompts of users and items."""
 
+import numpy as np
+
 from laser.config.compose import with_overrides
 from laser.llm.loading import load_tokenizer
 from laser.training.prepare import prepare_inputs
@@ -15,6 +17,18 @@ def test_shares_of_users_are_nested_and_prefixes_are_of_the_same_users(movielens
     sampled = last.sample_users(20, seed=1)
     assert sampled.users.tolist() == last.sample(20, seed=1).users.tolist()
     assert set(every.sample_users(20, seed=1).users.tolist()) == set(sampled.users.tolist())
+
+
+def test_the_longest_prefixes_of_each_user(movielens):
+    every = movielens.examples("train", every_prefix=True)
+    two = movielens.examples("train", every_prefix=True, prefixes_per_user=2)
+    for user in (0, 7, 942):
+        histories = [every.history(index).tolist() for index in np.flatnonzero(every.users == user)]
+        kept = np.flatnonzero(two.users == user)
+        assert [two.history(index).tolist() for index in kept] == histories[-2:]
+        assert two.targets[kept].tolist() == every.targets[every.users == user][-2:].tolist()
+    most = movielens.examples("train", every_prefix=True, prefixes_per_user=10_000)
+    assert most.digest() == every.digest()
 
 
 def test_items_may_have_an_instruction_of_their_own(experiment):

@@ -7,12 +7,16 @@ import torch
 from laser.config.compose import with_overrides
 from laser.config.schema import Experiment
 from laser.engine.plain import PlainEngine
+from laser.llm.late_text import TextFiles
+from laser.llm.text_cache import TextCache
 from laser.models.batch import joined
 from laser.training.inputs import Inputs
 from laser.training.loop import encode_items, evaluate
 from laser.training.model import whole_laser
 from laser.training.prepare import prepare_inputs
+from laser.training.run.checkpoint import latest_checkpoint
 from tiny.laser import CPU
+from tiny.training import train
 
 
 def opened(experiment: Experiment, tmp_path, **overrides: object) -> tuple[Experiment, Inputs]:
@@ -61,3 +65,55 @@ def test_cached_text_gives_the_outputs_and_gradients_of_text_read_anew(
         print(name, difference / largest)
         assert difference <= 1e-5 * largest, name  # measured:
     assert metrics == pytest.approx(metrics_anew, abs=0.02)
+
+
+@pytest.mark.parametrize("attention", ["own", "causal"])
+def test_a_cached_history_reads_the_same_alone_and_in_a_batch(experiment, tmp_path, attention):
+    config, inputs = opened(experiment, tmp_path, prompt__item_attention=attention)
+    laser = whole_laser(config, inputs.artifacts, CPU).eval()
+    rows = np.arange(len(inputs.train))
+    with torch.no_grad():
+        together_BD = laser(inputs.train.batch(rows, [1.0] * len(rows), CPU)).vector_BD
+        alone_BD = torch.cat([laser(inputs.train.batch(rows[[row]], [1.0], CPU)).vector_BD for row in rows])
+    assert len(set(inputs.train.lengths.tolist())) > 5
+    torch.testing.assert_close(together_BD, alone_BD, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["own", "causal"])
+def test_a_run_over_cached_text_resumes_as_if_uninterrupted(experiment, tmp_path, attention):
+    config, inputs = opened(experiment, tmp_path, prompt__item_attention=attention, training__stage1_epochs=2)
+    assert inputs.artifacts.texts is not None
+    whole = train(config, tmp_path / "whole", lambda metrics, epoch: None)
+
+    def interrupt(metrics: object, epoch: int) -> None:
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "parts", interrupt)
+    parts = train(config, tmp_path / "parts", lambda metrics, epoch: None)
+    assert parts.val == whole.val
+    one, other = (latest_checkpoint(tmp_path / name / "checkpoints") for name in ("whole", "parts"))
+    for name, weight in one.trainable().items():
+        assert torch.equal(weight, other.trainable()[name]), name
+
+
+def test_what_changes_the_states_of_a_text_gives_it_other_rows(experiment, tmp_path):
+    def files(**overrides: object) -> TextFiles:
+        texts = opened(experiment, tmp_path, **{"prompt__item_attention": "own", **overrides})[1].artifacts.texts
+        assert texts is not None
+        return texts
+
+    first = files()
+    assert files() == first
+    rows = TextCache(first.folder, first.shape).open().clone()
+    for change in (
+        {"prompt__instruction": "Look"},
+        {"prompt__max_item_tokens": 4},
+        {"prompt__item_attention": "causal"},
+    ):
+        changed = files(**change)
+        assert changed.folder == first.folder and changed.starts != first.starts, change
+    for change in ({"llm__num_layers": 1}, {"llm__dtype": "bf16"}):
+        assert files(**change).folder != first.folder, change
+    assert torch.equal(TextCache(first.folder, first.shape).open()[: len(rows)], rows)

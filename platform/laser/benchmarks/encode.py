@@ -2,8 +2,9 @@
 
 Ours sorts the catalogue by length, fills batches by tokens, and runs the LLM packed. A round takes some of these
 batches, evenly from the longest to the shortest. The peer runs the same Laser with `transformers`' own decoder. It
-takes the same items in the order of the catalogue, in batches of fixed size, padded to their longest item. Text and
-virtual tokens count, padding does not.
+takes the same items in the order of the catalogue, in batches of fixed size, padded to their longest item. `late` is
+ours with the prefix after the text, whose keys and values are cached. A token counts whether the LLM runs it or a cache
+holds it; padding does not.
 """
 
 from math import ceil
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from laser.benchmarks.measure import Work, matrix_product, ratio, take_turns, wait
 from laser.benchmarks.suites import BenchmarkResult
+from laser.benchmarks.train import LATE
 from laser.config.compose import with_overrides
 from laser.config.jobs import BenchmarkJob
 from laser.data.batches import inference_batches
@@ -44,24 +46,35 @@ def run(job: BenchmarkJob) -> BenchmarkResult:
         )
         for name, implementation in (("ours", "auto"), ("transformers", "transformers"))
     }
+    late_job = with_overrides(job, LATE)
+    late_inputs = prepare_inputs(late_job)
+    late = PlainEngine(whole_laser(late_job, late_inputs.artifacts, device), job.training, device)
+    costs = late_inputs.items.costs(late.laser.num_added_tokens)[sample]
+    late_batches = [sample[part] for part in inference_batches(costs, job.training.inference_batch_tokens)]
     in_order = [sample[start : start + PEER_BATCH] for start in range(0, size, PEER_BATCH)]
     multiply, operations = matrix_product(choose_dtype(job.llm.dtype, device), device)
     contestants = {
         "peak": multiply,
         "ours": encoding(engines["ours"], items, by_length),
+        "late": encoding(late, late_inputs.items, late_batches),
         "transformers": encoding(engines["transformers"], items, in_order),
     }
     timings = take_turns(contestants, job.benchmark.rounds, job.benchmark.warmup_rounds)
     laser = engines["ours"].laser
     num_tokens = int(items.lengths[sample].sum()) + laser.num_added_tokens * size
-    work = 2.0 * laser.llm_block_weights * num_tokens
+    operations_per_token = 2.0 * laser.llm_block_weights
     peak = timings["peak"].per_second(operations)
-    names = ("ours", "transformers")
+    names = ("ours", "late", "transformers")
+    run_tokens = dict.fromkeys(names, num_tokens) | {"late": laser.num_added_tokens * size}
     figures = {
         "items_per_second": {name: timings[name].per_second(size) for name in names},
         "tokens_per_second": {name: timings[name].per_second(num_tokens) for name in names},
-        "utilisation": {name: round(timings[name].per_second(work) / peak, 4) for name in names},
+        "utilisation": {
+            name: round(timings[name].per_second(operations_per_token * run_tokens[name]) / peak, 4) for name in names
+        },
         "speedup_over_transformers": ratio(timings["transformers"], timings["ours"]),
+        "late_over_before": ratio(timings["ours"], timings["late"]),
+        "bound": round(num_tokens / run_tokens["late"], 2),
         "seconds": {name: timing.as_figures() for name, timing in timings.items()},
         "peak_gflops": round(peak / 1e9, 1),
         "tokens_per_item": round(num_tokens / size, 1),
@@ -72,7 +85,7 @@ def run(job: BenchmarkJob) -> BenchmarkResult:
             "seconds": timings[name].median,
             "items/s": timings[name].per_second(size),
             "tokens/s": timings[name].per_second(num_tokens),
-            "of peak, 2 N a token": timings[name].per_second(work) / peak,
+            "of peak, 2 N a token run": timings[name].per_second(operations_per_token * run_tokens[name]) / peak,
         }
         for name in names
     ]

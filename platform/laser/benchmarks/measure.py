@@ -62,9 +62,15 @@ def take_turns(contestants: Mapping[str, Work], rounds: int, warmup: int = 1) ->
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
 
 
-def ratio(slower: Timing, faster: Timing) -> dict[str, float]:
-    """Return how many times faster the second is: the median of the rounds' own ratios, and their range."""
-    ratios = [ours / theirs for ours, theirs in zip(slower.seconds, faster.seconds, strict=True)]
+def ratio(slower: Timing, faster: Timing, more: float = 1.0) -> dict[str, float]:
+    """Return how many times faster the second is: the median of the rounds' own ratios, and their range.
+
+    Args:
+        slower: seconds of the first.
+        faster: seconds of the second.
+        more: times as much work as the first that the second does in a round.
+    """
+    ratios = [more * ours / theirs for ours, theirs in zip(slower.seconds, faster.seconds, strict=True)]
     values = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
     return {name: round(value, 3) for name, value in values.items()}
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from laser.config.families.recommenders import BASELINES, FAMILIES, FamilySection, TrainedSection
+from laser.config.families.recommenders import BASELINES, FAMILIES, Family, FamilySection, TrainedSection
 from laser.config.schema import DataConfig, Experiment, Format, TrackingConfig
 from laser.config.section import Section, Seed
 
@@ -37,9 +37,6 @@ class EvaluateJob(Section):
     tracking: TrackingConfig = TrackingConfig()
     cache_dir: str = ".cache/laser"
     """Folder of prepared data and the converted LLM; what is missing there is made again."""
-
-
-Family = Literal[BASELINES]  # type: ignore[valid-type]  # mypy wants the names written out; pydantic checks them
 
 
 class ReferencesJob(Section):
@@ -99,6 +96,8 @@ class BenchmarkConfig(Section):
     """Rounds before those, which do not count."""
     train_histories: PositiveInt = 32
     """train, sharding: training examples that a round passes through."""
+    late_histories: PositiveInt = 512
+    """train: training examples that a round of the late prefix passes through, whose batches are larger."""
     encode_items: PositiveInt = 256
     """encode: items that a round passes through, rounded up to whole batches."""
     train_peer_max_tokens: PositiveInt = 12_000

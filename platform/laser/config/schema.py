@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from laser.config.families.finetuning import FinetuningConfig, NoFinetuning
-from laser.config.families.recommenders import Bert4RecConfig, RecommenderConfig
+from laser.config.families.recommenders import Bert4RecConfig, Family, RecommenderConfig
 from laser.config.families.selection import AllUsers, SelectionConfig
 from laser.config.marks import (
     ARTIFACT,
@@ -299,6 +299,9 @@ class TrainingConfig(Section):
     """λ, weight of the load-balance loss (Eq. 12). Paper: 0.01."""
     every_prefix: Annotated[bool, ARTIFACT] = False
     """Train on every prefix of a training sequence, not on the whole alone. Paper: false; released code: true."""
+    prefixes_per_user: Annotated[PositiveInt | None, ARTIFACT] = None
+    """Of each user's prefixes, take the longest ones alone, at most so many; null takes all. It holds for every_prefix
+    and for the warm start of the head."""
     train_fraction: Annotated[PositiveFraction, ARTIFACT] = 1.0
     """Fraction of the training users to train on, drawn with the seed; a larger fraction holds the smaller ones. The
     ID-based recommender still trains on all: take recommender.type=none where it must not see the others."""
@@ -465,6 +468,9 @@ class SearchConfig(Section):
     """Custom resource of the nodes on which trials' own processes run, while their workers run anywhere: `head` on the
     clusters of cluster.yaml, deploy/kuberay and jobs/cluster.py. The processes then report to MLflow from there,
     survive the loss of a worker node, and let idle nodes leave. null lets them run on any node."""
+    baselines: Annotated[tuple[Family, ...], HOW_IT_RUNS] = ("popularity", "item_knn")
+    """Recommenders that the leaderboard shows beside the trials, at their default settings and on the same validation
+    users, in addition to the one under the M-Former. Those whose training takes long are for jobs/references.py."""
     seed: Seed = 0
     """Seed of the search."""
 

@@ -120,11 +120,11 @@ class Dataset:
         assert (self.num_train_items[users] > 0).all()
         return times.flatten().to_numpy()[self.offsets[users] + self.num_train_items[users] - 1]
 
-    def examples(self, split: Split, every_prefix: bool = False) -> Examples:
+    def examples(self, split: Split, every_prefix: bool = False, prefixes_per_user: int | None = None) -> Examples:
         """Return the histories and targets of a split.
 
         - train: the history is all but the last training item, which is the target. `every_prefix` adds every shorter
-          history with the item that follows it.
+          history with the item that follows it, of each user the longest `prefixes_per_user` (None takes all).
         - val: the history is the training items; the target is the first validation item.
         - test: the history is the training and validation items; the target is the first test item.
         """
@@ -134,9 +134,10 @@ class Dataset:
             ends = first[users] + self._ends("train")[users] - 1
             if every_prefix:
                 counts = ends - first[users]
+                if prefixes_per_user is not None:
+                    counts = np.minimum(counts, prefixes_per_user)
                 steps = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-                users = np.repeat(users, counts)
-                ends = first[users] + 1 + steps
+                users, ends = np.repeat(users, counts), np.repeat(ends - counts + 1, counts) + steps
         else:
             before = self._ends("train" if split == "val" else "val")
             users = np.flatnonzero((self._ends(split) > before) & (before > 0))

@@ -1,7 +1,5 @@
 """Chooses the histories to train, validate and test on, from the dataset and the settings alone."""
 
-import numpy as np
-
 from laser.config.schema import Experiment
 from laser.data.dataset import Dataset
 from laser.data.examples import Examples
@@ -20,12 +18,13 @@ def select_examples(dataset: Dataset, config: Experiment) -> dict[str, Examples]
     def sampled(examples: Examples, num_users: int | None) -> Examples:
         return examples if num_users is None else examples.sample_users(num_users, training.seed)
 
-    train = dataset.examples("train", training.every_prefix).share_of_users(training.train_fraction, training.seed)
+    train = dataset.examples("train", training.every_prefix, training.prefixes_per_user)
+    train = train.share_of_users(training.train_fraction, training.seed)
     train = select(dataset, sampled(train, training.train_users), config.selection, training.seed)
     selected = {"train": train}
     if config.warms_up_head:
-        every = dataset.examples("train", every_prefix=True)
-        selected["prefixes"] = every.take(np.flatnonzero(np.isin(every.users, train.users)))
+        every = dataset.examples("train", True, training.prefixes_per_user)
+        selected["prefixes"] = every.of_users(train.users)
     selected["val"] = sampled(dataset.examples("val"), training.validation_users)
     selected["test"] = dataset.examples("test")
     selected["items"] = Examples.of_items(dataset.num_items)

@@ -66,6 +66,10 @@ class Histories:
             text=None if self.text is None else self.text.of(indices, device),
         )
 
+    def costs(self, num_added_tokens: int) -> NDArray[np.int64]:
+        """Return what reading each history costs, in tokens that pass through the LLM."""
+        return self.lengths if self.text is None else self.text.costs(self.lengths, num_added_tokens)
+
     def states(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the recommender's last hidden state of each history, or its item embeddings: float32 states_BC."""
         if self.item_embeddings_IC is not None:

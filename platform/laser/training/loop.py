@@ -128,9 +128,7 @@ def outputs(
     because under ZeRO-3 every forward pass is a collective operation.
     """
     engine.laser.eval()
-    text, lengths = histories.text, histories.lengths
-    costs = lengths if text is None else text.costs(lengths, engine.laser.num_added_tokens)
-    batches = inference_batches(costs, batch_tokens)
+    batches = inference_batches(histories.costs(engine.laser.num_added_tokens), batch_tokens)
     rounds = range(0, len(batches), engine.world_size)
     with progress(rounds, label, "batch", enabled=engine.rank == 0) as starts, torch.no_grad():
         for start in starts:

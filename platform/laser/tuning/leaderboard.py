@@ -1,7 +1,7 @@
 """The trials of a search, best first."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from laser.cli.tables import markdown_table
 from laser.evaluation.metrics import SELECTION_METRIC, selection_first
@@ -27,19 +27,23 @@ def all_failed(records: Sequence[TrialRecord]) -> str | None:
     return f"{len(records)} of {len(records)} trials failed: {first}; a trial's error.txt has the whole error"
 
 
-def as_markdown(records: Sequence[TrialRecord]) -> str:
-    """Write the leaderboard as a Markdown table, for a terminal and for MLflow's notes."""
-    metrics = selection_first()
-    header = ["rank", "trial", *(f"val {name}" for name in metrics), "epochs", "state", "run"]
-    rows = [
-        (
-            str(rank),
-            record.name,
-            *(f"{record.val[name]:.4f}" if name in record.val else "" for name in metrics),
-            str(record.epochs),
-            record.state,
-            record.run_id or "",
-        )
+def as_markdown(records: Sequence[TrialRecord], baselines: Mapping[str, Mapping[str, float]] | None = None) -> str:
+    """Write the leaderboard as a Markdown table, for a terminal and for MLflow's notes.
+
+    Args:
+        records: the trials.
+        baselines: name → validation metrics of recommenders to show among the trials. They get no rank.
+    """
+    rows: list[tuple[Mapping[str, float], str, str, str, str, str]] = [
+        (record.val, str(rank), record.name, str(record.epochs), record.state, record.run_id or "")
         for rank, record in enumerate(leaderboard(records), 1)
     ]
-    return markdown_table(header, rows, text=(1, len(header) - 2, len(header) - 1)) + "\n"
+    rows += [(val, "", name, "", "baseline", "") for name, val in (baselines or {}).items()]
+    rows.sort(key=lambda row: -row[0].get(SELECTION_METRIC, -1.0))
+    metrics = selection_first()
+    header = ["rank", "trial", *(f"val {name}" for name in metrics), "epochs", "state", "run"]
+    cells = [
+        (rank, name, *(f"{val[metric]:.4f}" if metric in val else "" for metric in metrics), *rest)
+        for val, rank, name, *rest in rows
+    ]
+    return markdown_table(header, cells, text=(1, len(header) - 2, len(header) - 1)) + "\n"

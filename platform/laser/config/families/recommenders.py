@@ -234,3 +234,6 @@ FAMILIES: dict[str, type[FamilySection]] = {
 
 BASELINES = tuple(family for family, section in FAMILIES.items() if section.search is not None)
 """The families that Laser is measured against, in the order in which jobs/references.py makes them."""
+
+Family = Literal[BASELINES]  # type: ignore[valid-type]  # mypy wants the names written out; pydantic checks them
+"""One of them."""
