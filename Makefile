@@ -55,7 +55,7 @@ contract: $(STAMP) ## check with import-linter that rooms import one way and tha
 	$(BIN)/lint-imports --no-logo
 
 unit: $(STAMP) ## run all tests except the slow ones
-	$(BIN)/python -m pytest -q --durations=15 --numprocesses=3 --dist=loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -q --durations=15 --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 test-slow: $(STAMP) ## run the tests that take minutes
 	$(BIN)/python -m pytest -q -m slow

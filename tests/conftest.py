@@ -29,9 +29,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-FIRST = ("jobs/test_train.py", "jobs/test_tune.py", "cluster", "jobs", "numerics", "engine", "tracking")
-"""What takes longest comes first, because `make unit` hands files out to three processes in this order. In a fresh
-clone the first two wait for the conversion of the LLM, so the third does what needs none."""
+FIRST = ("jobs/test_train.py", "cluster", "jobs", "numerics", "engine", "tracking")
+"""What takes longest comes first, because `make unit` hands files out to two processes in this order. In a fresh clone
+the first one converts the LLM for a minute. Meanwhile the other one does what needs no LLM."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
