@@ -10,7 +10,8 @@ from safetensors import safe_open
 
 from laser.config.schema import LLMConfig
 from laser.llm.loading import llm_config, load_llm
-from laser.llm.text_cache import StateShape, Text, TextCache
+from laser.llm.text_cache import Text, TextCache
+from laser.llm.text_files import StateShape
 from laser.llm.text_states import read_texts
 from tiny.laser import CPU
 
@@ -114,7 +115,8 @@ from pathlib import Path
 import numpy as np, torch
 from laser.config.schema import LLMConfig
 from laser.llm.loading import llm_config, load_llm
-from laser.llm.text_cache import StateShape, Text, TextCache
+from laser.llm.text_cache import Text, TextCache
+from laser.llm.text_files import StateShape
 llm, folder, first = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 cpu = torch.device("cpu")
 cache = TextCache(folder, StateShape.of(llm_config(llm, None), torch.float32))

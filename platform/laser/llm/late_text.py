@@ -25,7 +25,8 @@ from laser.data.prompts import Prompts
 from laser.errors import UserError
 from laser.llm.loading import choose_dtype, load_llm
 from laser.llm.packed.architectures import ARCHITECTURES
-from laser.llm.text_cache import StateShape, Text, TextCache
+from laser.llm.text_cache import Text, TextCache
+from laser.llm.text_files import StateShape, TextFiles
 from laser.llm.text_states import Segments, TextStates
 from laser.storage.cache import make_once
 
@@ -89,16 +90,6 @@ class LateText:
         if starts is not None:
             rows_S[first_B], rows_S[is_item_S] = self.instruction_start, starts[items]
         return counts_B, lengths_S, rows_S
-
-
-@dataclass(frozen=True)
-class TextFiles:
-    """Says where the cached texts of an experiment lie. It can be pickled."""
-
-    folder: Path
-    shape: StateShape
-    starts: Path
-    """First rows: of each split's items or examples, and of its instruction."""
 
 
 def open_texts(

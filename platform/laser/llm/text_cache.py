@@ -15,7 +15,6 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,11 +24,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import PretrainedConfig
 
 from laser.cli.progress import progress
 from laser.data.batches import inference_batches
 from laser.llm.loading import Decoder
+from laser.llm.text_files import StateShape
 from laser.llm.text_states import read_texts
 from laser.storage.locks import exclusive
 
@@ -57,31 +56,6 @@ class Text(NamedTuple):
     @property
     def num_kept(self) -> int:
         return len(self.token_ids) - self.kept_from
-
-
-@dataclass(frozen=True)
-class StateShape:
-    """The shape of a row, and its dtype."""
-
-    blocks: int
-    heads: int
-    head_width: int
-    dtype: torch.dtype
-
-    @staticmethod
-    def of(config: PretrainedConfig, dtype: torch.dtype) -> "StateShape":
-        """Return the shape of the states of this decoder."""
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return StateShape(config.num_hidden_layers, heads, width, dtype)
-
-    @property
-    def row(self) -> tuple[int, ...]:
-        return (self.blocks, 2, self.heads, self.head_width)
-
-    @property
-    def row_bytes(self) -> int:
-        return int(np.prod(self.row)) * self.dtype.itemsize
 
 
 class TextCache:

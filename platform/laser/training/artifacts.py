@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from laser.data.prompts import PromptFiles
-from laser.llm.late_text import TextFiles
+from laser.llm.text_files import TextFiles
 
 
 @dataclass(frozen=True)

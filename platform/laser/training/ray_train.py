@@ -36,10 +36,10 @@ def train_on_workers(
     config: Experiment, artifacts: Artifacts, run_dir: Path, report: Report, callbacks: Sequence[Any] = ()
 ) -> None:
     """Train on `training.num_workers` Ray Train workers, which write the outcome to `run_dir/result.json`."""
-    training = config.training
+    training, waits = config.training, [callback.wait for callback in callbacks if callback.wait is not None]
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"config": config.model_dump_json(), "artifacts": artifacts, "run_dir": run_dir},
+        train_loop_config=dict(config=config.model_dump_json(), artifacts=artifacts, run_dir=run_dir, waits=waits),
         torch_config=TorchConfig(backend="nccl" if training.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=(training.min_workers, training.num_workers) if training.min_workers else training.num_workers,
@@ -87,6 +87,8 @@ def _worker(settings: dict[str, Any]) -> None:
 
     def report(metrics: Mapping[str, float], epoch: int) -> None:
         report_to_controller({**metrics, EPOCH: epoch})
+        for wait in settings["waits"]:
+            wait(epoch)
 
     with memory_advice(training):
         if training.zero_stage == 3:

@@ -87,16 +87,15 @@ class TwoStageTraining:
         """
         checkpoint = latest_checkpoint(self.directory)
         if checkpoint is not None:
-            check_same_settings(checkpoint.state, self.settings)
+            state = checkpoint.state
+            check_same_settings(state, self.settings)
             self.engine.load_trainable(checkpoint.trainable())
             self.engine.load_optimizer(checkpoint.optimizer())
             if self.engine.rank == 0:
-                write_history(
-                    self.run_dir, History(checkpoint.state.history, checkpoint.state.best, checkpoint.state.seconds)
-                )
+                write_history(self.run_dir, History(state.history, state.best, state.seconds))
             logger.info("resumed after %s", checkpoint.name)
-            self.started -= checkpoint.state.seconds
-            return checkpoint.state, checkpoint.item_embeddings().to(self.engine.device)
+            self.started -= state.seconds
+            return state, checkpoint.item_embeddings().to(self.engine.device)
         if self.training.start_from is not None:
             self.engine.load_trainable(starting_weights(self.training.start_from, self.engine.laser))
         aligned = align(self.engine, self.inputs.items, self.training)

@@ -38,7 +38,8 @@ def train_laser(
             one is read. Training resumes from the last whole checkpoint in it. On a cluster it lies on storage that all
             nodes share.
         report: called after every epoch. On Ray the controller's process calls it, so it must pickle.
-        callbacks: Ray Train callbacks, such as Tune's report callback. They need at least 1 worker.
+        callbacks: Ray Train callbacks, such as Tune's report callback, for at least 1 worker. If the `wait` of one is
+            set, each worker calls `wait(epoch)` after it has reported an epoch, and then trains on.
 
     Raises:
         FloatingPointError: the loss became infinite or not a number.

@@ -7,7 +7,7 @@ count in our own epochs, because Tune's iteration restarts when a trial is resum
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from laser.training.run.outcome import read_outcome
 from laser.tuning.plan import planned_trials, sampled_trials
 from laser.tuning.sweep import Sweep, Trial, TrialRecord
 from laser.tuning.trial import METRIC, best_report, end_trial, end_unfinished, epoch_reports, train_trial
+from laser.tuning.verdicts import Verdicts
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +127,24 @@ def run_search(plan: SearchPlan, sweep: Sweep, tracker: Tracker) -> list[TrialRe
             return sweep.records()
         param_space = {"overrides": tune.grid_search([json.dumps(overrides) for overrides in trials])}
     configure_tune()
+    try:
+        with cluster():
+            _check_driver_resource(search)
+            _tuner(plan, sweep, tracker, param_space, scheduler).fit()
+    finally:
+        end_unfinished(sweep, tracker)
+    return sweep.records()
+
+
+def _tuner(
+    plan: SearchPlan,
+    sweep: Sweep,
+    tracker: Tracker,
+    param_space: dict[str, Any],
+    scheduler: ASHAScheduler | None,
+) -> tune.Tuner:
+    search, samples = plan.config.search, plan.trials is None
+    verdicts = Verdicts() if scheduler is not None else None
     trainable = tune.with_parameters(
         _run_trial,
         base=plan.base.model_dump_json(),
@@ -133,16 +152,17 @@ def run_search(plan: SearchPlan, sweep: Sweep, tracker: Tracker) -> list[TrialRe
         sizes=plan.checkpoint_bytes,
         sweep=str(sweep.path),
         tracker=tracker,
+        verdicts=verdicts,
     )
-    tuner = tune.Tuner(
+    return tune.Tuner(
         tune.with_resources(trainable, tune.PlacementGroupFactory([_own_resources(search)])),
         param_space=param_space,
         tune_config=tune.TuneConfig(
             metric=METRIC,
             mode="max",
-            search_alg=_optuna(search) if plan.trials is None else None,
+            search_alg=_optuna(search) if samples else None,
             scheduler=scheduler,
-            num_samples=search.num_samples if plan.trials is None else 1,
+            num_samples=search.num_samples if samples else 1,
             max_concurrent_trials=search.max_concurrent_trials,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
@@ -151,16 +171,12 @@ def run_search(plan: SearchPlan, sweep: Sweep, tracker: Tracker) -> list[TrialRe
             storage_path=str(sweep.path),
             failure_config=tune.FailureConfig(max_failures=search.max_retries),
             verbose=0,
-            callbacks=[_RecordKeeper(sweep, tracker), tune.logger.JsonLoggerCallback()],
+            callbacks=[
+                _RecordKeeper(sweep, tracker, None if verdicts is None else verdicts.let_go_on),
+                tune.logger.JsonLoggerCallback(),
+            ],
         ),
     )
-    try:
-        with cluster():
-            _check_driver_resource(search)
-            tuner.fit()
-    finally:
-        end_unfinished(sweep, tracker)
-    return sweep.records()
 
 
 def _run_trial(
@@ -170,26 +186,40 @@ def _run_trial(
     sizes: Mapping[str, int],
     sweep: str,
     tracker: Tracker,
+    verdicts: Verdicts | None,
 ) -> dict[str, float]:
-    """Run one trial in a process of its own. Tune hears of each epoch and, at the end, of the best one."""
+    """Run one trial in a process of its own. Tune hears of each epoch and, at the end, of the best one.
+
+    A scheduler also hears what earlier sessions reached, because its past is not kept. It may stop the trial at that.
+    """
     trial = Sweep(Path(sweep)).trial(_overrides(params))
     with trial.exclusive():
-        record, outcome = trial.record(), read_outcome(trial.path)
-        if outcome or (record and record.is_final):
-            reports = epoch_reports(trial)
+        record, reports = trial.record(), epoch_reports(trial)
+        ended = read_outcome(trial.path) is not None or (record is not None and record.is_final)
+        if ended or verdicts is not None:
             for report in reports:
-                tune.report(report)
+                tune.report(report)  # a stop ends this thread here
+        if ended:
             return {EPOCH: reports[-1][EPOCH], METRIC: best_report(reports)[METRIC]}
 
         def epoch_done(metrics: Mapping[str, float], epoch: int) -> None:
             tune.report({**metrics, EPOCH: epoch})
 
         experiment = Experiment.model_validate_json(base)
-        callbacks = [TuneReportCallback()] if experiment.training.num_workers else []
+        wait = verdicts.waits_of(tune.get_context().get_trial_id()) if verdicts is not None else None
+        callbacks = [_ReportToTune(wait)] if experiment.training.num_workers else []
         if artifacts is not None:
             artifacts = replace(artifacts, checkpoint_bytes=_checkpoint_bytes(trial, experiment, artifacts, sizes))
         outcome = train_trial(trial, experiment, artifacts, tracker, callbacks, epoch_done)
     return {EPOCH: outcome.epochs, METRIC: outcome.val[SELECTION_METRIC]}
+
+
+class _ReportToTune(TuneReportCallback):
+    """Passes the workers' reports to Tune, and makes the workers wait for the verdict where there is a scheduler."""
+
+    def __init__(self, wait: Callable[[int], None] | None) -> None:
+        super().__init__()
+        self.wait = wait
 
 
 def _checkpoint_bytes(trial: Trial, base: Experiment, artifacts: Artifacts, sizes: Mapping[str, int]) -> int:
@@ -203,10 +233,10 @@ def _checkpoint_bytes(trial: Trial, base: Experiment, artifacts: Artifacts, size
 
 
 class _RecordKeeper(tune.Callback):
-    """Writes each trial's record as soon as the trial ends, and logs each step on the way."""
+    """Writes each trial's record as soon as the trial ends, logs each step on the way, and passes verdicts on."""
 
-    def __init__(self, sweep: Sweep, tracker: Tracker) -> None:
-        self.sweep, self.tracker = sweep, tracker
+    def __init__(self, sweep: Sweep, tracker: Tracker, let_go_on: Callable[[str, int], None] | None) -> None:
+        self.sweep, self.tracker, self.let_go_on = sweep, tracker, let_go_on
 
     def on_trial_start(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         ours = self._ours(trial)
@@ -217,6 +247,8 @@ class _RecordKeeper(tune.Callback):
         self, iteration: int, trials: Sequence[Any], trial: Any, result: Mapping[str, Any], **info: Any
     ) -> None:
         logger.info("trial %s, epoch %d: %s %.4f", self._ours(trial).name, result[EPOCH], METRIC, result[METRIC])
+        if self.let_go_on is not None and not result["done"]:  # Tune has asked the scheduler before
+            self.let_go_on(trial.trial_id, int(result[EPOCH]))
 
     def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         ours = self._ours(trial)
