@@ -23,8 +23,7 @@ def select_examples(dataset: Dataset, config: Experiment) -> dict[str, Examples]
     train = select(dataset, sampled(train, training.train_users), config.selection, training.seed)
     selected = {"train": train}
     if config.warms_up_head:
-        every = dataset.examples("train", True, training.prefixes_per_user)
-        selected["prefixes"] = every.of_users(train.users)
+        selected["prefixes"] = dataset.examples("train", True, training.prefixes_per_user).of_users(train.users)
     selected["val"] = sampled(dataset.examples("val"), training.validation_users)
     selected["test"] = dataset.examples("test")
     selected["items"] = Examples.of_items(dataset.num_items)
