@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
+from laser.evaluation import sparse_ranks
 from laser.evaluation.ranking import ranks, ranks_without_histories
 from laser.evaluation.sparse_ranks import SparseRanking, dense_scores
 from laser.evaluation.top_items import top_scores
@@ -27,6 +28,10 @@ def entries(density: float) -> csr_array:
     return csr_array((data, np.concatenate(rows), offsets), shape=(NUM_USERS, NUM_ITEMS))
 
 
+def flat(histories: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    return np.concatenate(histories), np.array([len(history) for history in histories])
+
+
 @pytest.mark.parametrize("shared", SHARED)
 @pytest.mark.parametrize("density", [0.0, 0.05, 0.4, 0.95])
 def test_ranks_and_lists_are_those_of_all_scores(shared, density):
@@ -39,7 +44,7 @@ def test_ranks_and_lists_are_those_of_all_scores(shared, density):
     for batch in (slice(0, NUM_USERS), slice(5, 9)):  # the second call finds what the first left
         targets_B, part = torch.from_numpy(targets[batch]), scores_BI[batch]
         expected_B = ranks(part, targets_B)
-        found, masked = ranking.ranks(entries_BI[batch], targets[batch], histories[batch])
+        found, masked = ranking.ranks(entries_BI[batch], targets[batch], *flat(histories[batch]))
         assert found.tolist() == expected_B.tolist()
         assert masked.tolist() == ranks_without_histories(expected_B, part, targets_B, histories[batch]).tolist()
         for size in (1, 10, NUM_ITEMS + 1):
@@ -50,7 +55,13 @@ def test_a_nan_score_is_an_error():
     entries_BI = entries(0.4)
     entries_BI.data[[1, 2]] = np.nan
     with pytest.raises(FloatingPointError, match="NaN scores in 1 of 60 rows"):
-        SparseRanking(SHARED["zero"]).ranks(entries_BI, np.zeros(NUM_USERS, dtype=int), [np.array([1])] * NUM_USERS)
+        targets, histories = np.zeros(NUM_USERS, dtype=int), flat([np.array([1])] * NUM_USERS)
+        SparseRanking(SHARED["zero"]).ranks(entries_BI, targets, *histories)
+
+
+def test_places_that_share_a_mark_of_the_filter_are_told_apart(monkeypatch):
+    monkeypatch.setattr(sparse_ranks, "FILTER_BITS", 2)
+    test_ranks_and_lists_are_those_of_all_scores("few values", 0.4)
 
 
 def test_a_batch_of_a_large_catalogue_has_few_users():

@@ -25,6 +25,9 @@ def test_pairs_are_those_of_one_sequence_each_once(num_pairs):
     for part, offsets, others in own.pairs(num_pairs):
         firsts = np.repeat(np.arange(part.start, part.stop), np.diff(offsets))
         found += zip(firsts.tolist(), others.tolist(), strict=True)
+        first, end = own.bounds(part)
+        assert own.pair_numbers(firsts, others).tolist() == own.pair_numbers(others, firsts).tolist()
+        assert own.pair_numbers(firsts, others).tolist() == list(range(first, end))
     assert found == [(a, b) for a in range(11) for b in range(a, 11) if own.owners_E[a] == own.owners_E[b]]
 
 

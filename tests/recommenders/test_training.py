@@ -105,6 +105,16 @@ def test_a_second_request_loads_what_the_first_trained(walks, tmp_path: Path):
     assert other.directory != trained.directory and not other.reused
 
 
+def test_a_finished_recommender_is_read_without_writing(walks, tmp_path: Path):
+    config = SASRecConfig(**SMALL, max_epochs=1)
+    made = pretrained_recommender(config, walks, tmp_path)
+    for lock in tmp_path.rglob("*.lock"):
+        lock.unlink()
+    before = {path: path.stat().st_mtime_ns for path in [tmp_path, *tmp_path.rglob("*")]}
+    assert pretrained_recommender(config, walks, tmp_path).test == made.test
+    assert {path: path.stat().st_mtime_ns for path in [tmp_path, *tmp_path.rglob("*")]} == before
+
+
 def test_result_json_keeps_its_layout_and_the_test_set_is_read_once_it_is_asked_for(walks, tmp_path: Path):
     config = SASRecConfig(**SMALL, max_epochs=1)
     made = pretrained_recommender(config, walks, tmp_path, test=False)

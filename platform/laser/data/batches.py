@@ -18,11 +18,17 @@ def pad_right(sequences: Sequence[NDArray[np.int32]], padding: int) -> tuple[NDA
     Returns:
         values (B, T) int64, and mask (B, T) bool, true at real entries.
     """
-    lengths = np.array([len(sequence) for sequence in sequences])
+    return stack_right(np.concatenate(sequences), np.array([len(sequence) for sequence in sequences]), padding)
+
+
+def stack_right(
+    values: NDArray[np.int32], lengths: NDArray[np.int64], padding: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Do as `pad_right`, given the sequences one after the other, and how long each is."""
     mask = np.arange(lengths.max()) < lengths[:, None]
-    values = np.full(mask.shape, padding, dtype=np.int64)
-    values[mask] = np.concatenate(sequences)
-    return values, mask
+    stacked = np.full(mask.shape, padding, dtype=np.int64)
+    stacked[mask] = values
+    return stacked, mask
 
 
 def training_batches(lengths: NDArray[np.int64], batch_size: int, seed: int, epoch: int) -> list[Indices]:

@@ -32,6 +32,16 @@ class Examples:
         starts = self.starts if self.whole_starts is None else self.whole_starts
         return self.item_ids[starts[index] : self.ends[index]]
 
+    def histories(self, indices: NDArray[np.int64], whole: bool = False) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Return the item ids of some histories, one after the other, and how many each has.
+
+        With `whole`, those that `last` cut off are included.
+        """
+        starts = self.starts if not whole or self.whole_starts is None else self.whole_starts
+        firsts, lengths = starts[indices], self.ends[indices] - starts[indices]
+        ends = np.cumsum(lengths)
+        return self.item_ids[np.arange(lengths.sum()) + np.repeat(firsts - ends + lengths, lengths)], lengths
+
     def last(self, num_items: int) -> "Examples":
         """Cut all histories to their most recent items."""
         whole_starts = self.starts if self.whole_starts is None else self.whole_starts

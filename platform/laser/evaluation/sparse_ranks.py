@@ -6,7 +6,6 @@ reach the wanted score, and the other items by their sorted scores. So time and 
 Shape suffixes: B batch, I catalogue items, P entries, Q pairs of user and item that are looked up, K items of a list.
 """
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -17,7 +16,9 @@ from scipy.sparse import csr_array
 from laser.evaluation.top_items import top_scores
 
 MAX_CELLS = 2**25
-"""Users times items of a batch: a byte each while pairs are looked up, and at most 4 for lists."""
+"""Users times items of a batch: at most 4 bytes each, for lists."""
+FILTER_BITS = 18
+"""Pairs that are looked up mark 2^18 bytes by the low bits of their numbers, which stay in the L2 cache."""
 
 
 class SparseRanking:
@@ -33,7 +34,7 @@ class SparseRanking:
         self._best_first = np.argsort(-shared_I, kind="stable")
         self._sorted_I = np.sort(shared_I)
         self._is_constant = bool(self._sorted_I[0] == self._sorted_I[-1])
-        self._is_wanted = np.zeros(0, dtype=bool)
+        self._may_be_wanted = np.zeros(2**FILTER_BITS, dtype=bool)
 
     @property
     def max_users(self) -> int:
@@ -41,14 +42,19 @@ class SparseRanking:
         return max(1, MAX_CELLS // len(self.shared_I))
 
     def ranks(
-        self, entries_BI: csr_array, targets_B: NDArray[np.integer], histories: Sequence[NDArray[np.integer]]
+        self,
+        entries_BI: csr_array,
+        targets_B: NDArray[np.integer],
+        own_items_Q: NDArray[np.integer],
+        num_own_B: NDArray[np.integer],
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the ranks of the targets among all items, and among all but those of the histories.
 
         Args:
             entries_BI: float32 scores, each place at most once and in any order.
             targets_B: the wanted items.
-            histories: for each row, item ids, repeated or not. A target that is among them ranks last.
+            own_items_Q: the items of the histories, row after row, repeated or not. A target among them ranks last.
+            num_own_B: how many of them each row has.
 
         Raises:
             FloatingPointError: an entry is NaN.
@@ -59,8 +65,8 @@ class SparseRanking:
             num_bad = len(np.unique(np.repeat(np.arange(num_users), num_entries_B)[np.isnan(entries_BI.data)]))
             raise FloatingPointError(f"NaN scores in {num_bad} of {num_users} rows: the model has diverged")
         starts_B = np.arange(num_users, dtype=np.int64) * num_items
-        own_Q = np.repeat(starts_B, [len(history) for history in histories])
-        own_Q = np.unique(own_Q + np.concatenate(histories))
+        own_Q = np.sort(np.repeat(starts_B, num_own_B) + own_items_Q)
+        own_Q = own_Q[np.diff(own_Q, prepend=-1) > 0]
         scores_Q = self._scores(entries_BI, np.concatenate([starts_B + targets_B, own_Q]))
         wanted_B, own_scores_Q = scores_Q[:num_users], scores_Q[num_users:]
 
@@ -108,14 +114,17 @@ class SparseRanking:
         num_users, num_items = entries_BI.shape
         wanted_cells, places_Q = np.unique(cells_Q, return_inverse=True)
         scores = self.shared_I[wanted_cells % num_items]
-        if len(self._is_wanted) < num_users * num_items:
-            self._is_wanted = np.zeros(num_users * num_items, dtype=bool)
-        self._is_wanted[wanted_cells] = True
+        low_bits = (1 << FILTER_BITS) - 1
+        self._may_be_wanted[wanted_cells & low_bits] = True
         cells_P = np.repeat(np.arange(num_users, dtype=np.int64) * num_items, np.diff(entries_BI.indptr))
         cells_P += entries_BI.indices
-        found_P = np.flatnonzero(self._is_wanted.take(cells_P, mode="wrap"))  # wrap: 3 times faster than raise
-        self._is_wanted[wanted_cells] = False
-        scores[np.searchsorted(wanted_cells, cells_P[found_P])] = entries_BI.data[found_P]
+        # wrap checks no bounds first, and is 3 times faster than raise
+        maybe_P = np.flatnonzero(self._may_be_wanted.take(cells_P & low_bits, mode="wrap"))
+        self._may_be_wanted[wanted_cells & low_bits] = False
+        maybe_cells = cells_P[maybe_P]
+        places = np.searchsorted(wanted_cells, maybe_cells).clip(max=len(wanted_cells) - 1)
+        found = wanted_cells[places] == maybe_cells
+        scores[places[found]] = entries_BI.data[maybe_P[found]]
         return scores[places_Q]
 
 

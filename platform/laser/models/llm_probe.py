@@ -47,7 +47,7 @@ def open_llm(settings: LLMConfig, cache_dir: Path) -> OpenedLLM:
 
     Args:
         settings: how it will be loaded; its source is fetched or converted if need be.
-        cache_dir: the cache of all artifacts; what passed is noted in its folder `models/llm_probes`.
+        cache_dir: the cache of all artifacts; what passed is noted in its folder `llm/probes`.
 
     Raises:
         UserError: there is no such LLM, or it cannot be read as a causal decoder; says why.

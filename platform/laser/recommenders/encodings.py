@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from laser.cli.progress import SILENT_SECONDS, progress
-from laser.data.batches import inference_batches, pad_right
+from laser.data.batches import inference_batches, stack_right
 from laser.data.examples import Examples
 from laser.recommenders.base import FittedRecommender, Items, SequentialRecommender
 from laser.storage.cache import make_once
@@ -99,17 +99,19 @@ def _write(recommender: SequentialRecommender, examples: Examples, path: Path, o
             offsets = np.concatenate([[0], part.cumsum()])
             values_RC = np.empty((offsets[-1], width), dtype=np.float32)
             for rows in inference_batches(part, MAX_ITEMS_PER_FORWARD):
-                states = _encode(recommender, examples, first + rows, own_sequence)
-                for row, states_NC in zip(rows, states, strict=True):
-                    values_RC[offsets[row] : offsets[row + 1]] = states_NC
+                states_PC = _encode(recommender, examples, first + rows, own_sequence)
+                ends = np.cumsum(part[rows])
+                places_P = np.arange(len(states_PC)) + np.repeat(offsets[rows] - ends + part[rows], part[rows])
+                values_RC[places_P] = states_PC
             column = pa.FixedSizeListArray.from_arrays(pa.array(values_RC.reshape(-1)), width)
             writer.write_batch(pa.record_batch([pa.LargeListArray.from_arrays(offsets, column)], schema=schema))
 
 
 def _encode(
     recommender: SequentialRecommender, examples: Examples, indices: NDArray[np.int64], own_sequence: OwnSequence
-) -> list[NDArray[np.float32]]:
-    item_ids, mask = pad_right([examples.history(int(index)) for index in indices], 0)
+) -> NDArray[np.float32]:
+    """Return the states of some histories, one after the other."""
+    item_ids, mask = stack_right(*examples.histories(indices), 0)
     inputs = torch.from_numpy(item_ids).to(recommender.device), torch.from_numpy(mask).to(recommender.device)
     with torch.inference_mode():
         if own_sequence is not None and isinstance(recommender, FittedRecommender):
@@ -117,4 +119,5 @@ def _encode(
             encoding_BNC = recommender.encode_without(*inputs, own_sequences)
         else:
             encoding_BNC = recommender.encode(*inputs)
-    return [states[: row.sum()] for states, row in zip(encoding_BNC.cpu().numpy(), mask, strict=True)]
+    states_PC: NDArray[np.float32] = encoding_BNC.cpu().numpy()[mask]
+    return states_PC

@@ -36,6 +36,7 @@ class OwnItems:
         self.owners_E, self.items_E = np.divmod(self._keys_E, num_items)
         self.starts = np.searchsorted(self.owners_E, np.arange(len(sequences) + 1))
         """Where the entries of each sequence start, and after the last one their number."""
+        self._pair_offsets = np.concatenate([[0], np.cumsum(self.starts[self.owners_E + 1] - np.arange(len(self)))])
 
     def __len__(self) -> int:
         return len(self.items_E)
@@ -46,13 +47,22 @@ class OwnItems:
         Yields:
             some entries; offsets of their pairs, as in a sparse matrix; the other entry of each pair.
         """
-        sizes_E = self.starts[self.owners_E + 1] - np.arange(len(self))
-        numbers = np.cumsum(sizes_E) // num_pairs
+        sizes_E = np.diff(self._pair_offsets)
+        numbers = self._pair_offsets[1:] // num_pairs
         for first, end in pairwise([0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(self)]):
             sizes = sizes_E[first:end]
             offsets = np.concatenate([[0], np.cumsum(sizes)])
             others = np.arange(offsets[-1]) + np.repeat(np.arange(first, end) - offsets[:-1], sizes)
             yield slice(first, end), offsets, others
+
+    def pair_numbers(self, left: NDArray[np.integer], right: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Number pairs of entries, each of one sequence and in any order, as `pairs` yields them."""
+        numbers: NDArray[np.int64] = self._pair_offsets[np.minimum(left, right)] + np.abs(left - right)
+        return numbers
+
+    def bounds(self, part: slice) -> tuple[int, int]:
+        """Return the numbers of the first pair of some entries and of the first one after them."""
+        return int(self._pair_offsets[part.start]), int(self._pair_offsets[part.stop])
 
     def find(
         self, owners_B: NDArray[np.int64], item_ids_BN: NDArray[np.int64]

@@ -114,17 +114,24 @@ def pretrained_recommender(
 
     reused = not make_once(directory, make)
     recommender = load_recommender(directory)
-    with exclusive(directory.with_name(f"{key}.lock")):
-        content = json.loads((directory / "result.json").read_text())
-        if test and "test" not in content:
-            content["test"] = _test(recommender, dataset, directory / TEST_RANKS)
-            write_json(directory / "result.json", content)
+    content = _result(directory)
+    if test and "test" not in content:
+        with exclusive(directory.with_name(f"{key}.lock")):
+            content = _result(directory)
+            if "test" not in content:  # nobody else has read it meanwhile
+                content["test"] = _test(recommender, dataset, directory / TEST_RANKS)
+                write_json(directory / "result.json", content)
     tested = content.pop("test", None)
     result = TrainingResult(**content)
     if reused and report:
         for metrics in result.history:
             report(metrics, int(metrics["epoch"]))
     return Pretrained(recommender, directory, reused, result, tested)
+
+
+def _result(directory: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((directory / "result.json").read_text())
+    return content
 
 
 def _put_together(

@@ -1,13 +1,11 @@
 """The ranks that an ID-based recommender gives by itself: the baseline that Laser builds on."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from laser.cli.progress import SILENT_SECONDS, progress
-from laser.data.batches import inference_batches, pad_right
+from laser.data.batches import inference_batches, stack_right
 from laser.data.examples import Examples
 from laser.evaluation.lists import LIST_SIZE
 from laser.evaluation.ranking import ranks, ranks_without_histories
@@ -64,7 +62,8 @@ class _DenseRanks:
         scores_BI = self.recommender.scores(*_padded(self.recommender, examples, rows))
         targets_B = torch.from_numpy(examples.targets[rows].astype(np.int64)).to(scores_BI.device)
         ranks_B = ranks(scores_BI, targets_B)
-        masked_B = ranks_without_histories(ranks_B, scores_BI, targets_B, _whole_histories(examples, rows))
+        histories = [examples.whole_history(int(row)) for row in rows]
+        masked_B = ranks_without_histories(ranks_B, scores_BI, targets_B, histories)
         lists_BK = top_scores(scores_BI, LIST_SIZE).cpu().numpy() if lists else None
         return ranks_B.cpu().numpy(), masked_B.cpu().numpy(), lists_BK
 
@@ -79,16 +78,12 @@ class _SparseRanks:
 
     def __call__(self, examples: Examples, rows: NDArray[np.int64], lists: bool) -> Ranked:
         entries_BI = self.recommender.score_entries(*_padded(self.recommender, examples, rows))
-        found = self.ranking.ranks(entries_BI, examples.targets[rows], _whole_histories(examples, rows))
+        found = self.ranking.ranks(entries_BI, examples.targets[rows], *examples.histories(rows, whole=True))
         return *found, self.ranking.lists(entries_BI, LIST_SIZE) if lists else None
 
 
 def _padded(
     recommender: SequentialRecommender, examples: Examples, rows: NDArray[np.int64]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    item_ids, mask = pad_right([examples.history(int(row)) for row in rows], 0)
+    item_ids, mask = stack_right(*examples.histories(rows), 0)
     return torch.from_numpy(item_ids).to(recommender.device), torch.from_numpy(mask).to(recommender.device)
-
-
-def _whole_histories(examples: Examples, rows: NDArray[np.int64]) -> Sequence[NDArray[np.int32]]:
-    return [examples.whole_history(int(row)) for row in rows]

@@ -4,7 +4,8 @@ import glob
 import os
 import sqlite3
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,6 +21,9 @@ STILL_SECONDS = 10.0
 """A file without all its tables that nobody has written for so long is not being made any more."""
 LOCKED_SECONDS = 60.0
 """How long to wait for another process that writes."""
+
+SERVER_LOCK = 0x6C61736572
+"""Number of the lock that is held in a PostgreSQL database while MLflow makes its tables: "laser"."""
 
 _VERSION = "alembic_version"
 """Table that holds the version of the others."""
@@ -172,6 +176,26 @@ class SQLiteFile:
     def _connect(self) -> sqlite3.Connection:
         """Open the file that is there; its journal is played back where a killed process has left one."""
         return sqlite3.connect(f"{self.path.as_uri()}?mode=rw", uri=True, timeout=LOCKED_SECONDS, isolation_level=None)
+
+
+@contextmanager
+def alone_on_server(uri: str) -> Iterator[None]:
+    """Let one process at a time open a PostgreSQL store, because MLflow makes the tables of a new one as it opens it.
+
+    The server frees the lock when the connection ends, however that happens. Other stores are opened at once.
+    """
+    if not uri.startswith("postgresql"):
+        yield
+        return
+    from sqlalchemy import create_engine, func, select
+
+    engine = create_engine(uri, isolation_level="AUTOCOMMIT")
+    try:
+        with engine.connect() as connection:
+            connection.execute(select(func.pg_advisory_lock(SERVER_LOCK)))
+            yield
+    finally:
+        engine.dispose()  # the lock belongs to the connection, which would go back into a pool
 
 
 def check_server(uri: str) -> None:

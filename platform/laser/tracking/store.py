@@ -9,7 +9,7 @@ from typing import Any
 
 from laser.config.credentials import masked
 from laser.errors import UserError
-from laser.tracking.database import SQLiteFile
+from laser.tracking.database import SQLiteFile, alone_on_server
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,8 @@ def client_at_once(uri: str) -> Any:
     file = sqlite_file(uri)
     if file is not None:
         file.make()
-    return MlflowClient(tracking_uri=uri)
+    with alone_on_server(uri):
+        return MlflowClient(tracking_uri=uri)
 
 
 def sqlite_file(uri: str) -> SQLiteFile | None:

@@ -124,12 +124,13 @@ class PairCounts(ItemItemRecommender):
         return scores_BI
 
     def factors_without(self, own: OwnItems) -> NDArray[np.float32]:
-        counts_EE = self._ordered_pairs(own.entries_P, own.owners_P, len(own))
-        counts_EE = csr_array(counts_EE + counts_EE.T)
-        counts_EE.sort_indices()
+        earlier, later, counts = self._position_pairs(own.entries_P, own.owners_P)
+        own_degrees_E = sum(np.bincount(ends, counts, len(own)) for ends in (earlier, later))
+        numbers = own.pair_numbers(earlier, later)
+        counts = np.where(earlier == later, 2 * counts, counts)  # both orders
         degrees_E = self.degrees_I[own.items_E].double().cpu().numpy()
         row_E, column_E = self._damping(degrees_E)
-        row_after_E, column_after_E = self._damping(degrees_E - counts_EE.sum(axis=1))
+        row_after_E, column_after_E = self._damping(degrees_E - own_degrees_E)
         projection_EC = self.projection_IC[own.items_E].double().cpu().numpy()
         # Counts with items outside the sequence stay. Their sum is the projection of the full row without the columns
         # of the sequence. It is multiplied by the item's own damping.
@@ -137,7 +138,9 @@ class PairCounts(ItemItemRecommender):
         for part, offsets, others in own.pairs(PAIRS_AT_ONCE):
             entries = np.repeat(np.arange(part.start, part.stop), np.diff(offsets))
             before = self._scorer.counts_II[own.items_E[entries], own.items_E[others]].astype(np.float64)
-            after = before - counts_EE[entries, others]
+            first, end = own.bounds(part)
+            here = (numbers >= first) & (numbers < end)
+            after = before - np.bincount(numbers[here] - first, counts[here], end - first)
             after[after < self._smallest_count / 2] = 0.0  # rounding
             size = (len(offsets) - 1, len(own))
             change = after * column_after_E[others] - before * column_E[others]
@@ -172,7 +175,14 @@ class PairCounts(ItemItemRecommender):
 
     def _ordered_pairs(self, items: NDArray[np.integer], owners: NDArray[np.integer], num_items: int) -> csr_array:
         """Return the counts of earlier items with later ones, given the items of all sequences and whose they are."""
-        earlier, later, counts = [], [], []
+        earlier, later, counts = self._position_pairs(items, owners)
+        return csr_array((counts, (earlier, later)), shape=(num_items, num_items))
+
+    def _position_pairs(
+        self, items: NDArray[np.integer], owners: NDArray[np.integer]
+    ) -> tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.float64]]:
+        """Return for each pair of places of a sequence the earlier item, the later one, and 1/distance."""
+        earlier, later, counts = [items[:0]], [items[:0]], [np.zeros(0)]
         for distance in range(1, self.max_history + 1):
             together = np.flatnonzero(owners[distance:] == owners[:-distance])
             if not len(together):
@@ -180,10 +190,7 @@ class PairCounts(ItemItemRecommender):
             earlier.append(items[together])
             later.append(items[together + distance])
             counts.append(np.full(len(together), 1.0 / distance))
-        if not counts:
-            return csr_array((num_items, num_items))
-        pairs = np.concatenate(earlier), np.concatenate(later)
-        return csr_array((np.concatenate(counts), pairs), shape=(num_items, num_items))
+        return np.concatenate(earlier), np.concatenate(later), np.concatenate(counts)
 
 
 class ItemKNN(PairCounts, SparseScorer):
