@@ -112,6 +112,10 @@ REFUSED: dict[str, tuple[Files, str]] = {
     "csv: time of 2^63": (row("u1,a,9223372036854775808,5\n"), ":5: timestamp '9223372036854775808'; wanted"),
     "csv: time of 10^400": (row(f"u1,a,{HUGE},5\n"), ":5: timestamp '1000"),
     "csv: time of 1e400": (row("u1,a,1e400,5\n"), ":5: timestamp '1e400'"),
+    "csv: named zone": (
+        PAIRS | {"interactions.csv": "user,item,timestamp\nu1,a,2020-01-01 00:00:00 EST\n"},
+        "with no zone, UTC, Z or an offset such as +02:00",
+    ),
     "csv: time NaN": (row("u1,a,nan,5\n"), ":5: timestamp 'nan'"),
     "csv: time infinite": (row("u1,a,-inf,5\n"), ":5: timestamp '-inf'"),
     "csv: time of the year 99999": (

@@ -194,7 +194,7 @@ def _times(file: TableFile, first_row: int, batch: pa.Table, name: str, clock: C
     try:
         return clock.read(batch.column(name))
     except UnreadableTime as error:
-        wanted = "numbers or ISO 8601 text, in one form in all rows"
+        wanted = "numbers or ISO 8601 text, in one form in all rows, with no zone, UTC, Z or an offset such as +02:00"
         raise UserError(f"{file.where(first_row + error.row)}: {name} {error.value!r}; wanted {wanted}") from error
 
 
