@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
 
 
 class ReadsText(ABC):
@@ -26,6 +25,8 @@ def whitened(features_IH: NDArray[np.float32], width: int) -> NDArray[np.float32
 
     Components beyond the rank of the features, or beyond the number of items, are zero.
     """
+    from sklearn.decomposition import PCA  # what reads no text runs without it
+
     rank = int(min(width, len(features_IH) - 1, features_IH.shape[1]))
     components = PCA(rank, svd_solver="full").fit(features_IH.astype(np.float64))
     known = components.explained_variance_ > 1e-9 * components.explained_variance_[0]
