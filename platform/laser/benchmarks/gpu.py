@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from laser.benchmarks.gpu_speed import Speed
-from laser.benchmarks.gpu_training import plan_trainings
+from laser.benchmarks.gpu_parts.speed import Speed
+from laser.benchmarks.gpu_parts.training import plan_trainings
 from laser.benchmarks.suites import BenchmarkResult
 from laser.cli.job import AllFailedError
 from laser.config.jobs import BenchmarkJob

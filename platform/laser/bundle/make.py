@@ -15,8 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from laser.benchmarks.gpu_speed import suite_experiments
-from laser.benchmarks.gpu_training import experiment
+from laser.benchmarks.gpu_parts.speed import suite_experiments
+from laser.benchmarks.gpu_parts.training import experiment
 from laser.bundle.parts import Entry, write_parts
 from laser.config.compose import with_overrides
 from laser.config.jobs import BundleConfig, BundleJob
