@@ -3,7 +3,9 @@
 Shape suffixes: B histories, T text tokens, L virtual tokens, I items, H width.
 """
 
+import logging
 import time
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +24,8 @@ from laser.llm.loading import choose_dtype
 from laser.training.inputs import Inputs
 from laser.training.loop import encode_items, evaluate
 from laser.training.prepare import prepare_inputs
+
+logger = logging.getLogger(__name__)
 
 REPEATS = 8
 """Times that a short work is started before the device is waited for."""
@@ -60,7 +64,7 @@ class Speed:
         self.device = device
         self.dtype = choose_dtype(job.llm.dtype, device)
         self.peak, self.bandwidth = 0.0, 0.0
-        self.before_size, self.before_histories_per_second = 0, 0.0
+        self.before_histories_per_second = 0.0
 
     def turns(self, contestants: dict[str, Work]) -> dict[str, Timing]:
         return take_turns(contestants, self.job.benchmark.rounds, self.job.benchmark.warmup_rounds)
@@ -104,25 +108,31 @@ class Speed:
     def sizes(self, full: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(size // full[0] * 4 for size in full[:2]) if self.small else full
 
-    def best(self, contestants: dict[int, Work]) -> tuple[int, dict[str, float]]:
-        """Return the batch size with the shortest time of one round, and all times. The first call warms up."""
-        first = take_turns({str(size): work for size, work in contestants.items()}, 1, 0 if self.small else 1)
-        seconds = {name: round(timing.median, 4) for name, timing in first.items()}
+    def best(self, sizes: tuple[int, ...], epoch: Callable[[int], Work]) -> tuple[int, dict[str, float]]:
+        """Return the batch size with the shortest time of one round, and the times of all that fit into memory."""
+        seconds: dict[str, float] = {}
+        for size in sizes:
+            try:
+                timing = take_turns({"": epoch(size)}, 1, 0 if self.small else 1)[""]
+            except torch.OutOfMemoryError:
+                logger.warning("batches of %d do not fit into the device's memory", size)
+                break
+            seconds[str(size)] = round(timing.median, 4)
         return int(min(seconds, key=lambda name: seconds[name])), seconds
 
     def before(self) -> dict[str, Any]:
         """Measure the paper's placement beside HF Trainer with peft's prompt tuning, each at its best batch size."""
         inputs = self.inputs
         ours = Ours(self.job, inputs, self.device)
-        size, by_size = self.best({size: ours.epoch(size) for size in self.sizes((32, 64, 128, 256))})
+        size, by_size = self.best(self.sizes((32, 64, 128, 256)), ours.epoch)
         num_histories, num_tokens = len(inputs.train), ours.num_tokens
         peer = PeerTrainer(self.job, inputs, ours.item_embeddings_IH, self.device)
         most = self.job.benchmark.train_peer_max_tokens
-        fitting = [each for each in self.sizes((16, 32, 64, 128)) if peer.padded_tokens(each) <= most]
-        peer_size, peer_by_size = self.best({each: peer.epoch(each) for each in fitting})
+        peer_sizes = self.sizes((16, 32, 64, 128))
+        fitting = tuple(each for each in peer_sizes if peer.padded_tokens(each) <= most) or peer_sizes[:1]
+        peer_size, peer_by_size = self.best(fitting, peer.epoch)
         timings = self.turns({"ours": ours.epoch(size), "llm": ours.llm_alone(size), "peer": peer.epoch(peer_size)})
         work = 4.0 * ours.engine.laser.llm_block_weights * num_tokens
-        self.before_size = size
         self.before_histories_per_second = timings["ours"].per_second(num_histories)
         return {
             "histories_per_second": self.before_histories_per_second,
@@ -148,7 +158,7 @@ class Speed:
         inputs = prepare_inputs(with_overrides(self.job, LATE))
         cache_seconds = time.perf_counter() - started
         late = Ours(with_overrides(self.job, LATE), inputs, self.device)
-        size, by_size = self.best({size: late.epoch(size) for size in self.sizes((64, 128, 256, 512, 1024))})
+        size, by_size = self.best(self.sizes((64, 128, 256, 512)), late.epoch)
         timings = self.turns({"late": late.epoch(size), "llm": late.llm_alone(size)})
         per_second = timings["late"].per_second(len(inputs.train))
         figures: dict[str, Any] = {
