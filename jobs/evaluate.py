@@ -14,11 +14,11 @@ def main(job: EvaluateJob) -> Mapping[str, Any]:
     """Rank the full catalogue for each user of the split, and record the metrics if the run has none of this split."""
     from laser.config.compose import read_yaml, validate, with_overrides
     from laser.config.paths import with_absolute_paths
-    from laser.tracking.runs import open_tracking
+    from laser.tracking.runs import open_records
     from laser.training.evaluate import check_same_content, evaluate_checkpoint
     from laser.training.prepare import prepare_inputs
 
-    run = open_tracking(job.tracking, must_exist=True).find(job.run_id)
+    run = open_records(job.tracking, must_exist=True).find(job.run_id)
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
         checkpoint = run.fetch("checkpoint", directory)

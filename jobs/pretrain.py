@@ -13,9 +13,9 @@ def main(config: Experiment) -> Mapping[str, Any]:
     from laser.config.identity import recommender_tags
     from laser.recommenders.pretraining import pretrained_recommender, pretraining_device
     from laser.sources.prepare import prepare_dataset
-    from laser.tracking.runs import open_tracking
+    from laser.tracking.runs import open_records
 
-    tracking = open_tracking(config.tracking)
+    tracking = open_records(config.tracking)
     cache = Path(config.cache_dir).expanduser()
     dataset = prepare_dataset(config.data, cache)
     tags = recommender_tags(config.recommender, dataset.name, dataset.fingerprint, cache)

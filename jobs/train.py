@@ -21,7 +21,7 @@ def main(config: Experiment) -> Mapping[str, Any]:
     from laser.data.dataset import open_dataset
     from laser.storage.locks import held
     from laser.tracking.fetched import fetched_checkpoint
-    from laser.tracking.runs import open_tracking
+    from laser.tracking.runs import open_records
     from laser.training.prepare import make_artifacts
     from laser.training.run.directory import remember_run, remembered_run, run_directory
     from laser.training.run.outcome import run_results
@@ -30,7 +30,7 @@ def main(config: Experiment) -> Mapping[str, Any]:
     check_places(config)
     if config.training.num_workers:
         check_temporary_folder()
-    tracking = open_tracking(config.tracking)
+    tracking = open_records(config.tracking)
     start = config.training.start_from
     if start is not None and not Path(start).expanduser().exists():
         run = tracking.find(start, setting="training.start_from")

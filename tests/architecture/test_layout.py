@@ -31,6 +31,16 @@ for module in pkgutil.walk_packages(laser.__path__, "laser."):
         importlib.import_module(module.name)
 """
 
+WITH_TORCH_ALONE = """
+import sys
+for package in "ray deepspeed mlflow gguf sklearn scipy omegaconf pandas matplotlib sqlalchemy optuna".split():
+    sys.modules[package] = None  # import raises ImportError
+import laser.tracking.runs
+import laser.training.evaluate, laser.training.plain, laser.training.prepare, laser.training.train
+import laser.recommenders.families.bert4rec, laser.recommenders.families.sasrec
+import laser.benchmarks.encode, laser.benchmarks.rank, laser.benchmarks.train
+"""
+
 WITHOUT_TORCH = """
 import importlib, pkgutil, sys
 import laser.config
@@ -62,6 +72,11 @@ def test_platform_is_a_source_root_and_the_standard_librarys_name():
 
 def test_core_rooms_import_without_ray_deepspeed_and_mlflow():
     result = python("-c", WITHOUT_FRAMEWORKS)
+    assert result.returncode == 0, result.stderr
+
+
+def test_training_in_this_process_imports_torch_transformers_and_pyarrow_alone():
+    result = python("-c", WITH_TORCH_ALONE)
     assert result.returncode == 0, result.stderr
 
 

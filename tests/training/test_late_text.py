@@ -7,8 +7,8 @@ import torch
 from laser.config.compose import with_overrides
 from laser.config.schema import Experiment
 from laser.engine.plain import PlainEngine
-from laser.llm.text_files import TextFiles
 from laser.llm.text_cache import TextCache
+from laser.llm.text_files import TextFiles
 from laser.models.batch import joined
 from laser.training.inputs import Inputs
 from laser.training.loop import encode_items, evaluate

@@ -75,16 +75,16 @@ def ratio(slower: Timing, faster: Timing, more: float = 1.0) -> dict[str, float]
     return {name: round(value, 3) for name, value in values.items()}
 
 
-def matrix_product(dtype: torch.dtype, device: torch.device) -> tuple[Work, float]:
+def matrix_product(dtype: torch.dtype, device: torch.device, size: int = PEAK_SIZE) -> tuple[Work, float]:
     """Return a large square matrix product and its number of operations, the yardstick of utilisation."""
-    left, right = (torch.randn(PEAK_SIZE, PEAK_SIZE, device=device).to(dtype) for _ in range(2))
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     result = torch.empty_like(left)
 
     def multiply() -> None:
         torch.mm(left, right, out=result)
         wait(device)
 
-    return multiply, 2.0 * PEAK_SIZE**3
+    return multiply, 2.0 * size**3
 
 
 def peak_mib(work: Callable[[], object]) -> float:

@@ -121,6 +121,23 @@ class BenchmarkConfig(Section):
     warm-up."""
     fitted_items: tuple[PositiveInt, ...] = (18_357, 100_000)
     """fitted: items of each generated dataset. Amazon Sports (2014, 5-core): 35,598 users and 18,357 items."""
+    gpu_scale: Literal["full", "small"] = "full"
+    """gpu: full measures at sizes for an H100; small runs the same code in a few minutes on a CPU, and its figures mean
+    nothing."""
+    gpu_seconds: PositiveFloat = 480.0
+    """gpu: time for all parts. No part starts after it, and trainings that are under way end with their epoch."""
+    gpu_results: str = "runs/gpu.json"
+    """gpu: file of the figures, written anew as each part ends."""
+    gpu_experiments: tuple[str, ...] = (
+        "configs/experiment/paper.yaml",
+        "configs/experiment/late-prefix.yaml",
+        "configs/experiment/recommended.yaml",
+    )
+    """gpu: experiments to train to the end on the job's data and LLM, in this order, with each seed."""
+    gpu_seeds: tuple[Seed, ...] = (0, 1, 2)
+    """gpu: seeds of the trainings; all experiments take the first one before any takes the next."""
+    gpu_batch_size: PositiveInt = 64
+    """gpu: least histories per optimizer step of the trainings; the paper's 4 leave a GPU idle."""
     interactions: PositiveInt = 10_000_000
     """prepare: interactions to generate. There are a tenth as many users, and at most 150,000 items."""
 
@@ -134,7 +151,7 @@ class BenchmarkConfig(Section):
         return self
 
 
-Suite = Literal["train", "encode", "rank", "catalogue", "fitted", "prepare", "sharding", "tune"]
+Suite = Literal["train", "encode", "rank", "catalogue", "fitted", "prepare", "sharding", "tune", "gpu"]
 """Each is a module of `laser.benchmarks` with a function `run`."""
 
 
@@ -144,8 +161,37 @@ class BenchmarkJob(Experiment):
     suite: Suite
     """train: optimizer steps; encode: encoding the catalogue; rank: full-catalogue ranks; catalogue: loss and ranks
     over many items; fitted: ranks and encodings of the recommenders made by counting; prepare: raw data to a dataset;
-    sharding: memory and cost of the ZeRO levels; tune: the time that a sweep adds to its trials."""
+    sharding: memory and cost of the ZeRO levels; tune: the time that a sweep adds to its trials; gpu: all that a
+    machine with a GPU shows within minutes, from the speed of its products to trained models."""
     benchmark: BenchmarkConfig = BenchmarkConfig()
+
+
+class BundleConfig(Section):
+    """What a bundle holds beside code, data and LLM, and for which machine."""
+
+    output: str = "runs/bundle"
+    """Folder to write: the parts, manifest.json and unbundle.py. It must not be there yet."""
+    part_mib: PositiveInt = 60
+    """Largest size of a part, in MiB."""
+    python: str = Field(default="3.12", pattern=r"^3\.[0-9]+$")
+    """Python version of the other machine, for its wheels."""
+    platforms: tuple[str, ...] = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
+    """Platform tags of its wheels."""
+    wheels: tuple[str, ...] = ("pydantic",)
+    """Packages that the other machine lacks; pip fetches them, and what they need, from the package index. For
+    experiments with a fitted recommender (item_knn, ease, hybrid, stack), add scipy where it is missing."""
+    command: str = (
+        "python jobs/benchmark.py config=configs/benchmark/gpu.yaml data.path={data} llm.source={llm} "
+        "tracking.uri=folder:runs/records"
+    )
+    """What unbundle.py runs: {data} and {llm} stand for the folders of data and LLM in the bundle."""
+
+
+class BundleJob(BenchmarkJob):
+    """A bundle: all that a machine without a network needs to run a suite."""
+
+    suite: Suite = "gpu"
+    bundle: BundleConfig = BundleConfig()
 
 
 class ClusterJob(Section):

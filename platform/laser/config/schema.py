@@ -327,7 +327,8 @@ class TrackingConfig(Section):
     """The store of runs, and the group that this run belongs to."""
 
     uri: str | None = None
-    """MLflow tracking URI; null takes MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the working directory."""
+    """MLflow tracking URI; null takes MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the working directory.
+    `folder:<path>` records a run of train or pretrain as files, without MLflow."""
     experiment: Annotated[str, Field(min_length=1, max_length=500)] = "laser"
     """MLflow experiment that groups the runs. MLflow takes at most 500 characters."""
 

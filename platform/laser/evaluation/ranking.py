@@ -21,6 +21,8 @@ BLOCK_SCORES = 2**18
 often at Python's lock."""
 TILE_SCORES = 2**20
 """Scores compared at once. 4 MiB, and 4 MiB of comparisons, stay in the L3 cache from one pass to the next."""
+TILE_SCORES_GPU = 2**27
+"""The same on a GPU, which has no such cache and wants few, large products: 512 MiB, twice."""
 TILE_USERS = 2048
 """Users of a tile: a tall tile has few doubtful scores a row, and a whole row of it is seldom looked at again."""
 WIDENED_ELEMENTS = 2**22
@@ -28,6 +30,8 @@ WIDENED_ELEMENTS = 2**22
 PAIR_ELEMENTS = 2**16
 """Products summed at once when pairs are scored exactly: 512 KiB in float64, in the L2 cache. From 1 MiB on, glibc maps
 fresh pages for each, and a pair takes 5 us instead of 1.2 (width 576, one core)."""
+PAIR_ELEMENTS_GPU = 2**25
+"""The same on a GPU: 256 MiB in float64."""
 
 
 def ranks(scores_BI: Tensor, targets_B: Tensor) -> Tensor:
@@ -224,7 +228,9 @@ def _tiled_ranks(representation_UH: Tensor, item_embeddings_IH: Tensor, wanted_U
     """How many items reach the wanted scores of a tile's users, over all items: int64 ranks_U."""
     num_users = len(wanted_U)
     possible_U1, sure_U1 = (wanted_U - error_U)[:, None], (wanted_U + error_U)[:, None]
-    num_items = min(len(item_embeddings_IH), max(1, TILE_SCORES // num_users))
+    tile = TILE_SCORES_GPU if wanted_U.is_cuda else TILE_SCORES
+    most = 2**24  # float32 counts further items wrongly
+    num_items = min(len(item_embeddings_IH), max(1, tile // num_users), most)
     if item_embeddings_IH.dtype != torch.float32:
         num_items = min(num_items, max(1, WIDENED_ELEMENTS // item_embeddings_IH.shape[1]))
     scores_UT, at_least_UT = representation_UH.new_empty(2, num_users, num_items)
@@ -269,7 +275,8 @@ def _count_at_least(scores_UT: Tensor, threshold_U1: Tensor, at_least_UT: Tensor
 
 def exact_scores(representation_UH: Tensor, items_TH: Tensor, users_P: Tensor, items_P: Tensor) -> Tensor:
     """The score of each pair, as `catalogue_ranks` defines it: float32 scores_P."""
-    num_pairs = max(1, PAIR_ELEMENTS // representation_UH.shape[1])
+    elements = PAIR_ELEMENTS_GPU if representation_UH.is_cuda else PAIR_ELEMENTS
+    num_pairs = max(1, elements // representation_UH.shape[1])
     scores = [
         # A product of two float32 has 48 bits and is exact in float64.
         representation_UH[users].double().mul_(items_TH[items]).sum(dim=1).float()

@@ -7,13 +7,16 @@ Shape suffixes: B batch, I catalogue items, P entries, Q pairs of user and item 
 """
 
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from laser.evaluation.top_items import top_scores
+
+if TYPE_CHECKING:  # the matrices come from scipy, which dense scores do without
+    from scipy.sparse import csr_array
 
 MAX_CELLS = 2**25
 """Users times items of a batch: at most 4 bytes each, for lists."""
@@ -43,7 +46,7 @@ class SparseRanking:
 
     def ranks(
         self,
-        entries_BI: csr_array,
+        entries_BI: "csr_array",
         targets_B: NDArray[np.integer],
         own_items_Q: NDArray[np.integer],
         num_own_B: NDArray[np.integer],
@@ -86,7 +89,7 @@ class SparseRanking:
         masked_B[owners_Q[items_Q == targets_B[owners_Q]]] = num_items
         return ranks_B, masked_B
 
-    def lists(self, entries_BI: csr_array, size: int) -> NDArray[np.int64]:
+    def lists(self, entries_BI: "csr_array", size: int) -> NDArray[np.int64]:
         """Return the items of the best scores, in order, as `top_scores` does: lists_BK."""
         num_users, num_items = entries_BI.shape
         size = min(size, num_items)
@@ -109,7 +112,7 @@ class SparseRanking:
             lists_BK[mixed_B] = top_scores(dense, size).numpy()
         return lists_BK
 
-    def _scores(self, entries_BI: csr_array, cells_Q: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _scores(self, entries_BI: "csr_array", cells_Q: NDArray[np.int64]) -> NDArray[np.float32]:
         """Look up the scores of some cells, numbered row after row."""
         num_users, num_items = entries_BI.shape
         wanted_cells, places_Q = np.unique(cells_Q, return_inverse=True)
@@ -128,7 +131,7 @@ class SparseRanking:
         return scores[places_Q]
 
 
-def dense_scores(entries_BI: csr_array, shared_I: NDArray[np.float32]) -> NDArray[np.float32]:
+def dense_scores(entries_BI: "csr_array", shared_I: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return all scores: float32 scores_BI."""
     scores_BI = np.repeat(shared_I[None], entries_BI.shape[0], axis=0)
     rows_P = np.repeat(np.arange(entries_BI.shape[0]), np.diff(entries_BI.indptr))

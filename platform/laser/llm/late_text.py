@@ -27,6 +27,7 @@ from laser.llm.loading import choose_dtype, load_llm
 from laser.llm.packed.architectures import ARCHITECTURES
 from laser.llm.text_cache import Text, TextCache
 from laser.llm.text_files import StateShape, TextFiles
+from laser.llm.text_memory import TextMemory, fetch
 from laser.llm.text_states import Segments, TextStates
 from laser.storage.cache import make_once
 
@@ -49,12 +50,17 @@ class LateText:
     prompts: Prompts
     own: bool
     """Whether each item is read by itself."""
-    rows_RN2GE: Tensor | None = None
+    memory: TextMemory | None = None
     """The cached states; None if the text is read anew."""
     starts: NDArray[np.int64] | None = None
     """First row of each item or, for ordinary text, of each example."""
     instruction_start: int = 0
     """First row of the instruction, if each item is read by itself."""
+
+    @property
+    def rows_RN2GE(self) -> Tensor | None:
+        """The cached states as they lie on disk, mapped; None if the text is read anew."""
+        return None if self.memory is None else self.memory.rows_RN2GE
 
     def costs(self, lengths: NDArray[np.int64], num_added_tokens: int) -> NDArray[np.int64]:
         """Return what reading histories of these lengths costs, in tokens that pass through the LLM."""
@@ -64,11 +70,14 @@ class LateText:
         """Return what `Batch.text` holds for some examples."""
         if not self.own and self.rows_RN2GE is None:
             return None
-        counts_B, lengths_S, rows_S = (torch.from_numpy(part).to(device) for part in self._segments(indices))
-        segments = Segments(lengths_S, counts_B)
-        if self.rows_RN2GE is None:
+        counts_B, lengths_S, rows_S = (torch.from_numpy(part) for part in self._segments(indices))
+        segments = Segments(lengths_S.to(device), counts_B.to(device))
+        if self.memory is None:
             return segments
-        return TextStates(self.rows_RN2GE, segments.places(rows_S, moved=self.own))
+        rows_RN2GE = self.memory.resident(device)
+        if rows_RN2GE is None:
+            rows_RN2GE, rows_S = fetch(self.memory.rows_RN2GE, rows_S, lengths_S, device)
+        return TextStates(rows_RN2GE, segments.places(rows_S.to(device), moved=self.own))
 
     def _segments(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
         """Return the number of segments of each history; and of each segment the tokens and the first row.
@@ -108,9 +117,9 @@ def open_texts(
         return {}
     if files is None:
         return {split: LateText(part, prompts[split], own) for split, part in examples.items()}
-    rows_RN2GE, starts = TextCache(files.folder, files.shape).open(), load_file(files.starts)
+    memory, starts = TextMemory(TextCache(files.folder, files.shape).open()), load_file(files.starts)
     return {
-        split: LateText(part, prompts[split], own, rows_RN2GE, starts[split], int(starts[f"{split}.instruction"][0]))
+        split: LateText(part, prompts[split], own, memory, starts[split], int(starts[f"{split}.instruction"][0]))
         for split, part in examples.items()
     }
 

@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 SAMPLES, SAMPLE_BYTES = 64, 4096
 """The checksum covers so many places of the rows, and so many bytes at each: it finds what was cut, replaced or zeroed,
 and costs milliseconds."""
-BATCH_TOKENS = 2048
-"""Tokens that pass through the LLM at once. So many fit a CPU's caches."""
+BATCH_TOKENS = {"cpu": 2048, "cuda": 32_768}
+"""Tokens that pass through the LLM at once. So many fit a CPU's caches; a GPU wants large products."""
 
 
 class Text(NamedTuple):
@@ -155,7 +155,7 @@ class TextCache:
         first = sum(lengths)
         kept = np.array([text.num_kept for text in texts])
         start_of = first + np.concatenate([[0], np.cumsum(kept)[:-1]])
-        batches = inference_batches(np.array([len(text.token_ids) for text in texts]), BATCH_TOKENS)
+        batches = inference_batches(np.array([len(text.token_ids) for text in texts]), BATCH_TOKENS[device.type])
         num_rows = first + int(kept.sum())
         with self._states.open("r+b" if self._states.exists() else "w+b") as file:
             size = num_rows * self.shape.row_bytes

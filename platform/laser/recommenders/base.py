@@ -6,15 +6,17 @@ Shape suffixes: B batch, N history items, C recommender width, I catalogue items
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from laser.evaluation.sparse_ranks import dense_scores
+
+if TYPE_CHECKING:  # recommenders that are trained run without scipy
+    from scipy.sparse import csr_array
 
 Items = NDArray[np.int32]
 
@@ -73,7 +75,7 @@ class SparseScorer(SequentialRecommender):
         """The scores_I of items that have no entry in a user's `score_entries`."""
 
     @abstractmethod
-    def score_entries(self, item_ids_BN: Tensor, mask_BN: Tensor) -> csr_array:
+    def score_entries(self, item_ids_BN: Tensor, mask_BN: Tensor) -> "csr_array":
         """Return the float32 scores_BI that are a user's own, in any order and none twice."""
 
     def scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:

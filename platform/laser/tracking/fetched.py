@@ -6,13 +6,13 @@ import tempfile
 from pathlib import Path
 
 from laser.storage.locks import exclusive
-from laser.tracking.run import Run
+from laser.tracking.interface import StoredRun
 
 CHECKSUMS = "checksums.json"
 """The file by which a checkpoint is known; it holds the hashes of the others."""
 
 
-def fetched_checkpoint(run: Run, folder: Path) -> Path:
+def fetched_checkpoint(run: StoredRun, folder: Path) -> Path:
     """Fetch the selected checkpoint of a recorded run into a folder, and return its directory.
 
     Several processes may ask at once. A run that was resumed since the last call has another checkpoint.

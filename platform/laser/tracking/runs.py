@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -25,6 +26,7 @@ from laser.errors import UserError
 from laser.storage.places import check_place
 from laser.tracking.database import SQLiteFile, check_server
 from laser.tracking.environment import environment
+from laser.tracking.folder import SCHEME, FolderTracking, open_folder
 from laser.tracking.run import Run
 from laser.tracking.store import answers, client, sqlite_file
 
@@ -197,8 +199,26 @@ class Tracking:
         return found.experiment_id
 
 
+def open_records(config: TrackingConfig, must_exist: bool = False) -> Tracking | FolderTracking:
+    """Return the store of a job that records single runs: MLflow's, or a folder, which needs no MLflow.
+
+    Args:
+        config: the settings; `tracking.uri=folder:<path>` names a folder.
+        must_exist: as `open_tracking` has it.
+
+    Raises:
+        UserError: as `open_tracking` raises it.
+    """
+    uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI") or ""
+    if uri.startswith(SCHEME):
+        return open_folder(uri, must_exist)
+    if find_spec("mlflow") is None:
+        raise UserError(f"tracking.uri: {uri or 'null'} needs MLflow, which is not installed; set {SCHEME}<path>")
+    return open_tracking(config, must_exist)
+
+
 def open_tracking(config: TrackingConfig, must_exist: bool = False) -> Tracking:
-    """Return the store that the settings name, after checking that it is usable.
+    """Return the MLflow store that the settings name, after checking that it is usable.
 
     `tracking.uri` comes first, then `MLFLOW_TRACKING_URI`, then `sqlite:///mlflow.db` in the working directory.
 
@@ -226,6 +246,8 @@ def open_tracking(config: TrackingConfig, must_exist: bool = False) -> Tracking:
     elif scheme.partition("+")[0] in ("postgresql", "mysql", "mssql"):
         check_server(uri)
         tracking = Tracking(uri, config.experiment)
+    elif uri.startswith(SCHEME):
+        raise UserError(f"tracking.uri: {uri}; a folder serves train, pretrain and evaluate: set sqlite:///<file>")
     else:
         raise UserError(f"tracking.uri: {uri}; wanted sqlite:///<file>, http(s)://<server> or a database URI")
     if not must_exist:

@@ -12,6 +12,7 @@ chunk, K keys that some of them see, X = M · G.
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from inspect import signature
 from itertools import groupby
 from typing import Any, NamedTuple, Protocol
 
@@ -133,6 +134,10 @@ def attend_by_kernel(
     """Return the attention of all tokens or, with `last`, of each history's last one: (P or B, A · E)."""
     from torch.nn.attention.varlen import varlen_attn
 
+    shared: dict[str, Any] = {"enable_gqa": True} if _kernel_shares_keys() else {}
+    if not shared:  # torch 2.11: each query head has a key head of its own
+        each = query_PAE.shape[1] // key_PGE.shape[1]
+        key_PGE, value_PGE = (heads.repeat_interleave(each, dim=1) for heads in (key_PGE, value_PGE))
     offsets, longest = packing.offsets_B1, max(packing.lengths)
     query_offsets = torch.arange(len(offsets), device=offsets.device, dtype=offsets.dtype) if last else offsets
     before = -1 if scoring.window is None else scoring.window - 1  # the kernel does not count the token itself
@@ -146,10 +151,18 @@ def attend_by_kernel(
         longest,
         scale=scoring.scale,
         window_size=(before, -1 if last and before == -1 else 0),  # the last token has none after it to hide
-        enable_gqa=True,
+        **shared,
     )
     assert isinstance(attended, Tensor)  # it returns more where more is asked for
     return attended.flatten(1)
+
+
+@lru_cache
+def _kernel_shares_keys() -> bool:
+    """Return whether this torch's kernel lets query heads share a key head: 2.13 does, and 2.11 has no word for it."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return "enable_gqa" in signature(varlen_attn).parameters
 
 
 def attend_by_products(

@@ -1,0 +1,1 @@
+"""The parts of suite gpu: bounds and speeds, and whole trainings."""
