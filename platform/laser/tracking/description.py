@@ -57,7 +57,7 @@ def _subject(kind: str, config: Experiment) -> str:
     mformer, blocks = config.mformer, config.llm.num_layers
     llm = f"the LLM {config.llm.source}" + (f", its first {blocks} blocks," if blocks else "")
     if kind == "tune":
-        varied = ", ".join(f"`{key}`" for key in getattr(config, "space", {}))
+        varied = ", ".join(getattr(config, "space", {}))
         return f"A sweep over {varied} with {llm}"
     if kind == "reproduce":
         return f"A table of the paper, reproduced with {llm}"

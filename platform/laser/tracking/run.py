@@ -64,7 +64,8 @@ class Run:
 
         while self.undelivered:
             metrics, step, time_ms = self.undelivered[0]
-            entities = [Metric(_metric_name(name), float(value), time_ms, step) for name, value in metrics.items()]
+            names = sorted(metrics, key=lambda name: name != STEP_METRIC)  # MLflow compares runs by the first one
+            entities = [Metric(_metric_name(name), float(metrics[name]), time_ms, step) for name in names]
             client_at_once(self.uri).log_batch(self.run_id, metrics=entities)
             del self.undelivered[0]
 
