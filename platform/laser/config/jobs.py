@@ -220,3 +220,13 @@ class UiJob(Section):
     tracking: TrackingConfig = TrackingConfig()
     port: PositiveInt = 5000
     """Port of the page on this machine."""
+
+
+class ConfigJob(Section):
+    """The two configurations to compare."""
+
+    a: str
+    """A YAML file, or the id of a recorded run."""
+    b: str
+    """Another one."""
+    tracking: TrackingConfig = TrackingConfig()
