@@ -32,8 +32,8 @@ $(STAMP): constraints.txt pyproject.toml
 demo: $(STAMP) ## prepare, pretrain, tune over K and L on a local Ray cluster, print the leaderboard
 	@$(BIN)/python jobs/demo.py
 
-ui: $(STAMP) ## open the MLflow UI on mlflow.db (stop it with Ctrl-C)
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1
+ui: $(STAMP) ## show the runs in a browser: print the address and serve it (stop it with Ctrl-C)
+	@$(BIN)/python jobs/ui.py
 
 cluster-local: $(STAMP) ## run a Ray cluster on this machine that adds and removes worker nodes (Ctrl-C stops it)
 	@$(BIN)/python jobs/cluster.py

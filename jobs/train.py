@@ -46,7 +46,13 @@ def main(config: Experiment) -> Mapping[str, Any]:
             outcome = train_laser(config, artifacts, run_dir, run.report)
             run.record(run_results(run_dir))
     data = open_dataset(artifacts.dataset_directory).facts()
-    return {"run_id": run.run_id, "run_dir": str(run_dir), "data": data, **asdict(outcome)}
+    return {
+        "run_id": run.run_id,
+        "runs_address": tracking.address(),
+        "run_dir": str(run_dir),
+        "data": data,
+        **asdict(outcome),
+    }
 
 
 if __name__ == "__main__":

@@ -23,31 +23,29 @@ def main(config: TuneExperiment) -> Mapping[str, Any]:
     """Run the search under one parent run in MLflow, and rank its trials."""
     from laser.data.dataset import open_dataset
     from laser.tracking.runs import open_tracking
-    from laser.tracking.sweeps import SweepTracker
-    from laser.training.train import run_tags
+    from laser.tracking.sweeps import SweepTracker, record_sweep
     from laser.tuning.baselines import validated_baselines
     from laser.tuning.leaderboard import all_failed, as_markdown, count_by_state, leaderboard
-    from laser.tuning.search import plan_search, run_search
+    from laser.tuning.search import plan_search, run_search, search_tags
     from laser.tuning.sweep import open_sweep
 
     tracking = open_tracking(config.tracking)
     plan = plan_search(config)
     sweep = open_sweep(config)
-    tags = run_tags(plan.base, plan.artifacts) if plan.artifacts else {}
+    tags = search_tags(plan)
     with sweep.running(), tracking.run(config, "tune", sweep.path.name, tags, sweep.run_id) as parent:
         sweep.remember_run(parent.run_id)
         records = leaderboard(run_search(plan, sweep, SweepTracker(tracking, parent.run_id)))
-        baselines = {}
-        if plan.artifacts:
-            baselines = validated_baselines(plan.base, plan.artifacts, config.search.baselines)
+        baselines = validated_baselines(plan)
         table = as_markdown(records, baselines)
-        parent.log_text(table, "leaderboard.md")
-        parent.log_json([asdict(record) for record in records], "leaderboard.json")
-        parent.set_tags({"mlflow.note.content": table})
+        record_sweep(tracking, parent, table, [asdict(record) for record in records])
         sweep.mark_complete()
-        logger.info("%s, best first:\n\n%s", sweep.path.name, table)
+        logger.info(
+            "%s, best first:\n\n%s\nin the browser, once `make ui` runs: %s", sweep.path.name, table, tracking.address()
+        )
         data = open_dataset(plan.artifacts.dataset_directory).facts() if plan.artifacts else None
         summary: dict[str, Any] = {"parent_run_id": parent.run_id, "data": data, "trials": count_by_state(records)}
+        summary["runs_address"] = tracking.address()
         best = {name: getattr(record, name) for record in records[:1] for name in BEST}
         summary["best"] = best if best.get("val") else None
         summary["baselines"] = baselines

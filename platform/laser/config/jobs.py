@@ -241,3 +241,37 @@ class ReproduceJob(Experiment):
     """With results and add: MLflow run ids, one for each seed; all other settings are the same."""
     references: tuple[str, ...] = ()
     """With results and add: names of recorded results to compare this one with, user by user."""
+
+
+class ReportJob(Section):
+    """The sweep to write a page about."""
+
+    experiment: str = "laser"
+    """MLflow experiment of the sweep."""
+    run_id: str | None = None
+    """Run of the sweep itself, as the summary of jobs/tune.py names it; null takes the latest."""
+    tracking: TrackingConfig = TrackingConfig()
+    output: str | None = None
+    """File of the page; null names it after the sweep, in the working directory. The same in Markdown lies beside."""
+
+    def store(self) -> TrackingConfig:
+        """Return where the runs are."""
+        return self.tracking.model_copy(update={"experiment": self.experiment})
+
+
+class UiJob(Section):
+    """Which runs to show in a browser."""
+
+    tracking: TrackingConfig = TrackingConfig()
+    port: PositiveInt = 5000
+    """Port of the page on this machine."""
+
+
+class ConfigJob(Section):
+    """The two configurations to compare."""
+
+    a: str
+    """A YAML file, or the id of a recorded run."""
+    b: str
+    """Another one."""
+    tracking: TrackingConfig = TrackingConfig()

@@ -14,12 +14,12 @@ from laser.config.paths import with_absolute_paths
 from laser.config.schema import Experiment
 from laser.errors import UserError
 from laser.evaluation.metrics import SELECTION_METRIC
+from laser.pages.document import Block, as_html, as_markdown
 from laser.reproduction.cells import Cell, base_experiment
 from laser.reproduction.cost import Cost, cell_cost, duration, measured_speed
 from laser.reproduction.experts import ExpertUsers, expert_users, load_course
 from laser.reproduction.measure import measured_rows, row_significance, surroundings
 from laser.reproduction.parameters import count_parameters, paper_size_parameters
-from laser.reproduction.report.document import Block, as_html, as_markdown
 from laser.reproduction.report.experts import expert_report
 from laser.reproduction.report.tables import count_report, rows_as_json, table_report, verdict
 from laser.reproduction.run import Reproduction

@@ -1,10 +1,12 @@
 """What a figure depends on besides its configuration: hardware, versions, commit, command."""
 
+import getpass
 import os
 import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,30 @@ def environment() -> dict[str, Any]:
         "commit": commit(),
         "command": masked(shlex.join([Path(sys.executable).name, *sys.argv])),
     }
+
+
+def source_tags(surroundings: Mapping[str, Any]) -> dict[str, str]:
+    """Return the tags by which MLflow shows where a run comes from: the command, the commit, and whose run it is.
+
+    Args:
+        surroundings: what `environment` returned.
+    """
+    tags = {
+        "commit": surroundings["commit"],
+        "mlflow.source.git.commit": surroundings["commit"],
+        "mlflow.source.name": surroundings["command"],
+        "mlflow.source.type": "JOB" if "RAY_JOB_ID" in os.environ else "LOCAL",
+        "mlflow.user": _user(),
+    }
+    return {name: value for name, value in tags.items() if value}
+
+
+def _user() -> str | None:
+    """Return the account's name; None in a container whose account has none."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return None
 
 
 def commit() -> str | None:

@@ -153,6 +153,9 @@ class FolderTracking:
             raise
         run.set_tags({"status": "FINISHED"})
 
+    def address(self) -> None:
+        """No browser opens on a folder of runs."""
+
     def find(self, run_id: str, setting: str = "run_id") -> FolderRun:
         """Return a recorded run.
 

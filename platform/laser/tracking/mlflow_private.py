@@ -3,6 +3,8 @@
 Checked on MLflow 3.17.2. Another version may drop or rename any of it, so read this file when the pin changes.
 """
 
+from typing import Any
+
 
 def latest_schema() -> str:
     """Return the version of the tables that this MLflow reads and writes."""
@@ -25,3 +27,26 @@ def make_tables(uri: str) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     SqlAlchemyStore(uri, DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH).engine.dispose()
+
+
+SHARED_VIEW = "mlflow.sharedViewState."
+"""Begins the tag of an experiment that holds a view; `viewStateShareKey` in an address names the rest. Its value is the
+JSON that the page writes itself when a user shares a view."""
+
+
+def chart(name: str, kind: str, **options: Any) -> dict[str, Any]:
+    """Return a chart of a view: of `kind` BAR, LINE, PARALLEL or SCATTER, as the page's own charts are written."""
+    base = {"uuid": f"laser-{name}", "type": kind, "metricSectionId": SECTION, "deleted": False, "isGenerated": False}
+    if kind == "LINE":
+        base |= {"scaleType": "linear", "yAxisKey": "metric", "yAxisExpressions": [], "range": {}, "lineSmoothness": 0}
+        base |= {"useGlobalXaxisKey": True, "useGlobalLineSmoothing": True, "ignoreOutliers": False}
+    return {**base, "runsCountToCompare": 32, **({"showAllRuns": False} if kind == "PARALLEL" else {}), **options}
+
+
+def chart_section() -> dict[str, Any]:
+    """Return the section of a view in which our charts stand."""
+    switches = {"display": True, "isReordered": True, "deleted": False, "isGenerated": False}
+    return {"uuid": SECTION, "name": "K, L and quality", **switches}
+
+
+SECTION = "laser-section"

@@ -17,6 +17,8 @@ from typing import Any, Literal
 from laser.config.credentials import masked
 from laser.errors import UserError
 from laser.evaluation.metrics import SELECTION_METRIC
+from laser.pages.run_figures import run_figures
+from laser.tracking.description import NOTE, with_results
 from laser.tracking.interface import RunResults
 from laser.tracking.store import SERVER_ERROR, answers, client, client_at_once
 
@@ -24,6 +26,8 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 logger = logging.getLogger(__name__)
 
+DIGEST_CHARACTERS = 36
+"""MLflow takes no longer digest of a dataset."""
 STEP_METRIC = f"val/{SELECTION_METRIC}"
 """A metric that every epoch reports; it tells which epochs a run holds already."""
 
@@ -60,7 +64,8 @@ class Run:
 
         while self.undelivered:
             metrics, step, time_ms = self.undelivered[0]
-            entities = [Metric(_metric_name(name), float(value), time_ms, step) for name, value in metrics.items()]
+            names = sorted(metrics, key=lambda name: name != STEP_METRIC)  # MLflow compares runs by the first one
+            entities = [Metric(_metric_name(name), float(metrics[name]), time_ms, step) for name in names]
             client_at_once(self.uri).log_batch(self.run_id, metrics=entities)
             del self.undelivered[0]
 
@@ -76,11 +81,36 @@ class Run:
                 self.report(metrics, epoch)
 
     def record(self, results: RunResults) -> None:
-        """Record what a run has left so far: missing epochs, figures and files."""
+        """Record what a run has left so far: missing epochs, figures, files and drawings, and what it reached."""
         self.report_missing(results.history)
         self.summarise(results.figures)
         for name, directory in results.artifacts.items():
             self.log_directory(directory, name)
+        self.log_drawings(run_figures(results.history, results.artifacts.get("ranks")))
+        self.set_tags({NOTE: with_results(self.tags().get(NOTE, ""), results.figures)})
+
+    def log_drawings(self, drawings: Mapping[str, str]) -> None:
+        """Write drawings (name → SVG) into the artifact folder `figures`."""
+        from laser.pages.plots import as_file  # matplotlib takes a second to import
+
+        for name, svg in drawings.items():
+            self.log_text(as_file(svg), f"figures/{name}.svg")
+
+    def log_dataset(self, name: str, digest: str, source: str, profile: Any = None) -> None:
+        """Link the run to the data that it reads, so that runs of equal data are found by it.
+
+        Args:
+            name: of the dataset.
+            digest: its fingerprint; MLflow takes 36 characters of it.
+            source: where the raw data came from.
+            profile: what is said of it.
+        """
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        whence, said = json.dumps({"uri": masked(source)}), json.dumps({"data": profile})
+        dataset = Dataset(name, digest[:DIGEST_CHARACTERS], "local", whence, schema=None, profile=said)
+        inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training and evaluation")])]
+        client(self.uri).log_inputs(self.run_id, datasets=inputs)
 
     def summarise(self, figures: Mapping[str, float]) -> None:
         """Record final figures; a later value of a figure replaces the one before."""

@@ -21,18 +21,22 @@ from pydantic import BaseModel
 
 from laser.config.compose import flatten
 from laser.config.credentials import masked
-from laser.config.schema import TrackingConfig
+from laser.config.schema import Experiment, TrackingConfig
 from laser.errors import UserError
 from laser.storage.places import check_place
 from laser.tracking.database import SQLiteFile, check_server
-from laser.tracking.environment import environment
+from laser.tracking.description import NOTE, described
+from laser.tracking.environment import environment, source_tags
 from laser.tracking.folder import SCHEME, FolderTracking, open_folder
 from laser.tracking.run import Run
 from laser.tracking.store import answers, client, sqlite_file
+from laser.tracking.view import experiment_tags, runs_address
 
 logger = logging.getLogger(__name__)
 
 PARAMS_PER_REQUEST = 100  # MLflow's limit
+DATASET_TAGS = {"dataset", "dataset_fingerprint"}
+"""Tags of a run that reads a dataset: its name, and what tells its content apart."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,9 @@ class Tracking:
             created = store.create_run(self._experiment_id(), tags={key: str(value) for key, value in tags.items()})
             run = Run(self.uri, created.info.run_id)
         surroundings = environment()
-        code = {"commit": surroundings["commit"], "mlflow.source.git.commit": surroundings["commit"]}
-        run.set_tags({"kind": kind, **{key: value for key, value in code.items() if value}})
+        run.set_tags({"kind": kind, NOTE: described(kind, config, tags), **source_tags(surroundings)})
+        if DATASET_TAGS <= tags.keys() and isinstance(config, Experiment):
+            run.log_dataset(str(tags["dataset"]), str(tags["dataset_fingerprint"]), config.data.path, tags.get("data"))
         known = store.get_run(run.run_id).data.params  # cannot be changed once they are there
         self._log_params(run, {key: value for key, value in flatten(config).items() if key not in known})
         run.log_text(masked(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)), "config.yaml")
@@ -122,6 +127,15 @@ class Tracking:
                 "or set tracking.uri"
             ) from error
         return Run(self.uri, run_id)
+
+    def address(self, server: str | None = None) -> str | None:
+        """Return the address at which a browser opens on the experiment's runs; None before its first run.
+
+        Args:
+            server: address of the server that shows the store; that of the store itself, or of `make ui`, by default.
+        """
+        found = self._found_experiment()
+        return None if found is None else runs_address(server or self.uri, found.experiment_id)
 
     def search(self, condition: str) -> list[Run]:
         """Return the experiment's runs that meet a condition in MLflow's language, the latest first."""
@@ -191,7 +205,8 @@ class Tracking:
             file = sqlite_file(self.uri)
             place = None if file is None else file.artifacts.as_uri()  # a server knows its own place
             try:
-                return client(self.uri).create_experiment(self.experiment, artifact_location=place)
+                tags = experiment_tags()
+                return client(self.uri).create_experiment(self.experiment, artifact_location=place, tags=tags)
             except MlflowException:  # another process made it meanwhile
                 found = self._found_experiment()
                 if found is None:

@@ -1,24 +1,23 @@
 """The recommenders beside the trials on a leaderboard: the one under the M-Former, and plain baselines."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from laser.config.families.recommenders import FAMILIES
-from laser.config.schema import Experiment
 from laser.data.dataset import open_dataset
 from laser.recommenders.pretraining import pretrained_recommender, pretraining_device
 from laser.recommenders.ranks import recommender_ranks
-from laser.training.artifacts import Artifacts
+from laser.tuning.search import SearchPlan
 
 
-def validated_baselines(base: Experiment, artifacts: Artifacts, families: Sequence[str]) -> dict[str, dict[str, float]]:
+def validated_baselines(plan: SearchPlan) -> dict[str, dict[str, float]]:
     """Return the validation metrics of each recommender, by name, for the users that trials are validated on.
 
-    Args:
-        base: the experiment that trials vary; its own recommender comes first and is named as such.
-        artifacts: those that all trials share.
-        families: families of recommenders to show at their default settings. What is not cached is made now.
+    The experiment's own recommender comes first and is named as such. The families of `search.baselines` have their
+    default settings. What is not cached is made now. There are none if the space varies what artifacts are made of.
     """
+    base, artifacts, families = plan.base, plan.artifacts, plan.config.search.baselines
+    if artifacts is None:
+        return {}
     sections = {family: FAMILIES[family].model_validate({"type": family}) for family in families}
     if base.recommender.type != "none":
         sections = {f"{base.recommender.type}, underneath": base.recommender, **sections}

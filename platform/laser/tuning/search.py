@@ -32,8 +32,9 @@ from laser.evaluation.metrics import SELECTION_METRIC
 from laser.tracking.interface import EPOCH, Tracker
 from laser.training.artifacts import Artifacts
 from laser.training.run.outcome import read_outcome
+from laser.training.train import run_tags
 from laser.tuning.plan import planned_trials, sampled_trials
-from laser.tuning.sweep import Sweep, Trial, TrialRecord
+from laser.tuning.sweep import SYMBOLS, Sweep, Trial, TrialRecord
 from laser.tuning.trial import METRIC, best_report, end_trial, end_unfinished, epoch_reports, train_trial
 from laser.tuning.verdicts import Verdicts
 
@@ -87,6 +88,14 @@ def plan_search(config: TuneExperiment) -> SearchPlan:
         experiment = with_overrides(base, overrides)
         sizes[json.dumps(overrides)] = checkpoint_bytes(experiment, artifacts)
     return SearchPlan(config, base, space, trials, artifacts, sizes)
+
+
+def search_tags(plan: SearchPlan) -> dict[str, Any]:
+    """Return the tags of the sweep's own run: those that its trials share, without the settings that it varies."""
+    if plan.artifacts is None:
+        return {}
+    varied = {"settings_key", *(SYMBOLS[key] for key in plan.space if key in SYMBOLS)}
+    return {name: value for name, value in run_tags(plan.base, plan.artifacts).items() if name not in varied}
 
 
 def _possible(samples: Sequence[Mapping[str, Any]], base: Experiment) -> list[Mapping[str, Any]]:

@@ -1,1 +1,1 @@
-"""Reports: blocks, tables and plots, as Markdown and as one HTML page."""
+"""Reports of tables, experts and recorded results, as blocks of a page."""

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from laser.pages.document import Block, Bullets, Grid, Heading, Paragraph, Plot
+from laser.pages.plots import boxes, lines
 from laser.reproduction.experts import ExpertUsers, association, explained_share, typical_values
-from laser.reproduction.report.document import Block, Bullets, Grid, Heading, Paragraph, Plot
-from laser.reproduction.report.plots import boxes, lines
 
 
 def expert_report(experts: ExpertUsers, load: Mapping[str, Sequence[tuple[float, float]]], run: str) -> list[Block]:

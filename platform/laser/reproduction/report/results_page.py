@@ -8,7 +8,7 @@ from laser.evaluation.lists import LIST_METRICS
 from laser.evaluation.metrics import RANK_METRICS, SELECTION_METRIC, masked_name, title
 from laser.evaluation.significance import compare
 from laser.evaluation.user_ranks import read_ranks
-from laser.reproduction.report.document import Block, Bullets, Code, Grid, Heading, Paragraph, as_markdown
+from laser.pages.document import Block, Bullets, Code, Grid, Heading, Paragraph, as_markdown
 from laser.reproduction.results import Result
 
 SAMPLES = 10_000

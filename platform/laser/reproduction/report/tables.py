@@ -6,9 +6,9 @@ from typing import Any
 
 from laser.evaluation.lists import LIST_METRICS
 from laser.evaluation.metrics import RANK_METRICS, SELECTION_METRIC, masked_name, selection_first, title
+from laser.pages.document import Block, Bullets, Code, Grid, Heading, Paragraph, Plot, Warnings
+from laser.pages.plots import bars, lines
 from laser.reproduction.paper import Count, Table
-from laser.reproduction.report.document import Block, Bullets, Code, Grid, Heading, Paragraph, Plot, Warnings
-from laser.reproduction.report.plots import bars, lines
 from laser.reproduction.rows import UNCLEAR, Measured, difference
 
 

@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from laser.cli.tables import markdown_table
 
-TEMPLATE = "report.html"
+TEMPLATE = "page.html"
 """The page, beside this file: a macro for each kind of block. It escapes all text but drawings."""
 
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 import pytest
 from jinja2 import UndefinedError
 
-from laser.reproduction.report.document import (
+from laser.pages.document import (
     Bullets,
     Code,
     Grid,

@@ -1,0 +1,36 @@
+"""Show the recorded runs in a browser: start MLflow's own page and print the address that opens on them.
+
+    python jobs/ui.py [port=5000]
+
+Ctrl-C stops it.
+"""
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from laser.cli.job import run_job
+from laser.config.credentials import masked
+from laser.config.jobs import UiJob
+
+
+def main(job: UiJob) -> Mapping[str, Any]:
+    """Serve the store on this machine alone until it is interrupted."""
+    from laser.tracking.runs import open_tracking
+
+    tracking = open_tracking(job.tracking, must_exist=True)
+    server = tracking.uri if tracking.uri.startswith("http") else f"http://127.0.0.1:{job.port}"
+    address = tracking.address(server)
+    print(f"the runs of {tracking.experiment}: {address or masked(server)}", file=sys.stderr, flush=True)
+    if server != tracking.uri:
+        command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", tracking.uri]
+        try:
+            subprocess.run([*command, "--host", "127.0.0.1", "--port", str(job.port)], check=True)
+        except KeyboardInterrupt:
+            pass
+    return {"address": address}
+
+
+if __name__ == "__main__":
+    run_job(main, UiJob)
