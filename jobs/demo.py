@@ -51,4 +51,4 @@ def run(command: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_job(main, TuneExperiment, Path("configs/tune/quickstart.yaml"))
+    run_job(main, TuneExperiment, Path("configs/tune/demo.yaml"))

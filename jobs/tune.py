@@ -56,4 +56,4 @@ def main(config: TuneExperiment) -> Mapping[str, Any]:
 
 
 if __name__ == "__main__":
-    run_job(main, TuneExperiment, Path("configs/tune/quickstart.yaml"), resume_with="resume")
+    run_job(main, TuneExperiment, Path("configs/tune/demo.yaml"), resume_with="resume")

@@ -28,7 +28,7 @@ def test_later_sources_win(write):
 
 JOBS = {  # with the file that each reads without config=
     "train, prepare, pretrain": (Experiment, "configs/quickstart.yaml"),
-    "tune, demo": (TuneExperiment, "configs/tune/quickstart.yaml"),
+    "tune, demo": (TuneExperiment, "configs/tune/demo.yaml"),
     "reproduce": (ReproduceJob, "configs/experiment/reproduce.yaml"),
     "benchmark": (BenchmarkJob, None),
     "references": (ReferencesJob, None),
@@ -45,7 +45,7 @@ def test_settings_of_the_sample_data_do_not_apply_to_other_data(job, repo, caplo
         config = load_config(cls, [*arguments, *data], default)
         section = config.data_config() if cls is ReferencesJob else config.data
         assert section == DataConfig(path="mine", k_core=5 if len(data) > 1 else 0)
-    if file and "quickstart" in file:
+    if file and ("quickstart" in file or "demo" in file):
         first, second = (record.getMessage() for record in caplog.records)
         settings = 'data.format="recbole", data.min_rating=4, data.k_core=30'
         assert first == f"{settings} of {default} do not apply, because data.path names other data"
