@@ -37,7 +37,7 @@ def server() -> Iterator[str]:
         options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
         call("pg_ctl", "-w", "-l", str(folder / "log"), "-o", options, "start")
         try:
-            yield f"postgresql://laser@127.0.0.1:{port}"
+            yield f"postgresql+psycopg2://laser@127.0.0.1:{port}"
         finally:
             call("pg_ctl", "-m", "immediate", "stop")
     finally:
