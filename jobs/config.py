@@ -17,8 +17,8 @@ logger = logging.getLogger("config")
 
 def main(job: ConfigJob) -> Mapping[str, Any]:
     """Show the settings that differ, as a table and in the summary."""
+    from laser.cli.compare import differences, settings_of_file
     from laser.cli.tables import markdown_table
-    from laser.config.compare import differences, settings_of_file
     from laser.tracking.runs import open_tracking
 
     def settings(name: str, key: str) -> dict[str, str]:

@@ -40,9 +40,8 @@ def main(config: TuneExperiment) -> Mapping[str, Any]:
         table = as_markdown(records, baselines)
         record_sweep(tracking, parent, table, [asdict(record) for record in records])
         sweep.mark_complete()
-        logger.info(
-            "%s, best first:\n\n%s\nin the browser, once `make ui` runs: %s", sweep.path.name, table, tracking.address()
-        )
+        logger.info("%s, best first:\n\n%s", sweep.path.name, table)
+        logger.info("in a browser, while `make ui` runs: %s", tracking.address())
         data = open_dataset(plan.artifacts.dataset_directory).facts() if plan.artifacts else None
         summary: dict[str, Any] = {"parent_run_id": parent.run_id, "data": data, "trials": count_by_state(records)}
         summary["runs_address"] = tracking.address()

@@ -28,7 +28,31 @@ def test_a_resumed_run_doubles_nothing(tracking, results, tmp_path):
     assert again.figures("best/") == {"ndcg@10": 0.2}
     assert (again.fetch("checkpoint", tmp_path / "files") / "weights").read_text() == "w"
     names = {item.path for item in client.list_artifacts(run.run_id)}
-    assert names == {"checkpoint", "config.yaml", "environment.json"}
+    assert names == {"checkpoint", "config.yaml", "environment.json", "figures"}
+
+
+def test_a_run_says_where_it_comes_from_and_what_it_reads(tracking, results):
+    tags = {"dataset": "d", "dataset_fingerprint": "f" * 64, "data": "d: 3 users"}
+    known = None
+    for _ in range(2):  # a resumed run links its data once
+        with tracking.run(Experiment(), "train", "one", tags, run_id=known) as run:
+            known = run.run_id
+            run.record(results)
+    recorded = MlflowClient(tracking.uri).get_run(run.run_id)
+    assert len(recorded.inputs.dataset_inputs) == 1
+    dataset = recorded.inputs.dataset_inputs[0].dataset
+    assert (dataset.name, dataset.digest) == ("d", "f" * 36)
+    told = recorded.data.tags
+    assert told["mlflow.source.name"] and told["mlflow.source.type"] == "LOCAL"
+    note = told["mlflow.note.content"]
+    assert note.startswith("Laser with K = 8 experts and L = 32 virtual tokens, which reads bert4rec, before the LLM")
+    assert note.count("Reached") == 1 and note.endswith("NDCG@10 0.2000 on validation users.")
+
+
+def test_the_metric_that_selects_is_recorded_first(tracking):
+    with tracking.run(Experiment(), "train", "one", {}) as run:
+        run.report({"loss": 1.0, "val/recall@10": 0.2, "val/ndcg@10": 0.1}, 1)
+    assert next(iter(MlflowClient(tracking.uri).get_run(run.run_id).data.metrics)) == "val/ndcg_at_10"
 
 
 def test_a_run_reports_from_other_processes(tracking):

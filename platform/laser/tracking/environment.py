@@ -43,7 +43,7 @@ def source_tags(surroundings: Mapping[str, Any]) -> dict[str, str]:
         "commit": surroundings["commit"],
         "mlflow.source.git.commit": surroundings["commit"],
         "mlflow.source.name": surroundings["command"],
-        "mlflow.source.type": "JOB" if "RAY_JOB_ID" in os.environ else "LOCAL",
+        "mlflow.source.type": "JOB" if "RAY_ADDRESS" in os.environ else "LOCAL",
         "mlflow.user": _user(),
     }
     return {name: value for name, value in tags.items() if value}

@@ -154,7 +154,7 @@ class FolderTracking:
         run.set_tags({"status": "FINISHED"})
 
     def address(self) -> None:
-        """No browser opens on a folder of runs."""
+        """Return None: no browser shows a folder of runs."""
 
     def find(self, run_id: str, setting: str = "run_id") -> FolderRun:
         """Return a recorded run.

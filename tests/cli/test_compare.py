@@ -1,6 +1,6 @@
 """Two configurations are compared by what they say, wherever they come from."""
 
-from laser.config.compare import differences, settings_of_file
+from laser.cli.compare import differences, settings_of_file
 from laser.config.compose import flatten
 from laser.config.schema import Experiment
 
