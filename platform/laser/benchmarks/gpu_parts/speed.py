@@ -39,6 +39,8 @@ SMALL = {
     "training.validation_users": 16,
     "llm.compile": False,
     "llm.num_layers": 2,
+    "prompt.max_history_items": 5,
+    "prompt.max_item_tokens": 16,
 }
 """Settings of the small scale, which only tries the code."""
 
