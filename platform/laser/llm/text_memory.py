@@ -27,14 +27,12 @@ class TextMemory:
     """The mapped file."""
     share: float = RESIDENT_SHARE
     on_device: dict[torch.device, Tensor | None] = field(default_factory=dict, compare=False, repr=False)
-    """Device → its copy, or None where the copy does not fit; filled at first use."""
+    """Device → the rows that it reads, or None where the copy does not fit; filled at first use."""
 
     def resident(self, device: torch.device) -> Tensor | None:
         """Return all rows where the device reads them fast; None where a batch has to fetch its own."""
-        if device.type == "cpu":
-            return self.rows_RN2GE
         if device not in self.on_device:
-            self.on_device[device] = self._copied(device)
+            self.on_device[device] = self.rows_RN2GE if device.type == "cpu" else self._copied(device)
         return self.on_device[device]
 
     def _copied(self, device: torch.device) -> Tensor | None:

@@ -31,6 +31,7 @@ REPEATS = 8
 """Times that a short work is started before the device is waited for."""
 SMALL = {
     "benchmark.train_histories": 16,
+    "benchmark.late_histories": 16,
     "benchmark.encode_items": 32,
     "benchmark.rounds": 1,
     "benchmark.warmup_rounds": 0,
@@ -38,6 +39,8 @@ SMALL = {
     "training.validation_users": 16,
     "llm.compile": False,
     "llm.num_layers": 2,
+    "prompt.max_history_items": 5,
+    "prompt.max_item_tokens": 16,
 }
 """Settings of the small scale, which only tries the code."""
 
@@ -52,7 +55,12 @@ def scaled(job: BenchmarkJob) -> BenchmarkJob:
 def suite_experiments(job: BenchmarkJob) -> list[BenchmarkJob]:
     """Return the experiments whose artifacts the measurements of speed read: both placements of the prefix."""
     job = scaled(job)
-    return [job, with_overrides(job, LATE)]
+    return [job, late_job(job)]
+
+
+def late_job(job: BenchmarkJob) -> BenchmarkJob:
+    """Return the scaled job with the prefix after the text, whose steps are short: it takes more histories a round."""
+    return with_overrides(job, LATE | {"training.train_users": job.benchmark.late_histories})
 
 
 class Speed:
@@ -155,9 +163,10 @@ class Speed:
     def late(self) -> dict[str, Any]:
         """Measure the prefix after the text, over cached keys and values, beside what the device allows."""
         started = time.perf_counter()
-        inputs = prepare_inputs(with_overrides(self.job, LATE))
+        job = late_job(self.job)
+        inputs = prepare_inputs(job)
         cache_seconds = time.perf_counter() - started
-        late = Ours(with_overrides(self.job, LATE), inputs, self.device)
+        late = Ours(job, inputs, self.device)
         size, by_size = self.best(self.sizes((64, 128, 256, 512)), late.epoch)
         timings = self.turns({"late": late.epoch(size), "llm": late.llm_alone(size)})
         per_second = timings["late"].per_second(len(inputs.train))

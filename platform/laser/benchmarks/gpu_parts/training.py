@@ -32,6 +32,8 @@ SMALL = {
     "head.standardise": False,
     "llm.compile": False,
     "llm.num_layers": 2,
+    "prompt.max_history_items": 5,
+    "prompt.max_item_tokens": 16,
     "mformer.num_experts": 2,
     "mformer.num_virtual_tokens": 2,
 }
