@@ -1,9 +1,12 @@
 """A package holds what an answer needs, and nothing that was altered."""
 
+import importlib.util
 import shutil
 
 import pytest
 
+from laser.config.jobs import PackageJob
+from laser.config.schema import TrackingConfig
 from laser.errors import UserError
 from laser.serving.answerer import Answerer
 from laser.serving.opening import packaged_run
@@ -44,3 +47,19 @@ def test_another_llm_in_the_same_place_is_refused(trained, cache, tmp_path, tiny
     changed = type(package)(package.folder, config, package.identity)
     with pytest.raises(UserError, match="llm.source: .* holds folder:.*, and the model was trained on folder:"):
         Answerer.open(changed, cache)
+
+
+def test_the_job_copies_a_package_once(trained, store, cache, repo, tmp_path):
+    spec = importlib.util.spec_from_file_location("package_job", repo / "jobs" / "package.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    run_id = trained("before").run.run_id
+    job = PackageJob(
+        output=str(tmp_path / "deep" / "copy"), model=None, run_id=run_id, tracking=TrackingConfig(uri=store.uri),
+        cache_dir=str(cache),
+    )  # fmt: skip
+    assert module.main(job)["model"]["run_id"] == run_id
+    assert read_package(tmp_path / "deep" / "copy").identity == trained("before").package.identity
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["copy"]
+    with pytest.raises(UserError, match="output: .*copy is there already"):
+        module.main(job)

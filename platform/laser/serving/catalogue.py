@@ -1,15 +1,18 @@
 """The items that a model recommends: those of its package, and new ones that it was not trained with.
 
-A new item has a text and no id that the recommender knows. To the recommender it is its stand-in: the known item whose
-text is most like its own, by cosines of whitened text features of the frozen LLM.
+A new item has a text and no id that the recommender knows. The known items whose texts are most like its own stand for
+it, by cosines of whitened text features of the frozen LLM. In a history it is read as the nearest of them. As an item
+to recommend it has their mean embedding, at the length that theirs have.
 
-Shape suffixes: I items, J new items, H LLM width.
+Shape suffixes: I items, J new items, N neighbours, H LLM width, C recommender width.
 """
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from laser.config.identity import stage_key
 from laser.config.schema import DataConfig
@@ -33,6 +37,37 @@ from laser.storage.cache import make_once
 
 TEXT_WIDTH = 128
 """Principal components by which texts are compared."""
+NUM_NEIGHBOURS, TEMPERATURE = 5, 0.1
+"""Known items that stand for a new one, and temperature of the softmax over cosines that weighs them (docs/laboratory.md)."""
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The known items that stand for the new ones."""
+
+    items_JN: NDArray[np.int64]
+    """The nearest first."""
+    weights_JN: NDArray[np.float32]
+    """Each row sums to 1."""
+
+    def embeddings(self, known_IC: NDArray[np.float32], blocks: Sequence[int]) -> NDArray[np.float32]:
+        """Return the recommender's embeddings of new items, float32 [J, C].
+
+        A mean of vectors that differ is shorter than they are, and a shorter embedding has lower scores. So each block
+        of dimensions is scaled to the mean length of the neighbours'.
+
+        Args:
+            known_IC: those of the known items.
+            blocks: widths of the parts of an embedding (`SequentialRecommender.blocks`).
+        """
+        near_JNC = known_IC[self.items_JN]
+        mean_JC = np.einsum("jn,jnc->jc", self.weights_JN, near_JNC)
+        for start, end in pairwise(np.cumsum([0, *blocks])):
+            length_JN = np.linalg.norm(near_JNC[:, :, start:end], axis=2)
+            wanted_J = (self.weights_JN * length_JN).sum(axis=1)
+            found_J = np.linalg.norm(mean_JC[:, start:end], axis=1)
+            mean_JC[:, start:end] *= (wanted_J / np.maximum(found_J, 1e-12))[:, None]
+        return mean_JC.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -43,10 +78,15 @@ class Catalogue:
     """Items and their texts; sequences and splits are not there."""
     num_known: int
     """Items that the model was trained with."""
-    stand_ins: NDArray[np.int32]
-    """For each item, the known item that it is to the recommender: itself unless it is new."""
+    neighbours: Neighbours
+    """Of the new items."""
     popularity: NDArray[np.int64]
     """Training interactions of each item, 0 for new ones: counts_I."""
+
+    @cached_property
+    def stand_ins(self) -> NDArray[np.int32]:
+        """For each item, the known item that it is in a history that the recommender reads: itself unless it is new."""
+        return np.concatenate([np.arange(self.num_known), self.neighbours.items_JN[:, 0]]).astype(np.int32)
 
     @cached_property
     def raw_ids(self) -> list[str]:
@@ -84,25 +124,29 @@ def open_catalogue(package: Package, cache: Path, new_items: Path | None, device
     """
     known, popularity = package.catalogue, package.popularity()
     if new_items is None:
-        return Catalogue(known, known.num_items, np.arange(known.num_items, dtype=np.int32), popularity)
+        return Catalogue(known, known.num_items, nearest(np.zeros((known.num_items, 1), np.float32), 0), popularity)
     dataset = _with_new(known, _new_items(known, new_items), cache)
     num_new = dataset.num_items - known.num_items
     llm = package.config.llm
     features_IH = item_features(llm.source, llm.num_layers, dataset, cache, device)
-    stand_ins = np.concatenate([np.arange(known.num_items), stand_ins_of(features_IH, known.num_items)])
+    white_IW = whitened(features_IH, TEXT_WIDTH)
     counts_I = np.concatenate([popularity, np.zeros(num_new, np.int64)])
-    return Catalogue(dataset, known.num_items, stand_ins.astype(np.int32), counts_I)
+    return Catalogue(dataset, known.num_items, nearest(white_IW, num_new), counts_I)
 
 
-def stand_ins_of(features_IH: NDArray[np.float32], num_known: int) -> NDArray[np.int64]:
-    """Return the known item whose text is most like that of each new one: int64 [J].
+def nearest(white_IW: NDArray[np.float32], num_new: int) -> Neighbours:
+    """Return the known items whose texts are most like those of the new ones.
 
     Args:
-        features_IH: text features, those of the known items first.
-        num_known: their number.
+        white_IW: whitened text features, those of the new items last.
+        num_new: J.
     """
-    white = whitened(features_IH, TEXT_WIDTH)
-    return (white[num_known:] @ white[:num_known].T).argmax(axis=1)
+    num_known = len(white_IW) - num_new
+    cosine_JI = white_IW[num_known:] @ white_IW[:num_known].T
+    items_JN = np.argsort(-cosine_JI, axis=1, kind="stable")[:, :NUM_NEIGHBOURS]
+    cosine_JN = np.take_along_axis(cosine_JI, items_JN, axis=1)
+    weights_JN = softmax(cosine_JN / TEMPERATURE, axis=1) if num_new else cosine_JN
+    return Neighbours(items_JN, weights_JN.astype(np.float32))
 
 
 def _new_items(known: Dataset, path: Path) -> pa.Table:

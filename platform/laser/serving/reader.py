@@ -134,7 +134,9 @@ class Reader:
         examples = Examples.of_items(len(self.catalogue)).take(items)
         embeddings_IC = np.zeros((len(self.catalogue), 0), np.float32)
         if self.recommender is not None:
-            embeddings_IC = self.recommender.item_embeddings()[self.catalogue.stand_ins]
+            known_IC = self.recommender.item_embeddings()
+            new_JC = self.catalogue.neighbours.embeddings(known_IC, self.recommender.blocks)
+            embeddings_IC = np.concatenate([known_IC, new_JC])
         return self._read(self._histories(ITEMS, examples, self._encodings(examples), embeddings_IC))[0]
 
     def _histories(
