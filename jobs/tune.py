@@ -51,8 +51,7 @@ def main(config: TuneExperiment) -> Mapping[str, Any]:
         winner = tracking.find(best["run_id"]) if summary["best"] else None
         summary["registered"] = register_winner(winner, config.search.register_as, Path(config.cache_dir))
         sweep.mark_complete()
-        failure = all_failed(records)
-        if failure:
+        if failure := all_failed(records):
             raise AllFailedError(failure, summary)
     return summary
 

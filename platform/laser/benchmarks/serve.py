@@ -6,15 +6,9 @@ share the machine. With `prompt.item_attention=own`, texts come from the text ca
 tokens alone.
 """
 
-import http.client
 import json
-import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
 
 from laser.benchmarks.suites import BenchmarkResult
 from laser.cluster.ports import free_ports
@@ -23,6 +17,7 @@ from laser.config.identity import as_experiment
 from laser.config.jobs import BenchmarkJob, ServeJob
 from laser.config.paths import with_absolute_paths
 from laser.serving.fresh import train_and_package
+from laser.serving.http.load import Load, row
 from laser.serving.lists import dataset_histories
 from laser.sources.prepare import prepare_dataset
 
@@ -32,48 +27,6 @@ UNTRAINED = {
 }  # fmt: skip
 WARMUP_SECONDS = 2.0
 K = 10
-
-
-@dataclass
-class Load:
-    """Clients that ask until a moment, and the seconds that each answer took."""
-
-    port: int
-    bodies: Sequence[bytes]
-    ends: float
-    seconds: list[float] = field(default_factory=list)
-
-    def run(self, num_clients: int) -> None:
-        """Ask by so many clients at once."""
-        failures: list[BaseException] = []
-
-        def client(number: int) -> None:
-            try:
-                self._ask(number, num_clients)
-            except BaseException as error:
-                failures.append(error)
-
-        threads = [threading.Thread(target=client, args=(number,)) for number in range(num_clients)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if failures:
-            raise failures[0]
-
-    def _ask(self, number: int, num_clients: int) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        headers = {"Content-Type": "application/json"}
-        while time.perf_counter() < self.ends:
-            started = time.perf_counter()
-            connection.request("POST", "/recommend", self.bodies[number % len(self.bodies)], headers)
-            response = connection.getresponse()
-            content = response.read()
-            self.seconds.append(time.perf_counter() - started)
-            if response.status != 200:
-                raise RuntimeError(f"status {response.status}: {content[:500]!r}")
-            number += num_clients
-        connection.close()
 
 
 def run(job: BenchmarkJob) -> BenchmarkResult:
@@ -101,15 +54,3 @@ def run(job: BenchmarkJob) -> BenchmarkResult:
             load.run(num_clients)
             rows.append(row(num_clients, load.seconds, time.perf_counter() - started))
     return BenchmarkResult({f"{line['clients']}_clients": line for line in rows}, rows)
-
-
-def row(num_clients: int, seconds: Sequence[float], elapsed: float) -> dict[str, float]:
-    """Return the figures of one number of clients: latencies in ms, and requests per second."""
-    p50, p99 = np.percentile(seconds, [50, 99])
-    return {
-        "clients": num_clients,
-        "requests": len(seconds),
-        "p50_ms": round(1000 * float(p50), 2),
-        "p99_ms": round(1000 * float(p99), 2),
-        "requests_per_second": round(len(seconds) / elapsed, 1),
-    }

@@ -77,7 +77,9 @@ class HeldEncodings(Encodings):
         self.width = recommender.hidden_size
         self._states: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(examples)
         for rows in inference_batches(examples.ends - examples.starts, MAX_ITEMS_PER_FORWARD):
-            for row, states_NC in zip(rows, _encode(recommender, examples, rows, None), strict=True):
+            states_PC = _encode(recommender, examples, rows, None)
+            ends = np.cumsum((examples.ends - examples.starts)[rows])
+            for row, states_NC in zip(rows, np.split(states_PC, ends[:-1]), strict=True):
                 self._states[row] = states_NC
 
     def __len__(self) -> int:

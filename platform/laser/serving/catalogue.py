@@ -38,7 +38,8 @@ from laser.storage.cache import make_once
 TEXT_WIDTH = 128
 """Principal components by which texts are compared."""
 NUM_NEIGHBOURS, TEMPERATURE = 5, 0.1
-"""Known items that stand for a new one, and temperature of the softmax over cosines that weighs them (docs/laboratory.md)."""
+"""Known items that stand for a new one, and temperature of the softmax of cosines that weighs them
+(docs/laboratory.md)."""
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ from laser.data.examples import Examples
 from laser.data.prompts import PromptFiles, Prompts
 from laser.engine.plain import PlainEngine
 from laser.errors import UserError
-from laser.llm.late_text import TextFiles, make_texts, open_texts
+from laser.llm.late_text import make_texts, open_texts
 from laser.llm.loading import embedding_std, llm_config, load_tokenizer
+from laser.llm.text_files import TextFiles
 from laser.models.laser import Laser
 from laser.models.llm_probe import open_llm
 from laser.recommenders.base import SequentialRecommender

@@ -155,7 +155,9 @@ def register(uri: str, name: str, model_id: str, run_id: str, tags: Mapping[str,
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    return _version(store.create_model_version(name, f"{SCHEME}{model_id}", run_id, dict(tags), model_id=model_id))
+    # `models:/<id>` as the source would be looked up in the store of the environment, not in this one.
+    place = store.get_logged_model(model_id).artifact_location
+    return _version(store.create_model_version(name, place, run_id, dict(tags), model_id=model_id))
 
 
 def holder(uri: str, name: str, alias: str) -> Version | None:

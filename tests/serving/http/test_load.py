@@ -7,7 +7,7 @@ from time import perf_counter
 
 import pytest
 
-from laser.benchmarks.serve import Load, row
+from laser.serving.http.load import Load, row
 
 
 def test_figures_by_hand():
