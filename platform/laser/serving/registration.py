@@ -75,7 +75,7 @@ def register_winner(run: Run | None, name: str | None, cache: Path) -> dict[str,
 
 def logged(run: Run, package: Package, dataset: Dataset, tags: Mapping[str, str]) -> str:
     """Log the package as a model of its run, and return the model's id."""
-    data = DataUsed(dataset.name, dataset.fingerprint[:36], package.config.data.path)
+    data = DataUsed(dataset.name, dataset.fingerprint[:36])
     figures = {f"best/{metric}": value for metric, value in run.figures("best/").items()}
     figures |= {f"test/{metric}": value for metric, value in run.figures("test/").items()}
     return log_model(run, CODE, package.folder, SOURCES, model_form(dataset), requirements(), data, figures, tags)

@@ -35,11 +35,10 @@ class ModelForm:
 
 @dataclass(frozen=True)
 class DataUsed:
-    """The data that a model was trained on and its metrics belong to."""
+    """The data that a model's metrics belong to, as its run has recorded them (`Run.log_dataset`)."""
 
     name: str
     digest: str
-    source: str
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def log_model(
     metrics: Mapping[str, float],
     tags: Mapping[str, str],
 ) -> str:
-    """Log a model of a run with its data and metrics, and return its id. A run has one; a second call finds it.
+    """Log a model of a run with its metrics on the run's data, and return its id. A run has one; a second call finds it.
 
     Args:
         run: of the training.
@@ -76,7 +75,7 @@ def log_model(
         metrics: of the model.
         tags: of the model.
     """
-    from mlflow.entities import Dataset, DatasetInput, LoggedModelOutput
+    from mlflow.entities import LoggedModelOutput
 
     store = client(run.uri)
     recorded = store.get_run(run.run_id)
@@ -90,8 +89,6 @@ def log_model(
         place = Path(folder) / "model"
         _save(place, model, run.run_id, code, package, sources, form, requirements)
         store.log_model_artifacts(model.model_id, str(place))
-    dataset = Dataset(data.name, data.digest, "local", data.source)
-    store.log_inputs(run.run_id, [DatasetInput(dataset)])
     for name, value in metrics.items():
         store.log_metric(
             run.run_id, metric_name(name), value,
