@@ -62,7 +62,7 @@ def log_model(
     metrics: Mapping[str, float],
     tags: Mapping[str, str],
 ) -> str:
-    """Log a model of a run with its metrics on the run's data, and return its id. A run has one; a second call finds it.
+    """Log a model of a run with its metrics, and return its id. A run has one; a second call finds it.
 
     Args:
         run: of the training.
