@@ -22,6 +22,7 @@ BEST = ("run_id", "overrides", "val", "test")
 def main(config: TuneExperiment) -> Mapping[str, Any]:
     """Run the search under one parent run in MLflow, and rank its trials."""
     from laser.data.dataset import open_dataset
+    from laser.serving.registration import register_winner
     from laser.tracking.runs import open_tracking
     from laser.tracking.sweeps import SweepTracker, record_sweep
     from laser.tuning.baselines import validated_baselines
@@ -39,17 +40,17 @@ def main(config: TuneExperiment) -> Mapping[str, Any]:
         baselines = validated_baselines(plan)
         table = as_markdown(records, baselines)
         record_sweep(tracking, parent, table, [asdict(record) for record in records])
-        sweep.mark_complete()
         logger.info("%s, best first:\n\n%s", sweep.path.name, table)
         logger.info("in a browser, while `make ui` runs: %s", tracking.address())
         data = open_dataset(plan.artifacts.dataset_directory).facts() if plan.artifacts else None
         summary: dict[str, Any] = {"parent_run_id": parent.run_id, "data": data, "trials": count_by_state(records)}
         summary["runs_address"] = tracking.address()
         best = {name: getattr(record, name) for record in records[:1] for name in BEST}
-        summary["best"] = best if best.get("val") else None
-        summary["baselines"] = baselines
-        failure = all_failed(records)
-        if failure:
+        summary |= {"best": best if best.get("val") else None, "baselines": baselines}
+        winner = tracking.find(best["run_id"]) if summary["best"] else None
+        summary["registered"] = register_winner(winner, config.search.register_as, Path(config.cache_dir))
+        sweep.mark_complete()
+        if failure := all_failed(records):
             raise AllFailedError(failure, summary)
     return summary
 

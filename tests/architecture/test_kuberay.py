@@ -6,6 +6,7 @@ with `kubectl apply --dry-run=server`.
 """
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import jsonschema
 import pytest
 import yaml
 
-from laser.config.compose import load_config
+from laser.config.compose import load_config, validate
+from laser.config.jobs import ServeJob
 from laser.config.schema import TuneExperiment
 
 
@@ -84,6 +86,14 @@ JOB = _object(
     entrypointResources={"type": "string"},
     rayClusterSpec=CLUSTER,
 )
+SERVICE = _object(
+    ["serveConfigV2", "rayClusterConfig"],
+    serveConfigV2={"type": "string"},
+    rayClusterConfig=CLUSTER,
+    serveService={"type": "object"},
+    upgradeStrategy={"type": "object"},
+    excludeHeadPodFromServeSvc={"type": "boolean"},
+)
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +106,43 @@ def manifests(repo: Path) -> dict[str, dict]:
 def test_fields_are_those_of_kuberay(manifests):
     jsonschema.validate(manifests["RayCluster"]["spec"], CLUSTER)
     jsonschema.validate(manifests["RayJob"]["spec"], JOB)
-    assert {manifests[kind]["apiVersion"] for kind in ("RayCluster", "RayJob")} == {"ray.io/v1"}
+    jsonschema.validate(manifests["RayService"]["spec"], SERVICE)
+    assert {manifests[kind]["apiVersion"] for kind in ("RayCluster", "RayJob", "RayService")} == {"ray.io/v1"}
 
 
 def test_a_job_has_the_cluster_of_the_other_manifest(manifests):
     assert manifests["RayJob"]["spec"]["rayClusterSpec"] == manifests["RayCluster"]["spec"]
+
+
+def test_what_is_served_is_an_application_of_ours_with_a_token(manifests):
+    spec = manifests["RayService"]["spec"]
+    config = yaml.safe_load(spec["serveConfigV2"])
+    [application] = config["applications"]
+    module, _, function = application["import_path"].partition(":")
+    assert "\ndef " + function in Path(find_spec(module).origin).read_text()
+    job = validate(ServeJob, application["args"])
+    # A host that others reach asks for a token, which each pod has from a secret.
+    assert job.host == config["http_options"]["host"] == "0.0.0.0"
+    cluster = spec["rayClusterConfig"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        [container] = group["template"]["spec"]["containers"]
+        [token] = container["env"]
+        assert token["name"] == "LASER_SERVE_TOKEN" and "secretKeyRef" in token["valueFrom"]
+    [workers] = cluster["workerGroupSpecs"]
+    cpus = int(workers["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
+    assert cpus * workers["maxReplicas"] >= job.cpus_per_replica * job.max_replicas
+
+
+def test_serving_has_the_ray_the_image_and_the_walls_of_training(manifests):
+    ours, other = manifests["RayService"]["spec"]["rayClusterConfig"], manifests["RayCluster"]["spec"]
+    for key in ("rayVersion", "authOptions", "enableInTreeAutoscaling", "autoscalerOptions"):
+        assert ours[key] == other[key]
+    images = {container["image"] for spec in (ours, other) for pod in _pods(spec) for container in pod["containers"]}
+    assert len(images) == 1
+    label = manifests["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"]
+    for group in (ours["headGroupSpec"], *ours["workerGroupSpecs"]):
+        assert group["template"]["metadata"]["labels"] == label
+        assert group["template"]["spec"]["securityContext"]["runAsNonRoot"]
 
 
 def test_it_is_the_pinned_ray_in_one_image(manifests, repo):

@@ -25,7 +25,8 @@ for framework in ("ray", "deepspeed", "mlflow"):
     sys.modules[framework] = None  # import raises ImportError
 import laser
 fenced = {"laser.training.ray_train", "laser.engine.deepspeed"}
-rooms = ("laser.tuning", "laser.tracking.runs", "laser.tracking.sweeps", "laser.cluster")
+fenced |= {f"laser.serving.{name}" for name in ("model", "opening", "ray_lists", "recommending", "registration")}
+rooms = ("laser.tuning", "laser.tracking.runs", "laser.tracking.sweeps", "laser.cluster", "laser.serving.http")
 for module in pkgutil.walk_packages(laser.__path__, "laser."):
     if module.name not in fenced and not module.name.startswith(rooms):
         importlib.import_module(module.name)

@@ -68,7 +68,8 @@ LISTS = {
     "how a search runs": (
         TuneExperiment,
         (HOW_IT_RUNS,),
-        f"{RUNS} search.max_concurrent_trials search.max_retries search.driver_resource",
+        f"{RUNS} search.max_concurrent_trials search.max_retries search.driver_resource search.register_as "
+        "search.baselines",
     ),
     "no setting of the weights": (
         Experiment,

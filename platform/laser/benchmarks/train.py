@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from laser.benchmarks.measure import Timing, Work, matrix_product, ratio, take_turns, wait
-from laser.benchmarks.peer_trainer import PeerTrainer
+from laser.benchmarks.peers.trainer import PeerTrainer
 from laser.benchmarks.suites import BenchmarkResult
 from laser.config.compose import with_overrides
 from laser.config.jobs import BenchmarkJob

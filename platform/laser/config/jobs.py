@@ -1,13 +1,13 @@
 """Settings of the jobs beside training and tuning; torch-free, as `laser.config.schema`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from laser.config.families.recommenders import BASELINES, FAMILIES, Family, FamilySection, TrainedSection
 from laser.config.schema import DataConfig, Experiment, Format, TrackingConfig
-from laser.config.section import Section, Seed
+from laser.config.section import NonNegativeFloat, Section, Seed
 
 TABLES = Path(__file__).parents[1] / "reproduction" / "tables"
 """The files of the tables and figures that can be run: `table-<name>.yaml`, `figure-<name>.yaml`."""
@@ -37,6 +37,155 @@ class EvaluateJob(Section):
     tracking: TrackingConfig = TrackingConfig()
     cache_dir: str = ".cache/laser"
     """Folder of prepared data and the converted LLM; what is missing there is made again."""
+
+
+class RecommendJob(Section):
+    """Which model recommends to whom, and where the lists go."""
+
+    model: str | None = None
+    """A registered model (models:/laser@champion, models:/laser/3), or the folder of a packaged one. Give this or
+    run_id."""
+    run_id: str | None = None
+    """MLflow run id of jobs/train.py or of a trial, whose selected weights recommend."""
+    users: str = "all"
+    """all users of the model's data, or a file of user ids (one a line, or a column user)."""
+    histories: str | None = None
+    """File of histories to recommend to, in place of the data's users: lines of JSON (user, items), or CSV, TSV or
+    Parquet with a row for each interaction (user, item, timestamp). Parquet may have lists too (user, items)."""
+    history: Literal["all", "val", "test"] = "all"
+    """What is read of the data's users: all that is known, or what the evaluation of a split reads."""
+    k: Annotated[int, Field(ge=1, le=10_000)] = 10
+    """Items of a list."""
+    mask_history: bool = True
+    """Leave out the items of the user's own history."""
+    allowed: str | None = None
+    """File of the only items to recommend (ids: one a line, or a column item)."""
+    excluded: str | None = None
+    """File of items never to recommend."""
+    new_items: str | None = None
+    """Table of items that the model was not trained with (id, title and the catalogue's attributes; CSV, TSV, Parquet).
+    The LLM reads their texts, and they join the ranking."""
+    output: str = "recommendations.parquet"
+    """Parquet file to write: user, rank, item, title, score. An earlier file is replaced once the lists are whole."""
+    data: str | None = None
+    """Where the model's data lie now, if not in its data.path."""
+    batch_users: PositiveInt = 1024
+    """Users of a batch."""
+    num_workers: NonNegativeInt | None = None
+    """Ray Data workers. null: one for each cpus_per_worker of the cluster that RAY_ADDRESS names, and this process
+    where it names none. 0: this process."""
+    cpus_per_worker: PositiveInt = 1
+    """CPUs of a worker."""
+    use_gpu: bool = False
+    """Recommend on a GPU, one for each worker."""
+    tracking: TrackingConfig = TrackingConfig()
+    cache_dir: str = ".cache/laser"
+    """Folder of prepared data, the converted LLM and packaged models; what is missing there is made again."""
+
+    @model_validator(mode="after")
+    def _one_model(self) -> "RecommendJob":
+        if (self.model is None) == (self.run_id is None):
+            raise ValueError("model and run_id: give one of them, as model=models:/laser@champion or run_id=<run>")
+        if self.histories is not None and self.users != "all":
+            raise ValueError("users: histories names whom to recommend to; leave one of the two out")
+        return self
+
+
+class ColdConfig(Section):
+    """Which items are left out."""
+
+    fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    """Share of the items."""
+    seed: Seed = 0
+    """Seed of their choice."""
+
+
+class ColdJob(Experiment):
+    """An experiment on data without a share of their items, which join the ranking afterwards."""
+
+    cold: ColdConfig = ColdConfig()
+
+
+class PackageJob(Section):
+    """Which model to copy, and where to."""
+
+    output: str
+    """Folder to make."""
+    model: str | None = "models:/laser@champion"
+    """A registered model; null to name a run."""
+    run_id: str | None = None
+    """With model null: MLflow run id of jobs/train.py or of a trial."""
+    tracking: TrackingConfig = TrackingConfig()
+    cache_dir: str = ".cache/laser"
+    """Folder of prepared data and packaged models."""
+
+    @model_validator(mode="after")
+    def _one_model(self) -> "PackageJob":
+        if (self.model is None) == (self.run_id is None):
+            raise ValueError("model and run_id: give one of them; with run_id=<run>, set model=null")
+        return self
+
+
+class RequestLimits(Section):
+    """What one request may ask; what is beyond gets an error."""
+
+    max_body_bytes: PositiveInt = 1 << 20
+    """Bytes of a body."""
+    max_histories: PositiveInt = 64
+    """Histories of a request."""
+    max_history_items: PositiveInt = 1000
+    """Items of a history."""
+    max_k: PositiveInt = 100
+    """Items of a list."""
+    max_named_items: PositiveInt = 10_000
+    """Allowed, and excluded, items that a request names."""
+    max_queued_requests: PositiveInt = 256
+    """Requests that wait for a replica; further ones get the status 503."""
+
+
+class ServeJob(Section):
+    """Which model answers over HTTP, where, and by how many replicas."""
+
+    model: str | None = "models:/laser@champion"
+    """A registered model, or the folder of a packaged one; null to name a run."""
+    run_id: str | None = None
+    """With model null: MLflow run id of jobs/train.py or of a trial."""
+    new_items: str | None = None
+    """Table of items that the model was not trained with, as new_items of jobs/recommend.py."""
+    host: str = "127.0.0.1"
+    """Address to listen on. Only this machine reaches 127.0.0.1."""
+    port: Annotated[int, Field(ge=1, le=65_535)] = 8000
+    token_file: str | None = "runs/serve/token"
+    """File of the token that requests must send; made with a random one if it is missing. The environment variable
+    LASER_SERVE_TOKEN goes before it. null asks for none, on this machine alone."""
+    min_replicas: PositiveInt = 1
+    """Replicas that are always there; each holds the model."""
+    max_replicas: PositiveInt = 1
+    """Most replicas. With more than min_replicas, their number follows the requests."""
+    target_ongoing_requests: PositiveFloat = 16.0
+    """Requests at once for which there is one replica."""
+    cpus_per_replica: PositiveFloat = 1.0
+    """CPUs of a replica."""
+    use_gpu: bool = False
+    """Answer on a GPU, one for each replica."""
+    max_batch_size: PositiveInt = 32
+    """Requests that a replica answers in one pass."""
+    batch_wait_ms: NonNegativeFloat = 2.0
+    """Milliseconds that a request waits for others to share its pass."""
+    limits: RequestLimits = RequestLimits()
+    tracking: TrackingConfig = TrackingConfig()
+    cache_dir: str = ".cache/laser"
+    """Folder of the converted LLM, the text cache and packaged models. On a cluster: storage that all nodes share."""
+
+    @model_validator(mode="after")
+    def _one_model_and_an_order(self) -> "ServeJob":
+        if (self.model is None) == (self.run_id is None):
+            raise ValueError("model and run_id: give one of them; with run_id=<run>, set model=null")
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(
+                f"max_replicas: {self.max_replicas}; it is below min_replicas {self.min_replicas}; raise it"
+            )
+        return self
 
 
 class ReferencesJob(Section):
@@ -138,6 +287,12 @@ class BenchmarkConfig(Section):
     """gpu: seeds of the trainings; all experiments take the first one before any takes the next."""
     gpu_batch_size: PositiveInt = 64
     """gpu: least histories per optimizer step of the trainings; the paper's 4 leave a GPU idle."""
+    serve_clients: tuple[PositiveInt, ...] = (1, 8, 64)
+    """serve: clients that ask at once, one measurement each."""
+    serve_seconds: PositiveFloat = 8.0
+    """serve: seconds of each measurement, after two that do not count."""
+    serve_batch_size: PositiveInt = 32
+    """serve: most requests of one pass of the model, as max_batch_size of jobs/serve.py."""
     interactions: PositiveInt = 10_000_000
     """prepare: interactions to generate. There are a tenth as many users, and at most 150,000 items."""
 
@@ -151,7 +306,7 @@ class BenchmarkConfig(Section):
         return self
 
 
-Suite = Literal["train", "encode", "rank", "catalogue", "fitted", "prepare", "sharding", "tune", "gpu"]
+Suite = Literal["train", "encode", "rank", "catalogue", "fitted", "prepare", "sharding", "tune", "gpu", "serve"]
 """Each is a module of `laser.benchmarks` with a function `run`."""
 
 
@@ -162,7 +317,8 @@ class BenchmarkJob(Experiment):
     """train: optimizer steps; encode: encoding the catalogue; rank: full-catalogue ranks; catalogue: loss and ranks
     over many items; fitted: ranks and encodings of the recommenders made by counting; prepare: raw data to a dataset;
     sharding: memory and cost of the ZeRO levels; tune: the time that a sweep adds to its trials; gpu: all that a
-    machine with a GPU shows within minutes, from the speed of its products to trained models."""
+    machine with a GPU shows within minutes, from the speed of its products to trained models; serve: latency and
+    throughput over HTTP."""
     benchmark: BenchmarkConfig = BenchmarkConfig()
 
 

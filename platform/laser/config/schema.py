@@ -474,6 +474,11 @@ class SearchConfig(Section):
     users, in addition to the one under the M-Former. Those whose training takes long are for jobs/references.py."""
     seed: Seed = 0
     """Seed of the search."""
+    register_as: Annotated[str | None, HOW_IT_RUNS] = Field(
+        default="laser", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+    )
+    """Name under which the best trial's model is registered in MLflow. It gets the alias champion if it is better than
+    the present one on the same validation data. null registers nothing."""
 
 
 class TuneExperiment(Experiment):

@@ -74,6 +74,11 @@ class Dataset:
         return self._table("sequences", ["items"]).column("items").combine_chunks()
 
     @cached_property
+    def user_raw_ids(self) -> list[str]:
+        """The users' raw ids. The position is the internal id."""
+        return self._table("sequences", ["raw_id"]).column("raw_id").to_pylist()
+
+    @cached_property
     def item_ids(self) -> NDArray[np.int32]:
         """All interactions, user after user, in time order."""
         return self._sequences.flatten().to_numpy(zero_copy_only=False)

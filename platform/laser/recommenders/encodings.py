@@ -63,6 +63,32 @@ class Encodings:
         return encoding_BNC, mask_BN
 
 
+class HeldEncodings(Encodings):
+    """The same in memory, of a few histories that no file keeps.
+
+    Args:
+        recommender: frozen and in eval mode.
+        examples: the histories; of each, the last ``max_history`` items are encoded.
+    """
+
+    def __init__(self, recommender: SequentialRecommender, examples: Examples) -> None:
+        assert not recommender.training, "encodings are those of a frozen recommender"
+        examples = examples.last(recommender.max_history)
+        self.width = recommender.hidden_size
+        self._states: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(examples)
+        for rows in inference_batches(examples.ends - examples.starts, MAX_ITEMS_PER_FORWARD):
+            states_PC = _encode(recommender, examples, rows, None)
+            ends = np.cumsum((examples.ends - examples.starts)[rows])
+            for row, states_NC in zip(rows, np.split(states_PC, ends[:-1]), strict=True):
+                self._states[row] = states_NC
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def history(self, index: int) -> NDArray[np.float32]:
+        return self._states[index]
+
+
 def make_encodings(
     recommender: SequentialRecommender, examples: Examples, directory: Path, key: str, own_sequence: OwnSequence = None
 ) -> Path:

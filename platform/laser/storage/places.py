@@ -37,3 +37,15 @@ def _try_to_write(path: Path) -> None:
             raise OSError("File name too long")
     with tempfile.TemporaryDirectory(prefix=".laser-", dir=folder):
         pass
+
+
+def check_new_folder(path: Path, setting: str) -> None:
+    """Refuse a folder that is there already, or whose parent cannot be made or written; make the parent.
+
+    Raises:
+        UserError: names the setting and the remedy.
+    """
+    if os.path.lexists(path):
+        raise UserError(f"{setting}: {path} is there already; name another folder, or remove it")
+    check_place(path.parent, setting)
+    path.parent.mkdir(parents=True, exist_ok=True)

@@ -65,7 +65,7 @@ class Run:
         while self.undelivered:
             metrics, step, time_ms = self.undelivered[0]
             names = sorted(metrics, key=lambda name: name != STEP_METRIC)  # MLflow compares runs by the first one
-            entities = [Metric(_metric_name(name), float(metrics[name]), time_ms, step) for name in names]
+            entities = [Metric(metric_name(name), float(metrics[name]), time_ms, step) for name in names]
             client_at_once(self.uri).log_batch(self.run_id, metrics=entities)
             del self.undelivered[0]
 
@@ -73,7 +73,7 @@ class Run:
         """Record the rows (metrics and `epoch`) that the run lacks, as after a kill just before a report."""
         store = client(self.uri)
         self._deliver()
-        recorded = {point.step for point in store.get_metric_history(self.run_id, _metric_name(STEP_METRIC))}
+        recorded = {point.step for point in store.get_metric_history(self.run_id, metric_name(STEP_METRIC))}
         for row in history:
             metrics = dict(row)
             epoch = int(metrics.pop("epoch"))
@@ -115,7 +115,7 @@ class Run:
     def summarise(self, figures: Mapping[str, float]) -> None:
         """Record final figures; a later value of a figure replaces the one before."""
         for name, value in figures.items():
-            client(self.uri).log_metric(self.run_id, _metric_name(name), float(value))
+            client(self.uri).log_metric(self.run_id, metric_name(name), float(value))
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         for name, value in tags.items():
@@ -181,5 +181,6 @@ class Run:
         return Path(client(self.uri).download_artifacts(self.run_id, name, str(into)))
 
 
-def _metric_name(name: str) -> str:
+def metric_name(name: str) -> str:
+    """Return a metric's name as MLflow takes it."""
     return name.replace("@", "_at_")

@@ -14,7 +14,7 @@ import torch
 
 from laser.benchmarks.encode import encoding
 from laser.benchmarks.measure import Timing, Work, matrix_product, ratio, take_turns, wait
-from laser.benchmarks.peer_trainer import PeerTrainer
+from laser.benchmarks.peers.trainer import PeerTrainer
 from laser.benchmarks.train import LATE, Ours
 from laser.config.compose import with_overrides
 from laser.config.jobs import BenchmarkJob

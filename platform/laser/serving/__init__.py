@@ -1,0 +1,1 @@
+"""Answers with a trained model: histories in, lists out; packaged models, lists in batches, HTTP."""

@@ -1,0 +1,170 @@
+"""A trained model as a folder that stands by itself: all that an answer needs, but for the frozen LLM.
+
+    <package>/
+        package.json                 identity (`Identity`) and the hashes of the other files
+        config.yaml                  the experiment
+        weights.safetensors          what was trained, and the head's statistics
+        item_embeddings.safetensors  of the catalogue, in the order of `catalogue/`
+        catalogue/                   items.parquet and manifest.json, as in a prepared dataset; popularity.safetensors
+        recommender/                 the frozen recommender, if one is read
+
+The LLM is fetched by `llm.source` as everywhere, and is compared with the identity. No file is a pickle.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from laser.config.compose import read_yaml, validate
+from laser.config.credentials import masked
+from laser.config.schema import Experiment
+from laser.data.dataset import Dataset, open_dataset
+from laser.errors import UserError
+from laser.training.run.checkpoint import read_checkpoint
+
+SCHEMA_VERSION = 1
+DESCRIPTION, CONFIG, CATALOGUE, RECOMMENDER = "package.json", "config.yaml", "catalogue", "recommender"
+WEIGHTS, EMBEDDINGS = "weights.safetensors", "item_embeddings.safetensors"
+POPULARITY = "popularity.safetensors"
+COUNTS = "counts_I"
+"""Name of the tensor in POPULARITY: training interactions of each item."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What the model was made of."""
+
+    run_id: str
+    """Of its run."""
+    dataset: str
+    fingerprint: str
+    """Hash of the data."""
+    llm_source: str
+    llm_content: str
+    """Names the LLM's weights and tokenizer, wherever they lie (`laser.config.identity.llm_content`)."""
+    recommender: str
+    """Its family; none if none is read."""
+    commit: str
+    """Of the code that trained it; empty if that is unknown."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """An opened package, whose files have been verified."""
+
+    folder: Path
+    config: Experiment
+    identity: Identity
+
+    @property
+    def catalogue(self) -> Dataset:
+        """The items. Sequences and splits of the dataset are not in a package."""
+        return open_dataset(self.folder / CATALOGUE)
+
+    @property
+    def recommender(self) -> Path | None:
+        path = self.folder / RECOMMENDER
+        return path if path.is_dir() else None
+
+    def weights(self) -> dict[str, Tensor]:
+        return load_file(self.folder / WEIGHTS)
+
+    def item_embeddings(self) -> Tensor:
+        return load_file(self.folder / EMBEDDINGS)["item_embeddings"]
+
+    def popularity(self) -> NDArray[np.int64]:
+        """Return how often each item was chosen in training: counts_I."""
+        return load_arrays(self.folder / CATALOGUE / POPULARITY)[COUNTS]
+
+
+Fetch = Callable[[str, Path], Path]
+"""Takes the name of a run's artifact and a folder, downloads it there, and returns its path."""
+
+
+def write_package(
+    folder: Path, config: Experiment, dataset: Dataset, checkpoint: Path, recommender: Path | None, identity: Identity
+) -> None:
+    """Write a package.
+
+    Args:
+        folder: to make; the caller renames it into place.
+        config: the experiment of the run.
+        dataset: the prepared data that it was trained on.
+        checkpoint: the selected one.
+        recommender: directory of the run's recommender; None if it reads none.
+        identity: what the model was made of.
+
+    Raises:
+        UserError: the checkpoint is not whole.
+    """
+    saved = read_checkpoint(checkpoint)
+    (folder / CATALOGUE).mkdir(parents=True)
+    save_file(saved.trainable(), folder / WEIGHTS)
+    save_file({"item_embeddings": saved.item_embeddings()}, folder / EMBEDDINGS)
+    text = masked(yaml.safe_dump(config.model_dump(mode="json", exclude={"tracking"}), sort_keys=False))
+    (folder / CONFIG).write_text(text)
+    for name in ("items.parquet", "manifest.json"):
+        shutil.copyfile(dataset.path / name, folder / CATALOGUE / name)
+    save_arrays({COUNTS: training_counts(dataset)}, folder / CATALOGUE / POPULARITY)
+    if recommender is not None:
+        (folder / RECOMMENDER).mkdir()
+        for name in ("model.safetensors", "recommender.json"):
+            shutil.copyfile(recommender / name, folder / RECOMMENDER / name)
+    description = {"schema_version": SCHEMA_VERSION, "identity": asdict(identity), "files": _hashes(folder)}
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
+
+
+def training_counts(dataset: Dataset) -> NDArray[np.int64]:
+    """Return the number of training interactions of each item: counts_I."""
+    lengths = dataset.num_train_items
+    items = [dataset.train_items(user) for user in range(dataset.num_users) if lengths[user]]
+    return np.bincount(np.concatenate(items), minlength=dataset.num_items).astype(np.int64)
+
+
+def read_package(folder: Path) -> Package:
+    """Verify the files of a package and open it.
+
+    Raises:
+        UserError: it is none, or a file is missing or was altered; names the file.
+    """
+    path = folder / DESCRIPTION
+    try:
+        description: Mapping[str, Any] = json.loads(path.read_text())
+        version, files = description["schema_version"], dict(description["files"])
+        identity = Identity(**description["identity"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{path}: not a packaged model ({error}); package its run again") from error
+    if version != SCHEMA_VERSION:
+        raise UserError(f"{path}: layout {version}, this version reads {SCHEMA_VERSION}; package its run again")
+    found = _hashes(folder)
+    for name in sorted({*files, *found}):
+        if files.get(name) != found.get(name):
+            raise UserError(f"{folder / name}: missing, added or altered; package the run again")
+    try:
+        return Package(folder, validate(Experiment, read_yaml(folder / CONFIG)), identity)
+    except SafetensorError as error:
+        raise UserError(f"{folder}: not safetensors ({error}); package the run again") from error
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file but the description, by its path in the folder."""
+    hashes = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name != DESCRIPTION:
+            with path.open("rb") as file:
+                hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes
