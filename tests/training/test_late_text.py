@@ -56,27 +56,26 @@ def test_cached_text_gives_the_outputs_and_gradients_of_text_read_anew(
         ranks = evaluate(engine, inputs.val, items_ID, config.training, "test")
         outputs.append((vector_BD.detach(), gradients, items_ID, ranks.metrics()))
     (cached, gradients, items_ID, metrics), (anew, gradients_anew, items_anew_ID, metrics_anew) = outputs
-    print("out", float((cached - anew).abs().max()), float((items_ID - items_anew_ID).abs().max()))
-    torch.testing.assert_close(cached, anew, rtol=0, atol=1e-5)  # measured:
-    torch.testing.assert_close(items_ID, items_anew_ID, rtol=0, atol=1e-5)  # measured:
+    torch.testing.assert_close(cached, anew, rtol=0, atol=1e-5)  # measured: 1.8e-7
+    torch.testing.assert_close(items_ID, items_anew_ID, rtol=0, atol=1e-5)  # measured: 1.7e-7
     largest = max(float(gradient.abs().max()) for gradient in gradients.values())
     for name, gradient in gradients.items():
         difference = float((gradients_anew[name] - gradient).abs().max())
-        print(name, difference / largest)
-        assert difference <= 1e-5 * largest, name  # measured:
+        assert difference <= 1e-5 * largest, name  # measured: 5.8e-7
     assert metrics == pytest.approx(metrics_anew, abs=0.02)
 
 
 @pytest.mark.parametrize("attention", ["own", "causal"])
 def test_a_cached_history_reads_the_same_alone_and_in_a_batch(experiment, tmp_path, attention):
-    config, inputs = opened(experiment, tmp_path, prompt__item_attention=attention)
+    every = {"training__every_prefix": True, "training__train_users": 3}
+    config, inputs = opened(experiment, tmp_path, prompt__item_attention=attention, **every)
     laser = whole_laser(config, inputs.artifacts, CPU).eval()
-    rows = np.arange(len(inputs.train))
+    rows = np.arange(20)
     with torch.no_grad():
         together_BD = laser(inputs.train.batch(rows, [1.0] * len(rows), CPU)).vector_BD
         alone_BD = torch.cat([laser(inputs.train.batch(rows[[row]], [1.0], CPU)).vector_BD for row in rows])
-    assert len(set(inputs.train.lengths.tolist())) > 5
-    torch.testing.assert_close(together_BD, alone_BD, rtol=0, atol=1e-5)
+    assert len(set(inputs.train.lengths[rows].tolist())) > 5
+    torch.testing.assert_close(together_BD, alone_BD, rtol=0, atol=1e-5)  # measured: 1.9e-7
 
 
 @pytest.mark.parametrize("attention", ["own", "causal"])
