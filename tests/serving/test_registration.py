@@ -117,6 +117,7 @@ def test_mlflow_serves_it_over_http(registered, trained, store, cache, tmp_path)
         "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
     ]  # fmt: skip
     environment = {**os.environ, "LASER_CACHE_DIR": str(cache), "MLFLOW_TRACKING_URI": store.uri}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"  # for uvicorn
     log = (tmp_path / "log").open("w")
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment, start_new_session=True, stdout=log, stderr=subprocess.STDOUT
