@@ -59,8 +59,8 @@ def test_winners_are_registered_with_their_lineage(registered, trained, store, c
     scores = [float(found.tags[SCORE]) for found in (first, second)]
     assert registered[0]["champion"] and registered[0]["reason"] == "the first of its name"
     assert registered[1]["champion"] == (scores[1] > scores[0])
-    best = registered[int(scores[1] > scores[0])]
-    assert client.get_model_version_by_alias("laser", "champion").version == best["version"]
+    best_run = (first, second)[int(scores[1] > scores[0])].run_id
+    assert client.get_model_version_by_alias("laser", "champion").run_id == best_run
     again = register_winner(model.run, "laser", cache)  # as a resumed sweep does
     assert again["version"] == registered[0]["version"]
     assert len(client.search_model_versions("name = 'laser'")) == 2
@@ -117,24 +117,29 @@ def test_mlflow_serves_it_over_http(registered, trained, store, cache, tmp_path)
         "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
     ]  # fmt: skip
     environment = {**os.environ, "LASER_CACHE_DIR": str(cache), "MLFLOW_TRACKING_URI": store.uri}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True)
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"  # for uvicorn
+    log = (tmp_path / "log").open("w")
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, start_new_session=True, stdout=log, stderr=subprocess.STDOUT
+    )
     try:
         items = trained("before").inputs.dataset.items.column("raw_id").to_pylist()
         body = {"dataframe_records": [{"history": items[:3]}], "params": {"k": 2}}
-        answer = ask(f"http://127.0.0.1:{port}", json.dumps(body).encode(), process)
+        answer = ask(f"http://127.0.0.1:{port}", json.dumps(body).encode(), process, tmp_path / "log")
     finally:
-        os.killpg(process.pid, 15)
+        if process.poll() is None:
+            os.killpg(process.pid, 15)
         process.wait(60)
     [ours] = Answerer.open(trained("before").package, cache).recommend([items[:3]], k=2)
     assert answer["predictions"][0]["items"] == ours.items
 
 
-def ask(address: str, body: bytes, process: "subprocess.Popen[bytes]", seconds: float = 180.0) -> dict:
+def ask(address: str, body: bytes, process: "subprocess.Popen[bytes]", log: Path, seconds: float = 180.0) -> dict:
     import time
 
     deadline = time.monotonic() + seconds
     while True:
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
         try:
             urllib.request.urlopen(f"{address}/ping", timeout=5).read()
             break

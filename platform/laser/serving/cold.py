@@ -19,9 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from laser.config.compose import with_overrides
 from laser.config.identity import stage_key
-from laser.config.schema import Experiment
+from laser.config.schema import DataConfig, Experiment
 from laser.data.dataset import Dataset
 from laser.errors import UserError
 from laser.evaluation.metrics import masked_name, ranking_metrics
@@ -80,8 +79,8 @@ def leave_items_out(dataset: Dataset, fraction: float, seed: int, cache: Path) -
 
 def without_items(config: Experiment, data: ColdData) -> Experiment:
     """Return the experiment on the data without the items that were left out. What was filtered stays filtered."""
-    plain = {"path": str(data.folder), "format": "pairs", "seed": config.data.seed}
-    return with_overrides(config, {"data": plain})
+    plain = DataConfig(path=str(data.folder), format="pairs", seed=config.data.seed)
+    return config.model_copy(update={"data": plain})
 
 
 def cold_metrics(answerer: Answerer, dataset: Dataset, data: ColdData, cache: Path) -> dict[str, Any]:

@@ -190,15 +190,13 @@ def fetched_package(uri: str, model: str, cache: Path) -> Path:
 
     name, at, alias = model.removeprefix(SCHEME).partition("@")
     try:
-        if at:
-            version = client(uri).get_model_version_by_alias(name, alias)
-            model = f"{SCHEME}{name}/{version.version}"
-        key = hashlib.sha256(f"{uri} {model}".encode()).hexdigest()[:10]
+        source = _source(uri, *((name, alias) if at else (model.removeprefix(SCHEME), None)))
+        key = hashlib.sha256(source.encode()).hexdigest()[:10]
         place = cache / "packages" / f"fetched-{key}"
 
         def fetch(aside: Path) -> None:
             aside.mkdir()
-            whole = Path(download_artifacts(model, dst_path=str(aside / "model"), tracking_uri=uri, registry_uri=uri))
+            whole = Path(download_artifacts(source, dst_path=str(aside / "model"), tracking_uri=uri))
             packages = [path.parent for path in whole.glob("artifacts/*/package.json")]
             if len(packages) != 1:
                 raise UserError(f"model: {model} holds no package of ours; name a model that a sweep has registered")
@@ -211,6 +209,17 @@ def fetched_package(uri: str, model: str, cache: Path) -> Path:
             f"model: {model}: {reason}; register one by jobs/tune.py, name a run by run_id=, or set tracking.uri"
         ) from error
     return place / PACKAGE
+
+
+def _source(uri: str, name: str, alias: str | None) -> str:
+    """Return where the files of a model lie. Without an alias, the name is `<name>/<version>` or the id of a model."""
+    store = client(uri)
+    if alias is not None:
+        return str(store.get_model_version_by_alias(name, alias).source)
+    registered, slash, number = name.partition("/")
+    if slash:
+        return str(store.get_model_version(registered, number).source)
+    return str(store.get_logged_model(name).artifact_location)
 
 
 def _version(version: Any) -> Version:

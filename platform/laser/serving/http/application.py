@@ -81,7 +81,10 @@ class Recommender:
         check_token(request.headers, self.wanted)
         check_size(request.headers, self.limits)
         queries = queries_of(await request.body(), self.limits)
-        return answers_body(await self._answer(queries))
+        answered = await self._answer(queries)
+        if isinstance(answered, Refused):
+            raise answered
+        return answers_body(answered)
 
     @serve.batch
     async def _answer(self, requests: list[list[Query]]) -> list[Any]:
