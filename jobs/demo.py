@@ -38,9 +38,9 @@ def main(config: TuneExperiment) -> Mapping[str, Any]:
         overrides.append("resume=true")
     with local_cluster(Path(config.cache_dir) / "demo-cluster") as cluster:
         summary = json.loads(cluster.run_job([sys.executable, str(JOBS / "tune.py"), *overrides]))
-    logger.info("next: make ui                                    look at the trials in a browser")
-    logger.info("next: .venv/bin/python jobs/report.py            the sweep as one page to keep")
-    logger.info("next: .venv/bin/python jobs/tune.py data=<folder> the same on your data")
+    logger.info("next, the trials in a browser: make ui")
+    logger.info("next, lists for all users: .venv/bin/python jobs/recommend.py model=models:/laser@champion")
+    logger.info("next, the same on your data: .venv/bin/python jobs/tune.py data=<folder>")
     return summary
 
 
