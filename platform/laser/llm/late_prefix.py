@@ -9,6 +9,7 @@ key and value heads, X = A / G · V queries that share a key, E head width, H LL
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,11 @@ from laser.llm.loading import Decoder
 from laser.llm.packed.attention import Packing, Scoring
 from laser.llm.packed.decoder import PackedDecoder
 from laser.llm.packed.fused import Kernels
+from laser.llm.packed.torch_private import softmax_backward
 from laser.llm.text_states import TextStates, Turns
+
+PIECE_TOKENS = 2048
+"""Tokens of text whose keys and values a CPU takes at once; 1.5 MiB a block of SmolLM2 in bf16."""
 
 
 def read_after(llm: Decoder, virtual_BVH: Tensor, text: TextStates) -> Tensor:
@@ -116,25 +121,73 @@ class _Block:
 
     def attend(self, query_PAE: Tensor, key_PGE: Tensor, value_PGE: Tensor, last: bool, scoring: Scoring) -> Tensor:
         """Return the attention of all virtual tokens or, with `last`, of each history's last one: (P or B, A · E)."""
-        packing, virtual = self.packing, self.packing.lengths[0]
-        text_key_BTGE, text_value_BTGE = packing.text.block(
-            self.number, packing.turns, query_PAE.device, packing.kernels
+        return _LateAttention.apply(query_PAE, key_PGE, value_PGE, self, last, scoring)
+
+    def pieces(self, device: torch.device) -> list[slice]:
+        """Return the histories to take at once: few on a CPU, so that their text stays in its caches."""
+        batch, longest = self.packing.text.places.row_BT.shape
+        size = batch if device.type == "cuda" else max(1, PIECE_TOKENS // longest)
+        return [slice(start, min(start + size, batch)) for start in range(0, batch, size)]
+
+    def keys_and_values(self, key_PGE: Tensor, value_PGE: Tensor, histories: slice) -> tuple[Tensor, Tensor]:
+        """Return keys and values of text and virtual tokens of some histories: two (B, G, S, E)."""
+        packing = self.packing
+        text = packing.text.block(self.number, packing.turns, key_PGE.device, packing.kernels, histories)
+        key_BSGE, value_BSGE = (
+            torch.cat([text_BTGE, x_PGE.unflatten(0, (-1, packing.lengths[0]))[histories]], dim=1)
+            for text_BTGE, x_PGE in zip(text, (key_PGE, value_PGE), strict=True)
         )
-        batch, longest, groups, _ = text_key_BTGE.shape
-        queries = 1 if last else virtual
-        scaled_PAE = query_PAE * scoring.factor(query_PAE.shape[-1])
-        query_BGXE = _by_key(scaled_PAE.unflatten(0, (batch, queries)), groups)
-        key_BGVE, value_BGVE = (x.unflatten(0, (batch, virtual)).transpose(1, 2) for x in (key_PGE, value_PGE))
-        scores_BGXS = torch.cat(
-            [query_BGXE @ text_key_BTGE.permute(0, 2, 3, 1), query_BGXE @ key_BGVE.transpose(2, 3)], dim=-1
-        )
-        hidden_BCS = packing.hidden_from(queries, scoring.window)
-        scores_BGXS.unflatten(2, (-1, queries)).masked_fill_(hidden_BCS[:, None, None], -torch.inf)
-        to_text, to_virtual = scores_BGXS.softmax(dim=-1).split([longest, virtual], dim=-1)
-        attended_BGXE = to_text @ text_value_BTGE.transpose(1, 2) + to_virtual @ value_BGVE
-        return attended_BGXE.unflatten(2, (-1, queries)).permute(0, 3, 1, 2, 4).reshape(batch * queries, -1)
+        return key_BSGE.transpose(1, 2), value_BSGE.transpose(1, 2)
+
+
+class _LateAttention(torch.autograd.Function):
+    """Softmax attention, a few histories at a time. The backward pass gathers and turns the text again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query_PAE: Tensor, key_PGE: Tensor, value_PGE: Tensor, block: _Block, last: bool, scoring: Scoring
+    ) -> Tensor:
+        queries, groups = 1 if last else block.packing.lengths[0], key_PGE.shape[1]
+        query_BCAE = query_PAE.unflatten(0, (-1, queries)) * scoring.factor(query_PAE.shape[-1])
+        hidden_BCS = block.packing.hidden_from(queries, scoring.window)
+        out_BCAE, kept = torch.empty_like(query_BCAE), []
+        for histories in block.pieces(query_PAE.device):
+            key_BGSE, value_BGSE = block.keys_and_values(key_PGE, value_PGE, histories)
+            scores_BGXS = _by_key(query_BCAE[histories], groups) @ key_BGSE.transpose(2, 3)
+            scores_BGXS.unflatten(2, (-1, queries)).masked_fill_(hidden_BCS[histories, None, None], -torch.inf)
+            probability_BGXS = scores_BGXS.softmax(dim=-1)
+            out_BCAE[histories] = _by_token(probability_BGXS @ value_BGSE, queries)
+            kept.append(probability_BGXS)
+        ctx.block, ctx.scoring = block, scoring
+        ctx.save_for_backward(query_BCAE, key_PGE, value_PGE, *kept)
+        return out_BCAE.flatten(2).flatten(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+        query_BCAE, key_PGE, value_PGE, *kept = ctx.saved_tensors
+        block: _Block = ctx.block
+        virtual, groups = block.packing.lengths[0], key_PGE.shape[1]
+        queries, factor = query_BCAE.shape[1], ctx.scoring.factor(query_BCAE.shape[-1])
+        gradient_BCAE, to_query_BCAE = gradients[0].view(query_BCAE.shape), torch.empty_like(query_BCAE)
+        to_key_BVGE, to_value_BVGE = (torch.empty_like(x).unflatten(0, (-1, virtual)) for x in (key_PGE, value_PGE))
+        for histories, probability_BGXS in zip(block.pieces(key_PGE.device), kept, strict=True):
+            key_BGSE, value_BGSE = block.keys_and_values(key_PGE, value_PGE, histories)
+            gradient_BGXE = _by_key(gradient_BCAE[histories], groups)
+            to_scores_BGXS = softmax_backward(gradient_BGXE @ value_BGSE.transpose(2, 3), probability_BGXS)
+            to_query_BCAE[histories] = _by_token(to_scores_BGXS @ key_BGSE, queries)
+            of_virtual = (to_scores_BGXS[..., -virtual:], probability_BGXS[..., -virtual:])
+            sources = (_by_key(query_BCAE[histories], groups), gradient_BGXE)
+            for into, weight, source in zip((to_key_BVGE, to_value_BVGE), of_virtual, sources, strict=True):
+                into[histories] = (weight.transpose(2, 3) @ source).transpose(1, 2)
+        to_query = to_query_BCAE.mul_(factor).flatten(0, 1)
+        return to_query, to_key_BVGE.flatten(0, 1), to_value_BVGE.flatten(0, 1), None, None, None
 
 
 def _by_key(query_BCAE: Tensor, groups: int) -> Tensor:
     """Return query_BGXE, with the queries that share a key below each other, head by head."""
     return query_BCAE.unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)
+
+
+def _by_token(x_BGXE: Tensor, queries: int) -> Tensor:
+    """Undo `_by_key`: return x_BCAE."""
+    return x_BGXE.unflatten(2, (-1, queries)).permute(0, 3, 1, 2, 4).flatten(2, 3)

@@ -94,16 +94,29 @@ class TextStates:
         return turning(config, rotary, self.places.distance_BT)
 
     def block(
-        self, number: int, turns: Turns | None, device: torch.device, kernels: Kernels = EAGER
+        self,
+        number: int,
+        turns: Turns | None,
+        device: torch.device,
+        kernels: Kernels = EAGER,
+        histories: slice = slice(None),
     ) -> tuple[Tensor, Tensor]:
-        """Return keys and values of one block at their places: two (B, T, G, E); those of padding mean nothing."""
-        batch, longest = self.places.row_BT.shape
-        rows = self.places.row_BT.flatten().to(self.rows_RN2GE.device)
+        """Return keys and values of one block at their places: two (B, T, G, E); those of padding mean nothing.
+
+        Args:
+            number: of the block.
+            turns: what `turning` returned.
+            device: where they are read.
+            kernels: eager or compiled elementwise functions.
+            histories: those of the batch to return.
+        """
+        row_BT = self.places.row_BT[histories]
+        rows = row_BT.flatten().to(self.rows_RN2GE.device)
         key_QGE, value_QGE = self.rows_RN2GE[:, number].index_select(0, rows).to(device).unbind(1)
         if turns is not None:
-            cos_QE, sin_QE = (part.flatten(0, 1) for part in turns[number])
+            cos_QE, sin_QE = (part[histories].flatten(0, 1) for part in turns[number])
             key_QGE = kernels.rotate(key_QGE, cos_QE, sin_QE, key_QGE.shape[1])
-        return key_QGE.unflatten(0, (batch, longest)), value_QGE.unflatten(0, (batch, longest))
+        return key_QGE.unflatten(0, row_BT.shape), value_QGE.unflatten(0, row_BT.shape)
 
 
 def read_histories(llm: Decoder, token_ids_Q: Tensor, length_B: Tensor) -> TextStates:
