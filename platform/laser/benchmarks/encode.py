@@ -33,9 +33,7 @@ def run(job: BenchmarkJob) -> BenchmarkResult:
     device = torch.device("cuda" if job.training.use_gpu else "cpu")
     inputs = prepare_inputs(job)
     items = inputs.items
-    every = inference_batches(items.lengths, job.training.inference_batch_tokens)
-    count = min(len(every), ceil(job.benchmark.encode_items * len(every) / len(items)))
-    by_length = [every[int(number)] for number in np.linspace(0, len(every) - 1, count)]
+    by_length = sampled_batches(job, items)
     sample = np.sort(np.concatenate(by_length))
     size = len(sample)
     engines = {
@@ -90,6 +88,13 @@ def run(job: BenchmarkJob) -> BenchmarkResult:
         for name in names
     ]
     return BenchmarkResult(figures, rows)
+
+
+def sampled_batches(job: BenchmarkJob, items: Histories) -> list[NDArray[np.int64]]:
+    """Return batches of the catalogue with `benchmark.encode_items` items or a few more, from long ones to short."""
+    every = inference_batches(items.lengths, job.training.inference_batch_tokens)
+    count = min(len(every), ceil(job.benchmark.encode_items * len(every) / len(items)))
+    return [every[int(number)] for number in np.linspace(0, len(every) - 1, count)]
 
 
 def encoding(engine: PlainEngine, items: Histories, batches: list[NDArray[np.int64]]) -> Work:

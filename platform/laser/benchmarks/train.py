@@ -42,10 +42,10 @@ def run(job: BenchmarkJob) -> BenchmarkResult:
     inputs = prepare_inputs(job)
     ours = Ours(job, inputs, device)
     started = time.perf_counter()
-    late_job = with_overrides(job, LATE | {"training.train_users": job.benchmark.late_histories})
-    late_inputs = prepare_inputs(late_job)
+    with_late_prefix = late_job(job)
+    late_inputs = prepare_inputs(with_late_prefix)
     cache_seconds = time.perf_counter() - started
-    late = Ours(late_job, late_inputs, device)
+    late = Ours(with_late_prefix, late_inputs, device)
     peer = PeerTrainer(job, inputs, ours.item_embeddings_IH, device)
     peer_sizes = [size for size in BATCH_SIZES if peer.padded_tokens(size) <= job.benchmark.train_peer_max_tokens]
     trials = {f"ours {size}": ours.epoch(size) for size in BATCH_SIZES}
@@ -109,6 +109,11 @@ def run(job: BenchmarkJob) -> BenchmarkResult:
         for name, batch in (("ours", size), ("llm alone", size), ("late", late_size), ("peer", peer_size))
     ]
     return BenchmarkResult(figures, rows)
+
+
+def late_job(job: BenchmarkJob) -> BenchmarkJob:
+    """Return the job with the prefix after the text, whose steps are short: it takes more histories a round."""
+    return with_overrides(job, LATE | {"training.train_users": job.benchmark.late_histories})
 
 
 def _best(timings: dict[str, Timing], contestant: str) -> int:

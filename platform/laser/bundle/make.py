@@ -25,6 +25,7 @@ from laser.errors import UserError
 from laser.llm.source import resolve_llm
 from laser.sources.registry import source_directory
 from laser.storage.files import write_json
+from laser.storage.places import check_new_folder
 from laser.training.artifacts import Artifacts
 from laser.training.prepare import make_artifacts
 
@@ -49,11 +50,9 @@ def make_bundle(job: BundleJob, project: Path, commit: str | None) -> dict[str, 
         UserError: the folder is there already, data or LLM are missing, or pip finds no wheel.
     """
     output = Path(job.bundle.output).expanduser().absolute()
-    if output.exists():
-        raise UserError(f"bundle.output: {job.bundle.output} is there already; remove it or name another folder")
+    check_new_folder(output, "bundle.output")
     cache = Path(job.cache_dir).expanduser().absolute()
     data, llm = source_directory(job.data, cache), resolve_llm(job.llm.source, cache)
-    output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
         aside, wheels = Path(folder) / "bundle", Path(folder) / "wheels"
         aside.mkdir()

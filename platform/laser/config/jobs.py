@@ -39,6 +39,12 @@ class EvaluateJob(Section):
     """Folder of prepared data and the converted LLM; what is missing there is made again."""
 
 
+def _check_one_model(model: str | None, run_id: str | None, remedy: str) -> None:
+    """Refuse settings that name no model, or two."""
+    if (model is None) == (run_id is None):
+        raise ValueError(f"model and run_id: give one of them{remedy}")
+
+
 class RecommendJob(Section):
     """Which model recommends to whom, and where the lists go."""
 
@@ -84,8 +90,7 @@ class RecommendJob(Section):
 
     @model_validator(mode="after")
     def _one_model(self) -> "RecommendJob":
-        if (self.model is None) == (self.run_id is None):
-            raise ValueError("model and run_id: give one of them, as model=models:/laser@champion or run_id=<run>")
+        _check_one_model(self.model, self.run_id, ", as model=models:/laser@champion or run_id=<run>")
         if self.histories is not None and self.users != "all":
             raise ValueError("users: histories names whom to recommend to; leave one of the two out")
         return self
@@ -121,8 +126,7 @@ class PackageJob(Section):
 
     @model_validator(mode="after")
     def _one_model(self) -> "PackageJob":
-        if (self.model is None) == (self.run_id is None):
-            raise ValueError("model and run_id: give one of them; with run_id=<run>, set model=null")
+        _check_one_model(self.model, self.run_id, "; with run_id=<run>, set model=null")
         return self
 
 
@@ -179,8 +183,7 @@ class ServeJob(Section):
 
     @model_validator(mode="after")
     def _one_model_and_an_order(self) -> "ServeJob":
-        if (self.model is None) == (self.run_id is None):
-            raise ValueError("model and run_id: give one of them; with run_id=<run>, set model=null")
+        _check_one_model(self.model, self.run_id, "; with run_id=<run>, set model=null")
         if self.max_replicas < self.min_replicas:
             raise ValueError(
                 f"max_replicas: {self.max_replicas}; it is below min_replicas {self.min_replicas}; raise it"

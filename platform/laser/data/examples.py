@@ -65,10 +65,10 @@ class Examples:
         chosen = np.random.default_rng(seed).choice(len(self), num_examples, replace=False)
         return self.take(np.sort(chosen))
 
-    def sample_users(self, num_users: int, seed: int) -> "Examples":
-        """Return all examples of a random sample of users; all examples where there are no more users."""
+    def sample_users(self, num_users: int | None, seed: int) -> "Examples":
+        """Return all examples of a random sample of users; all examples for None, and where there are no more users."""
         users = np.unique(self.users)
-        if num_users >= len(users):
+        if num_users is None or num_users >= len(users):
             return self
         chosen = np.random.default_rng(seed).choice(len(users), num_users, replace=False)
         return self.of_users(users[chosen])

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from laser.llm.loading import Decoder
-from laser.llm.packed.attention import Packing, Scoring
+from laser.llm.packed.attention import Packing, Scoring, by_key, by_token
 from laser.llm.packed.decoder import PackedDecoder
 from laser.llm.packed.fused import Kernels
 from laser.llm.packed.torch_private import softmax_backward
@@ -153,10 +153,10 @@ class _LateAttention(torch.autograd.Function):
         out_BCAE, kept = torch.empty_like(query_BCAE), []
         for histories in block.pieces(query_PAE.device):
             key_BGSE, value_BGSE = block.keys_and_values(key_PGE, value_PGE, histories)
-            scores_BGXS = _by_key(query_BCAE[histories], groups) @ key_BGSE.transpose(2, 3)
+            scores_BGXS = by_key(query_BCAE[histories], groups) @ key_BGSE.transpose(2, 3)
             scores_BGXS.unflatten(2, (-1, queries)).masked_fill_(hidden_BCS[histories, None, None], -torch.inf)
             probability_BGXS = scores_BGXS.softmax(dim=-1)
-            out_BCAE[histories] = _by_token(probability_BGXS @ value_BGSE, queries)
+            out_BCAE[histories] = by_token(probability_BGXS @ value_BGSE, queries)
             kept.append(probability_BGXS)
         ctx.block, ctx.scoring = block, scoring
         ctx.save_for_backward(query_BCAE, key_PGE, value_PGE, *kept)
@@ -172,22 +172,12 @@ class _LateAttention(torch.autograd.Function):
         to_key_BVGE, to_value_BVGE = (torch.empty_like(x).unflatten(0, (-1, virtual)) for x in (key_PGE, value_PGE))
         for histories, probability_BGXS in zip(block.pieces(key_PGE.device), kept, strict=True):
             key_BGSE, value_BGSE = block.keys_and_values(key_PGE, value_PGE, histories)
-            gradient_BGXE = _by_key(gradient_BCAE[histories], groups)
+            gradient_BGXE = by_key(gradient_BCAE[histories], groups)
             to_scores_BGXS = softmax_backward(gradient_BGXE @ value_BGSE.transpose(2, 3), probability_BGXS)
-            to_query_BCAE[histories] = _by_token(to_scores_BGXS @ key_BGSE, queries)
+            to_query_BCAE[histories] = by_token(to_scores_BGXS @ key_BGSE, queries)
             of_virtual = (to_scores_BGXS[..., -virtual:], probability_BGXS[..., -virtual:])
-            sources = (_by_key(query_BCAE[histories], groups), gradient_BGXE)
+            sources = (by_key(query_BCAE[histories], groups), gradient_BGXE)
             for into, weight, source in zip((to_key_BVGE, to_value_BVGE), of_virtual, sources, strict=True):
                 into[histories] = (weight.transpose(2, 3) @ source).transpose(1, 2)
         to_query = to_query_BCAE.mul_(factor).flatten(0, 1)
         return to_query, to_key_BVGE.flatten(0, 1), to_value_BVGE.flatten(0, 1), None, None, None
-
-
-def _by_key(query_BCAE: Tensor, groups: int) -> Tensor:
-    """Return query_BGXE, with the queries that share a key below each other, head by head."""
-    return query_BCAE.unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)
-
-
-def _by_token(x_BGXE: Tensor, queries: int) -> Tensor:
-    """Undo `_by_key`: return x_BCAE."""
-    return x_BGXE.unflatten(2, (-1, queries)).permute(0, 3, 1, 2, 4).flatten(2, 3)

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from laser.llm.text_states import spread
+
 logger = logging.getLogger(__name__)
 
 RESIDENT_SHARE = 0.5
@@ -58,11 +60,9 @@ def fetch(rows_RN2GE: Tensor, first_row_S: Tensor, lengths_S: Tensor, device: to
     Returns:
         rows_QN2GE, segment after segment, on the device; and the segments' first rows among them, int64, on the CPU.
     """
-    starts_S = lengths_S.cumsum(0) - lengths_S
-    number_Q = torch.arange(int(lengths_S.sum()))
-    row_Q = number_Q + (first_row_S - starts_S).repeat_interleave(lengths_S)
+    row_Q = spread(first_row_S, lengths_S)
     host_QN2GE = torch.empty(
         len(row_Q), *rows_RN2GE.shape[1:], dtype=rows_RN2GE.dtype, pin_memory=device.type == "cuda"
     )
     torch.index_select(rows_RN2GE, 0, row_Q, out=host_QN2GE)
-    return host_QN2GE.to(device, non_blocking=True), starts_S
+    return host_QN2GE.to(device, non_blocking=True), lengths_S.cumsum(0) - lengths_S

@@ -61,7 +61,7 @@ class Segments:
         """
         history_S = torch.repeat_interleave(self.counts_B)
         length_B = torch.zeros_like(self.counts_B).index_add(0, history_S, self.lengths_S)
-        row_BT, _ = padded(_spread(first_row_S, self.lengths_S), length_B)
+        row_BT, _ = padded(spread(first_row_S, self.lengths_S), length_B)
         if not moved:
             return Places(row_BT, None, length_B)
         ends_S = self.lengths_S.cumsum(0)
@@ -134,7 +134,7 @@ def read_items(llm: Decoder, token_ids_Q: Tensor, segments: Segments) -> TextSta
     instructions = firsts_B.repeat_interleave(segments.counts_B - 1)  # the segment before each item's own text
     both = torch.stack([instructions, is_item_S.nonzero()[:, 0]], dim=1).flatten()
     lengths = lengths_S[both].view(-1, 2).sum(dim=1)
-    rows_RN2GE = read_texts(llm, token_ids_Q[_spread(starts_S[both], lengths_S[both])], lengths)
+    rows_RN2GE = read_texts(llm, token_ids_Q[spread(starts_S[both], lengths_S[both])], lengths)
     text_starts = lengths.cumsum(0) - lengths
     first_row_S = torch.empty_like(lengths_S)
     first_row_S[is_item_S] = text_starts + lengths_S[instructions]
@@ -142,7 +142,7 @@ def read_items(llm: Decoder, token_ids_Q: Tensor, segments: Segments) -> TextSta
     return TextStates(rows_RN2GE, segments.places(first_row_S, moved=True))
 
 
-def _spread(first_S: Tensor, lengths_S: Tensor) -> Tensor:
+def spread(first_S: Tensor, lengths_S: Tensor) -> Tensor:
     """Return the numbers from each first one on, as many as its length says: int64, one run after the other."""
     skipped_S = lengths_S.cumsum(0) - lengths_S
     return (first_S - skipped_S).repeat_interleave(lengths_S) + torch.arange(

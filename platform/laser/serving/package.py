@@ -11,10 +11,9 @@
 The LLM is fetched by `llm.source` as everywhere, and is compared with the identity. No file is a pickle.
 """
 
-import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from typing import Any
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
@@ -33,6 +31,7 @@ from laser.config.credentials import masked
 from laser.config.schema import Experiment
 from laser.data.dataset import Dataset, open_dataset
 from laser.errors import UserError
+from laser.storage.content import file_hash
 from laser.training.run.checkpoint import read_checkpoint
 
 SCHEMA_VERSION = 1
@@ -88,10 +87,6 @@ class Package:
     def popularity(self) -> NDArray[np.int64]:
         """Return how often each item was chosen in training: counts_I."""
         return load_arrays(self.folder / CATALOGUE / POPULARITY)[COUNTS]
-
-
-Fetch = Callable[[str, Path], Path]
-"""Takes the name of a run's artifact and a folder, downloads it there, and returns its path."""
 
 
 def write_package(
@@ -153,18 +148,10 @@ def read_package(folder: Path) -> Package:
     for name in sorted({*files, *found}):
         if files.get(name) != found.get(name):
             raise UserError(f"{folder / name}: missing, added or altered; package the run again")
-    try:
-        return Package(folder, validate(Experiment, read_yaml(folder / CONFIG)), identity)
-    except SafetensorError as error:
-        raise UserError(f"{folder}: not safetensors ({error}); package the run again") from error
+    return Package(folder, validate(Experiment, read_yaml(folder / CONFIG)), identity)
 
 
 def _hashes(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of each file but the description, by its path in the folder."""
-    hashes = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and name != DESCRIPTION:
-            with path.open("rb") as file:
-                hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashes
+    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: file_hash(path) for name, path in paths.items() if name != DESCRIPTION}

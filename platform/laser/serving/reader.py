@@ -156,8 +156,7 @@ class Reader:
         return HeldEncodings(self.recommender, known)
 
     def _read(self, histories: Histories) -> tuple[Tensor, float]:
-        text, lengths = histories.text, histories.lengths
-        costs = lengths if text is None else text.costs(lengths, self.laser.num_added_tokens)
+        costs = histories.costs(self.laser.num_added_tokens)
         vector_BD = torch.empty(len(histories), self.laser.vector_width, device=self.device)
         bias = 0.0
         with torch.inference_mode():

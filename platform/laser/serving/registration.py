@@ -15,7 +15,7 @@ from laser.evaluation.metrics import SELECTION_METRIC
 from laser.serving.opening import packaged_run, run_dataset
 from laser.serving.package import Package
 from laser.tracking.models import DataUsed, ModelForm, Version, give_alias, holder, log_model, register
-from laser.tracking.run import Run, metric_name
+from laser.tracking.run import DIGEST_CHARACTERS, Run, metric_name
 from laser.training.examples import select_examples
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def register_winner(run: Run | None, name: str | None, cache: Path) -> dict[str,
 
 def logged(run: Run, package: Package, dataset: Dataset, tags: Mapping[str, str]) -> str:
     """Log the package as a model of its run, and return the model's id."""
-    data = DataUsed(dataset.name, dataset.fingerprint[:36])
+    data = DataUsed(dataset.name, dataset.fingerprint[:DIGEST_CHARACTERS])
     figures = {f"best/{metric}": value for metric, value in run.figures("best/").items()}
     figures |= {f"test/{metric}": value for metric, value in run.figures("test/").items()}
     return log_model(run, CODE, package.folder, SOURCES, model_form(dataset), requirements(), data, figures, tags)

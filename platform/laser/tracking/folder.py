@@ -59,7 +59,7 @@ class FolderRun:
                 self.report(metrics, epoch)
         self.summarise(results.figures)
         for name, directory in results.artifacts.items():
-            shutil.copytree(directory, self.directory / name, dirs_exist_ok=True)
+            self.log_directory(directory, name)
 
     def summarise(self, figures: Mapping[str, float]) -> None:
         """Record final figures; a later value of a figure replaces the one before."""

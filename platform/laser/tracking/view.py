@@ -10,14 +10,15 @@ from typing import Any
 
 from laser.evaluation.metrics import SELECTION_METRIC
 from laser.tracking.mlflow_private import SHARED_VIEW, chart, chart_section
+from laser.tracking.run import metric_name
 
 VIEW = "laser"
 """Name of our view."""
 DEFAULT_SERVER = "http://127.0.0.1:5000"
 """Where `make ui` and `mlflow ui` listen by default."""
-BEST = f"best/{SELECTION_METRIC}".replace("@", "_at_")
-VALIDATION = f"val/{SELECTION_METRIC}".replace("@", "_at_")
-TEST = f"test/{SELECTION_METRIC}".replace("@", "_at_")
+BEST = metric_name(f"best/{SELECTION_METRIC}")
+VALIDATION = metric_name(f"val/{SELECTION_METRIC}")
+TEST = metric_name(f"test/{SELECTION_METRIC}")
 K_AND_L = ["mformer.num_experts", "mformer.num_virtual_tokens"]
 
 

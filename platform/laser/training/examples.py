@@ -14,17 +14,14 @@ def select_examples(dataset: Dataset, config: Experiment) -> dict[str, Examples]
         ids. With a warm start of the head, `prefixes` holds every prefix of the training sequences of `train`'s users.
     """
     training = config.training
-
-    def sampled(examples: Examples, num_users: int | None) -> Examples:
-        return examples if num_users is None else examples.sample_users(num_users, training.seed)
-
     train = dataset.examples("train", training.every_prefix, training.prefixes_per_user)
     train = train.share_of_users(training.train_fraction, training.seed)
-    train = select(dataset, sampled(train, training.train_users), config.selection, training.seed)
+    train = train.sample_users(training.train_users, training.seed)
+    train = select(dataset, train, config.selection, training.seed)
     selected = {"train": train}
     if config.warms_up_head:
         selected["prefixes"] = dataset.examples("train", True, training.prefixes_per_user).of_users(train.users)
-    selected["val"] = sampled(dataset.examples("val"), training.validation_users)
+    selected["val"] = dataset.examples("val").sample_users(training.validation_users, training.seed)
     selected["test"] = dataset.examples("test")
     selected["items"] = Examples.of_items(dataset.num_items)
     return {split: examples.last(config.prompt.max_history_items) for split, examples in selected.items()}

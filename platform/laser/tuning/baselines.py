@@ -22,12 +22,11 @@ def validated_baselines(plan: SearchPlan) -> dict[str, dict[str, float]]:
     if base.recommender.type != "none":
         sections = {f"{base.recommender.type}, underneath": base.recommender, **sections}
     dataset, training = open_dataset(artifacts.dataset_directory), base.training
-    val = dataset.examples("val")
-    if training.validation_users is not None:
-        val = val.sample_users(training.validation_users, training.seed)
+    sample = dataset.examples("val").sample_users(training.validation_users, training.seed)
     device, cache = pretraining_device(training.use_gpu), Path(base.cache_dir)
     metrics = {}
     for name, section in sections.items():
-        model = pretrained_recommender(section, dataset, cache, test=False, device=device).model
-        metrics[name] = recommender_ranks(model, val).metrics()
+        made = pretrained_recommender(section, dataset, cache, test=False, device=device)
+        every_user = training.validation_users is None
+        metrics[name] = made.result.val if every_user else recommender_ranks(made.model, sample).metrics()
     return metrics

@@ -9,16 +9,14 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 
-from laser.benchmarks.encode import encoding
+from laser.benchmarks.encode import encoding, sampled_batches
 from laser.benchmarks.measure import Timing, Work, matrix_product, ratio, take_turns, wait
 from laser.benchmarks.peers.trainer import PeerTrainer
-from laser.benchmarks.train import LATE, Ours
+from laser.benchmarks.train import Ours, late_job
 from laser.config.compose import with_overrides
 from laser.config.jobs import BenchmarkJob
-from laser.data.batches import inference_batches
 from laser.evaluation.ranking import catalogue_ranks
 from laser.llm.loading import choose_dtype
 from laser.training.inputs import Inputs
@@ -56,11 +54,6 @@ def suite_experiments(job: BenchmarkJob) -> list[BenchmarkJob]:
     """Return the experiments whose artifacts the measurements of speed read: both placements of the prefix."""
     job = scaled(job)
     return [job, late_job(job)]
-
-
-def late_job(job: BenchmarkJob) -> BenchmarkJob:
-    """Return the scaled job with the prefix after the text, whose steps are short: it takes more histories a round."""
-    return with_overrides(job, LATE | {"training.train_users": job.benchmark.late_histories})
 
 
 class Speed:
@@ -209,9 +202,7 @@ class Speed:
         """Measure encoding the catalogue, exact ranks, and a validation, in the paper's placement."""
         inputs, training = self.inputs, self.job.training
         ours = Ours(self.job, inputs, self.device)
-        every = inference_batches(inputs.items.lengths, training.inference_batch_tokens)
-        count = max(1, min(len(every), self.job.benchmark.encode_items * len(every) // len(inputs.items)))
-        batches = [every[int(number)] for number in np.linspace(0, len(every) - 1, count)]
+        batches = sampled_batches(self.job, inputs.items)
         items_IH = encode_items(ours.engine, inputs.items, training)
         generator = torch.Generator().manual_seed(0)
         users = 64 if self.small else 16_384

@@ -186,7 +186,7 @@ class _Attention(torch.autograd.Function):
             key_XSE, value_XSE = _keys(key_PGE, group), _keys(value_PGE, group)
             for first, end in _chunks(group, last):
                 seen = slice(scoring.first_seen(first), end)
-                query_XCE = _by_key(_queries(query_PAE, group, first, end, last), groups)
+                query_XCE = by_key(_queries(query_PAE, group, first, end, last), groups).flatten(0, 1)
                 scores_XCK = torch.baddbmm(
                     query_PAE.new_zeros(1), query_XCE, key_XSE[:, seen].transpose(1, 2), beta=0, alpha=scale
                 )
@@ -194,7 +194,8 @@ class _Attention(torch.autograd.Function):
                     _hide(scores_XCK.unflatten(1, (-1, end - first)), first, scoring)
                 probability_XCK = scores_XCK.softmax(dim=-1)
                 out_MCAE = _queries(out_PAE, group, first, end, last)
-                out_MCAE.copy_(_by_token(probability_XCK @ value_XSE[:, seen], out_MCAE.shape))
+                attended_XCE = probability_XCK @ value_XSE[:, seen]
+                out_MCAE.copy_(by_token(attended_XCE.unflatten(0, (-1, groups)), out_MCAE.shape[1]))
                 kept.append(probability_XCK)
         ctx.packing, ctx.last, ctx.scoring = packing, last, scoring
         ctx.save_for_backward(query_PAE, key_PGE, value_PGE, *kept)
@@ -214,12 +215,13 @@ class _Attention(torch.autograd.Function):
             for first, end in _chunks(group, ctx.last):
                 seen = slice(ctx.scoring.first_seen(first), end)
                 probability_XCK = next(probabilities)
-                query_XCE = _by_key(_queries(query_PAE, group, first, end, ctx.last), groups)
-                gradient_XCE = _by_key(_queries(gradient_PAE, group, first, end, ctx.last), groups)
+                query_XCE = by_key(_queries(query_PAE, group, first, end, ctx.last), groups).flatten(0, 1)
+                gradient_XCE = by_key(_queries(gradient_PAE, group, first, end, ctx.last), groups).flatten(0, 1)
                 to_probability_XCK = gradient_XCE @ value_XSE[:, seen].transpose(1, 2)
                 to_scores_XCK = softmax_backward(to_probability_XCK, probability_XCK).mul_(scale)
                 to_query_MCAE = _queries(to_query_PAE, group, first, end, ctx.last)
-                to_query_MCAE.copy_(_by_token(to_scores_XCK @ key_XSE[:, seen], to_query_MCAE.shape))
+                of_query_XCE = to_scores_XCK @ key_XSE[:, seen]
+                to_query_MCAE.copy_(by_token(of_query_XCE.unflatten(0, (-1, groups)), to_query_MCAE.shape[1]))
                 to_key_XSE[:, seen] += to_scores_XCK.transpose(1, 2) @ query_XCE
                 to_value_XSE[:, seen] += probability_XCK.transpose(1, 2) @ gradient_XCE
             _tokens(to_key_PGE, group).copy_(to_key_XSE.unflatten(0, (group.histories, groups)).transpose(1, 2))
@@ -272,16 +274,14 @@ def _keys(x_PGE: Tensor, group: Group) -> Tensor:
     return _tokens(x_PGE, group).transpose(1, 2).flatten(0, 1)
 
 
-def _by_key(x_MCAE: Tensor, groups: int) -> Tensor:
-    """Return x_X(R·C)E, with the queries that share a key head below each other."""
-    return x_MCAE.unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3).flatten(0, 1)
+def by_key(x_MCAE: Tensor, groups: int) -> Tensor:
+    """Return x_MG(R·C)E, with the queries that share a key head below each other, head by head."""
+    return x_MCAE.unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)
 
 
-def _by_token(x_XCE: Tensor, shape: torch.Size) -> Tensor:
-    """Undo `_by_key`: return x_MCAE of this shape."""
-    count, queries, heads, width = shape
-    groups = len(x_XCE) // count
-    return x_XCE.view(count, groups, heads // groups, queries, width).permute(0, 3, 1, 2, 4).flatten(2, 3)
+def by_token(x_MGYE: Tensor, queries: int) -> Tensor:
+    """Undo `by_key`, given the number of queries C: return x_MCAE."""
+    return x_MGYE.unflatten(2, (-1, queries)).permute(0, 3, 1, 2, 4).flatten(2, 3)
 
 
 @lru_cache
