@@ -189,6 +189,7 @@ def test_a_run_killed_while_it_writes_a_checkpoint_resumes_to_the_same_bits(work
     survived("killed while it writes a checkpoint", "resume=true", lost, difference(workplace, run, undisturbed_here))
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_in_one_line_and_the_run_resumes_to_the_same_bits(workplace, undisturbed_here, survived):
     """Limit the size of the running process's files. MLflow's database is on the same disk."""
     job = Job(workplace, "full-disk", *HERE).start()

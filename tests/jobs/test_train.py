@@ -1,4 +1,4 @@
-"""Tests one training in three ways: in plain torch, on two ZeRO-3 workers (compiled), and interrupted and resumed."""
+"""Tests one training in two ways: in plain torch, and interrupted and resumed on two ZeRO-3 workers (compiled)."""
 
 import json
 import signal
@@ -6,6 +6,7 @@ import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,34 +19,12 @@ from laser.training.run.checkpoint import latest_checkpoint
 
 pytestmark = pytest.mark.ray
 
-LOSS_TOLERANCE = 1e-5  # measured over all pairs of these runs: 6e-7 at losses of 6.1
+LOSS_TOLERANCE = 1e-5  # measured over all pairs of such runs: 6e-7 at losses of 6.1
 WEIGHT_TOLERANCE = 5e-5  # measured: 3e-6, after twelve steps of Adam
 
 
-STAGE0 = ("training.stage0_epochs=1", "training.negatives=in_batch")
-"""Stage 0 has an epoch, in which a user's candidates lie in other micro-batches and with the other worker."""
-
-
-@pytest.fixture(scope="module")
-def both(workplace, joined):
-    """The summaries of `plain` and `sharded`, which run at the same time."""
-    settings = workplace.settings("quickstart.yaml", *STAGE0)
-    plain = workplace.start("train.py", *settings, "name=plain", "training.num_workers=0")
-    try:
-        sharded = joined.run("train.py", *settings, "name=sharded", "llm.compile=true")
-        return workplace.finish(plain), sharded
-    finally:
-        plain.kill()  # where the other one has failed
-
-
-@pytest.fixture(scope="module")
-def plain(both):
-    return both[0]
-
-
-@pytest.fixture(scope="module")
-def sharded(both):
-    return both[1]
+EPOCHS = ("training.stage0_epochs=2", "training.stage1_epochs=1", "training.negatives=in_batch")
+"""In stage 0 a user's candidates lie in other micro-batches too, and with the other worker."""
 
 
 SECRETS = (
@@ -77,21 +56,44 @@ def spoken() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def resumed(workplace, joined, own_session, spoken):
-    """Start on one worker under ZeRO-2, interrupt during stage 1, and resume on two workers under ZeRO-3.
+def both(workplace, joined, own_session, spoken):
+    """The summaries of the plain and of the resumed training, which run at the same time."""
+    plain = workplace.start("train.py", *settings(workplace, "plain"), "training.num_workers=0")
+    try:
+        resumed = train_in_two_sessions(workplace, joined, own_session, spoken)
+        return workplace.finish(plain), resumed
+    finally:
+        plain.kill()  # where the other one has failed
 
-    The first session starts a Ray of its own and ends it; the second joins a cluster. Both have secrets in their
-    environment.
+
+@pytest.fixture(scope="module")
+def plain(both):
+    return both[0]
+
+
+@pytest.fixture(scope="module")
+def resumed(both):
+    return both[1]
+
+
+def settings(workplace, name: str) -> list[str]:
+    return workplace.settings("quickstart.yaml", *EPOCHS, f"name={name}")
+
+
+def train_in_two_sessions(workplace, joined, own_session: Path, spoken: list[str]) -> dict[str, Any]:
+    """Start on one worker under ZeRO-2, interrupt during stage 0, and resume on two workers under ZeRO-3.
+
+    The first session starts a Ray of its own and ends it; the second joins a cluster, and compiles the LLM. Both have
+    secrets in their environment.
     """
-    settings = workplace.settings("quickstart.yaml", *STAGE0, "name=resumed")
     process = workplace.start(
         "train.py",
-        *settings,
+        *settings(workplace, "resumed"),
         "training.num_workers=1",
         "training.zero_stage=2",
         environment={**SECRET, "RAY_AUTH_MODE": "token", "RAY_TMPDIR": str(own_session)},
     )
-    place = workplace.directory / "runs" / "resumed" / "checkpoints" / "stage1-epoch0001"
+    place = workplace.directory / "runs" / "resumed" / "checkpoints" / "stage0-epoch0001"
     while not place.is_dir():
         assert process.poll() is None, process.communicate()[1][-8000:]
         time.sleep(0.1)
@@ -102,24 +104,22 @@ def resumed(workplace, joined, own_session, spoken):
     interrupted = run_id(workplace, "resumed")
     assert client(workplace).get_run(interrupted).info.status == "KILLED"
     secrets = {name: SECRET[name] for name in SECRETS}
-    process = joined.start("train.py", *settings, "resume=true", environment=secrets)
+    process = joined.start(
+        "train.py", *settings(workplace, "resumed"), "llm.compile=true", "resume=true", environment=secrets
+    )
     rest = process.communicate(timeout=900)
     spoken += [output, errors, *rest]
     assert process.returncode == 0, rest[1][-8000:]
     return json.loads(rest[0].splitlines()[-1])
 
 
-def test_two_zero3_workers_train_as_one_plain_process(workplace, plain, sharded):
-    compare(workplace, "plain", "sharded")
-    assert sharded["data"]["rejected"]["interactions_below_min_rating"] > 0
-    assert "interactions_below_min_rating" in client(workplace).get_run(sharded["run_id"]).data.tags["data"]
-    assert sharded["trainable_parameters"] == plain["trainable_parameters"]
-
-
-def test_interrupted_and_resumed_on_more_workers_ends_as_uninterrupted(workplace, sharded, resumed):
-    compare(workplace, "sharded", "resumed")
-    assert resumed["val"] == pytest.approx(sharded["val"], abs=0.02)  # one of 60 users' ranks may turn on rounding
-    assert resumed["epochs"] == sharded["epochs"] == 4
+def test_interrupted_and_resumed_on_two_zero3_workers_ends_as_one_plain_process(workplace, plain, resumed):
+    compare(workplace, "plain", "resumed")
+    assert resumed["val"] == pytest.approx(plain["val"], abs=0.02)  # one of 60 users' ranks may turn on rounding
+    assert resumed["epochs"] == plain["epochs"] == 4
+    assert resumed["trainable_parameters"] == plain["trainable_parameters"]
+    assert resumed["data"]["rejected"]["interactions_below_min_rating"] > 0
+    assert "interactions_below_min_rating" in client(workplace).get_run(resumed["run_id"]).data.tags["data"]
 
 
 def compare(workplace, one: str, other: str) -> None:
@@ -163,8 +163,8 @@ def test_evaluate_reproduces_the_test_metrics_from_the_artifacts(workplace, resu
 
 
 def test_other_settings_do_not_resume(workplace, plain):
-    settings = workplace.settings("quickstart.yaml", *STAGE0, "name=plain", "training.num_workers=0", "resume=true")
-    process = workplace.start("train.py", *settings, "training.learning_rate=0.5")
+    again = (*settings(workplace, "plain"), "training.num_workers=0", "resume=true")
+    process = workplace.start("train.py", *again, "training.learning_rate=0.5")
     output, errors = process.communicate(timeout=300)
     assert (process.returncode, output) == (2, "")
     assert errors.splitlines()[-1].startswith("error: training.learning_rate: 0.5 differs from 0.0001")

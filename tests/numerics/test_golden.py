@@ -7,10 +7,19 @@ import torch
 
 from numerics.golden import CASES, GOLDEN, Losses, Parts, Run, losses_in_one_process, losses_of_two_workers, make_parts
 
-RUNS = [(case, level) for case in CASES for level in (0, 2, 3) if case.startswith("tiny")]
-RUNS += [("smollm2-before", 2), ("smollm2-before", 3)]
+QUICK = (
+    *(("tiny-before", level) for level in (0, 2, 3)),
+    ("tiny-after", 3),
+    ("tiny-own", 2),
+    ("tiny-lora", 3),
+    ("smollm2-before", 3),
+)
+ALL = [(case, level) for case in CASES for level in (0, 2, 3) if case.startswith("tiny")]
+ALL += [("smollm2-before", 2), ("smollm2-before", 3)]
 """SmolLM2 runs with one placement of the prefix, and not at level 0. Level 2 differs from it only in trained weights,
 which both LLMs have alike."""
+SLOW = [run for run in ALL if run not in QUICK]
+"""What `make test` leaves out. Each placement, each level and each LLM is in QUICK once."""
 TOLERANCE = 2e-5
 """Measured worst cases, at losses of 7 to 11: 2.4e-6 between one process and two workers at any level, 3.3e-6 between
 one and two threads, 2.4e-6 between AVX-512 and AVX2, 6.4e-6 between AVX-512 and no wide vectors. A temperature of .0501
@@ -23,8 +32,13 @@ def parts(cache, movielens, smollm2, tmp_path_factory) -> Parts:
 
 
 @pytest.fixture(scope="module")
-def two_workers(parts) -> dict[Run, list[Losses]]:
-    return losses_of_two_workers(RUNS, parts)
+def quick(parts) -> dict[Run, list[Losses]]:
+    return losses_of_two_workers(QUICK, parts)
+
+
+@pytest.fixture(scope="module")
+def slow(parts) -> dict[Run, list[Losses]]:
+    return losses_of_two_workers(SLOW, parts)
 
 
 def check(losses: Losses, case: str) -> None:
@@ -37,8 +51,18 @@ def test_one_process_has_the_golden_losses(parts, case):
     check(losses_in_one_process(case, parts), case)
 
 
-@pytest.mark.parametrize("run", RUNS, ids=lambda run: f"{run[0]}-zero{run[1]}")
-def test_two_workers_have_the_golden_losses(two_workers, run):
-    first, second = two_workers[run]
+@pytest.mark.parametrize("run", QUICK, ids=lambda run: f"{run[0]}-zero{run[1]}")
+def test_two_workers_have_the_golden_losses(quick, run):
+    check_both(quick[run], run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", SLOW, ids=lambda run: f"{run[0]}-zero{run[1]}")
+def test_two_workers_have_the_golden_losses_at_every_level(slow, run):
+    check_both(slow[run], run)
+
+
+def check_both(losses: list[Losses], run: Run) -> None:
+    first, second = losses
     assert first == second  # the losses are sums over both
     check(first, run[0])
