@@ -17,7 +17,7 @@ def main(config: Experiment) -> Mapping[str, Any]:
 
     tracking = open_records(config.tracking)
     cache = Path(config.cache_dir).expanduser()
-    dataset = prepare_dataset(config.data, cache)
+    dataset = prepare_dataset(config.data, cache).trained_on(config.training.train_fraction, config.training.seed)
     tags = recommender_tags(config.recommender, dataset.name, dataset.fingerprint, cache)
     tags["data"] = dataset.described()
     with tracking.run(config, "pretrain", config.recommender.type, tags) as run:

@@ -6,7 +6,7 @@ The base is an experiment file (config=), and every cell changes one thing in it
 data are found in MLflow and not run again. After Ctrl-C, the same command resumes. The report (Markdown, HTML with
 plots, JSON) lies under output_dir and in MLflow. A cell of the default base takes about five minutes on two cores, also
 without bf16; dry_run=true estimates yours. Per seed, table 2 has 3 cells, 4 has 6, 5 has 3, 6 has 4, 7 has 5, additions
-7, figure 3 has 12, figure 4 has 5. Table 3 takes seconds. With results= it adds a result from MLflow:
+7, figure 3 has 14, figure 4 has 5. Table 3 takes seconds. With results= it adds a result from MLflow:
 
     python jobs/reproduce.py results=docs/results [add=<name> runs=[<run id>,...] references=[<name>,...]]
 """

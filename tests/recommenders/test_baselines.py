@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GPT2Config
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    BertTokenizerFast,
+    GPT2Config,
+)
 
 from laser.config.compose import load_config
 from laser.config.families.recommenders import (
@@ -32,6 +40,7 @@ from laser.sources.prepare import prepare_dataset
 
 NUM_ITEMS = 24
 CPU = torch.device("cpu")
+SMALL_BERT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 20}
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +81,27 @@ def test_item_features_are_mean_states_of_each_text_by_itself(dataset, tiny_llm,
             states_TH = llm(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
         # bf16 where the hardware has it: 8 bits of states of order 1.
         np.testing.assert_allclose(features_IH[item], states_TH.float().mean(dim=0).numpy(), atol=0.05)
+
+
+def test_a_sentence_encoder_gives_item_features_by_its_own_pooling(dataset, tmp_path):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "very", "nice"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    tokenizer, folder = BertTokenizerFast(str(tmp_path / "vocab.txt")), tmp_path / "encoder"
+    encoder = BertModel(BertConfig(vocab_size=len(words), **SMALL_BERT)).eval()
+    for part in (tokenizer, encoder):
+        part.save_pretrained(folder)
+    (folder / "1_Pooling").mkdir()
+    pooling = folder / "1_Pooling" / "config.json"
+    pooling.write_text('{"pooling_mode_mean_tokens": true, "pooling_mode_cls_token": false}')
+    features_IH = item_features(str(folder), None, dataset, tmp_path, CPU)
+    for item in (0, 7, NUM_ITEMS - 1):  # the last has 24 words, and the encoder 20 places
+        read = tokenizer(item_texts(dataset.items, ())[item], return_tensors="pt", truncation=True, max_length=20)
+        with torch.inference_mode():
+            mean_H = encoder(**read).last_hidden_state[0].mean(dim=0)
+        np.testing.assert_allclose(features_IH[item], mean_H.numpy(), atol=1e-5)
+    pooling.write_text('{"pooling_mode_cls_token": true}')
+    with pytest.raises(UserError, match="text_source: .*encoder pools by pooling_mode_cls_token, wanted"):
+        item_features(str(folder), 1, dataset, tmp_path, CPU)
 
 
 def test_new_weights_in_the_same_folder_give_new_features_and_a_new_recommender(dataset, tiny_llm, tmp_path):

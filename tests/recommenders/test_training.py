@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from laser.config.families.recommenders import Bert4RecConfig, SASRecConfig
+from laser.config.families.recommenders import Bert4RecConfig, ItemKNNConfig, SASRecConfig
 from laser.config.schema import DataConfig
 from laser.data.dataset import Dataset
 from laser.errors import UserError
@@ -50,6 +50,18 @@ WALKERS = [
         **{**SMALL, "hidden_size": 32, "learning_rate": 3e-3}, mask_probability=0.3, max_epochs=40, validate_every=4
     ),
 ]
+
+
+def test_a_share_of_the_training_users_is_all_that_is_fitted_and_validation_stays_whole(walks, tmp_path: Path):
+    part = walks.trained_on(0.25, seed=3)
+    assert walks.trained_on(1.0, seed=3) is walks and part.fingerprint != walks.fingerprint
+    known = set(walks.examples("train").share_of_users(0.25, seed=3).users.tolist())
+    assert set(part.examples("train").users.tolist()) == known and 0 < len(known) < 20
+    assert {user for user in range(part.num_users) if len(part.train_items(user))} == known
+    assert part.examples("val").digest() == walks.examples("val").digest()
+    whole, shared = (pretrained_recommender(ItemKNNConfig(), data, tmp_path) for data in (walks, part))
+    assert shared.directory != whole.directory and shared.result.statistics < whole.result.statistics
+    assert {len(items) for items in training_sequences(part, 51)} == {len(part.train_items(user)) for user in known}
 
 
 @pytest.mark.parametrize("config", WALKERS, ids=lambda config: config.type)

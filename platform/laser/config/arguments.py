@@ -7,8 +7,8 @@ from pydantic import BaseModel
 
 from laser.config.fields import sections, settings
 from laser.config.section import Section
-from laser.config.yaml_text import UNREADABLE, Words, parse_yaml, quoted_text, refuse_interpolation
 from laser.errors import UserError
+from laser.storage.yaml_text import UNREADABLE, Words, parse_yaml, quoted_text, refuse_interpolation
 
 OPEN_SECTIONS = ("space",)
 """Sections whose own keys are dotted: in `space.mformer.num_experts`, all that follows `space.` is one key."""

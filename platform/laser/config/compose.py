@@ -16,8 +16,8 @@ from pydantic import BaseModel, ValidationError
 
 from laser.config.arguments import OPEN_SECTIONS, main_setting, parse_value
 from laser.config.explain import explained
-from laser.config.yaml_text import UNREADABLE, parse_yaml
 from laser.errors import UserError
+from laser.storage.yaml_text import UNREADABLE, parse_yaml
 
 logger = logging.getLogger(__name__)
 

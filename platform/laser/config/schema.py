@@ -304,7 +304,7 @@ class TrainingConfig(Section):
     and for the warm start of the head."""
     train_fraction: Annotated[PositiveFraction, ARTIFACT] = 1.0
     """Fraction of the training users to train on, drawn with the seed; a larger fraction holds the smaller ones. The
-    ID-based recommender still trains on all: take recommender.type=none where it must not see the others."""
+    ID-based recommender too sees them alone."""
     train_users: Annotated[PositiveInt | None, ARTIFACT] = None
     """Train on a seeded sample of so many users; null takes all."""
     validation_users: Annotated[PositiveInt | None, ARTIFACT] = None

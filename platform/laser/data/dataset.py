@@ -8,6 +8,7 @@ On disk a dataset is a directory of Parquet files and a manifest, written by `la
     manifest.json      schema version, counts, fingerprint, source
 """
 
+import hashlib
 import json
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +39,22 @@ class Dataset:
         self.num_users: int = manifest["num_users"]
         self.num_items: int = manifest["num_items"]
         self.num_interactions: int = manifest["num_interactions"]
+        self._trains: NDArray[np.bool_] | None = None
+        """Whether each user's sequence is trained on; None where all are."""
+
+    def trained_on(self, fraction: float, seed: int) -> "Dataset":
+        """Return the same data with the training sequences of a share of the users alone, under another fingerprint.
+
+        They are the users of `Examples.share_of_users`. The others' sequences are still histories to validate and test
+        with. So what is fitted to the share knows of no other user's choices.
+        """
+        if fraction == 1.0:
+            return self
+        users = self.examples("train").share_of_users(fraction, seed).users
+        digest = hashlib.sha256(users.tobytes()).hexdigest()[:8]
+        part = Dataset(self.path, {**self.manifest, "fingerprint": f"{self.fingerprint}-{digest}"})
+        part._trains = np.isin(np.arange(self.num_users), users)
+        return part
 
     def facts(self) -> dict[str, Any]:
         """Return what summaries say of the data: name, counts, and what was left out, by reason."""
@@ -110,7 +127,9 @@ class Dataset:
         return self._splits.column(f"{split}_end").to_numpy().astype(np.int64)
 
     def train_items(self, user: int) -> NDArray[np.int32]:
-        """Return the items of a user's training interactions, oldest first."""
+        """Return the items of a user's training interactions, oldest first; none of users that `trained_on` drops."""
+        if self._trains is not None and not self._trains[user]:
+            return self.item_ids[:0]
         start = self.offsets[user]
         return self.item_ids[start : start + self.num_train_items[user]]
 
@@ -136,6 +155,8 @@ class Dataset:
         first = self.offsets[:-1]
         if split == "train":
             users = np.flatnonzero(self._ends("train") >= 2)  # one item to read and one to predict
+            if self._trains is not None:
+                users = users[self._trains[users]]
             ends = first[users] + self._ends("train")[users] - 1
             if every_prefix:
                 counts = ends - first[users]

@@ -1,7 +1,7 @@
 """Text features of items: a frozen LLM's mean-pooled hidden states of each item's text, computed once and cached.
 
 Recommenders that read text (`laser.recommenders.text`) get them as an array. The LLM reads no virtual token and no
-instruction, and nothing is trained.
+instruction, and nothing is trained. A sentence encoder may stand in for the LLM (`sentence_encoder.py`).
 
 Shape suffixes: B batch, T tokens, I catalogue items, H LLM width.
 """
@@ -18,11 +18,13 @@ from laser.config.identity import llm_content, stage_key
 from laser.config.schema import LLMConfig, PromptConfig
 from laser.data.batches import inference_batches
 from laser.data.dataset import Dataset
-from laser.data.prompts import Prompts
+from laser.data.prompts import Prompts, item_texts
 from laser.errors import UserError
 from laser.llm.loading import choose_dtype, embedding_width, load_llm, load_tokenizer
+from laser.llm.source import resolve_llm
 from laser.models.bituning import BiTuning
 from laser.models.llm_probe import max_positions, open_llm
+from laser.recommenders.sentence_encoder import encode_texts, is_sentence_encoder
 from laser.storage.cache import make_once
 
 ARTIFACT_VERSION = 2
@@ -64,6 +66,9 @@ def _compute(
 ) -> NDArray[np.float32]:
     settings = LLMConfig(source=llm_source, num_layers=num_layers)
     try:
+        encoder = resolve_llm(llm_source, cache_dir)
+        if is_sentence_encoder(encoder):
+            return encode_texts(encoder, item_texts(dataset.items, dataset.item_attributes), device)
         directory = open_llm(settings, cache_dir).directory
     except UserError as error:
         raise UserError(str(error).replace("llm.source", "recommender.text_source", 1)) from error

@@ -107,6 +107,7 @@ def cells_of(table: Table, job: ReproduceJob, runs: Mapping[tuple[str, int], str
             config = with_absolute_paths(with_overrides(base, changes))
             dataset = prepare_dataset(config.data, cache)
             if kind == "recommender":
+                dataset = dataset.trained_on(config.training.train_fraction, seed)
                 key = recommender_key(config.recommender, dataset.fingerprint, cache)
             else:
                 key = settings_key(config, dataset.fingerprint)

@@ -66,7 +66,8 @@ def make_artifacts(config: Experiment, recommender_directory: Path | None = None
     device = pretraining_device(config.training.use_gpu)
     recommender = None
     if config.uses_recommender and recommender_directory is None:
-        pretrained = pretrained_recommender(config.recommender, dataset, cache, test=False, device=device)
+        known = dataset.trained_on(config.training.train_fraction, config.training.seed)
+        pretrained = pretrained_recommender(config.recommender, known, cache, test=False, device=device)
         recommender, recommender_directory = pretrained.model, pretrained.directory
     elif recommender_directory is not None:
         recommender = load_recommender(recommender_directory)

