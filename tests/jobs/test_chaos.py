@@ -1,6 +1,6 @@
 """Tests faults on real processes: each run ends like an undisturbed one, and its record holds nothing twice.
 
-`make chaos` runs all tests and prints what each fault cost. The default run has only the quick ones.
+`make chaos` runs them and prints what each fault cost. The default run has none: each is several trainings.
 """
 
 import itertools
@@ -27,7 +27,7 @@ from laser.config.schema import Experiment
 from laser.training.prepare import make_artifacts
 from laser.training.run.checkpoint import Checkpoint, latest_checkpoint
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.slow]
 
 SHORT, LONG = 3, 10
 """Number of epochs of stage 1; one epoch of stage 2 follows."""
@@ -189,7 +189,6 @@ def test_a_run_killed_while_it_writes_a_checkpoint_resumes_to_the_same_bits(work
     survived("killed while it writes a checkpoint", "resume=true", lost, difference(workplace, run, undisturbed_here))
 
 
-@pytest.mark.slow
 def test_a_full_disk_is_told_in_one_line_and_the_run_resumes_to_the_same_bits(workplace, undisturbed_here, survived):
     """Limit the size of the running process's files. MLflow's database is on the same disk."""
     job = Job(workplace, "full-disk", *HERE).start()
@@ -206,8 +205,6 @@ def test_a_full_disk_is_told_in_one_line_and_the_run_resumes_to_the_same_bits(wo
     survived("disk full", "room, resume=true", lost, difference(workplace, run, undisturbed_here))
 
 
-@pytest.mark.chaos
-@pytest.mark.slow
 def test_a_killed_worker_changes_no_bit(workplace, undisturbed, survived):
     job = Job(workplace, "worker", *TWO).start()
     job.wait_for_epoch(1, 1)
@@ -217,8 +214,6 @@ def test_a_killed_worker_changes_no_bit(workplace, undisturbed, survived):
     survived("kill -9 of a train worker", "itself", lost, difference(workplace, run, undisturbed))
 
 
-@pytest.mark.chaos
-@pytest.mark.slow
 def test_a_killed_job_resumes_to_the_same_bits(workplace, undisturbed, survived):
     job = Job(workplace, "driver", *TWO).start()
     job.wait_for_epoch(1, 2)
@@ -228,8 +223,6 @@ def test_a_killed_job_resumes_to_the_same_bits(workplace, undisturbed, survived)
     survived("kill -9 of the job", "resume=true", lost, difference(workplace, run, undisturbed))
 
 
-@pytest.mark.chaos
-@pytest.mark.slow
 def test_a_killed_trial_is_tried_again(workplace, undisturbed, survived):
     job = Job(workplace, "trial", *TWO, *SWEEP, "search.max_retries=1", job="tune.py").start()
     job.wait_for_epoch(1, 1)
@@ -239,8 +232,6 @@ def test_a_killed_trial_is_tried_again(workplace, undisturbed, survived):
     survived("kill -9 of a trial's own process", "search.max_retries", lost, difference(workplace, run, undisturbed))
 
 
-@pytest.mark.chaos
-@pytest.mark.slow
 def test_a_run_survives_a_lost_node_on_fewer_workers(workplace, undisturbed, survived, tmp_path):
     """Run with 2 workers, with 1 when a node goes, and with 2 again when the autoscaler has started another."""
     nodes = LocalNodes(max_workers=2, cpus=1, idle_seconds=600)
@@ -292,8 +283,6 @@ def _name(process: psutil.Process) -> str:
         return ""
 
 
-@pytest.mark.chaos
-@pytest.mark.slow
 def test_asha_decides_the_same_after_a_restart_and_frees_what_it_stops(workplace, survived, tmp_path):
     space = (*SWEEP[:2], "space.training.seed={choice: [0, 1, 2, 3]}", "search.scheduler=asha")
     settings = (*space, "training.num_workers=1", "training.zero_stage=0")
@@ -349,8 +338,6 @@ def records(workplace, sweep: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-@pytest.mark.chaos
-@pytest.mark.slow
 def test_a_run_survives_one_fault_after_the_other(workplace, survived):
     """Kill processes at seeded times, and report what is left of the speed."""
     reference = Job(workplace, "undisturbed-two", *TWO, epochs=LONG).start().finish()

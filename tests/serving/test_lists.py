@@ -95,6 +95,7 @@ def test_new_histories_have_popular_items_where_nothing_is_known(job, trained, t
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_the_workers_of_ray_data_give_the_same_file(job, tmp_path):
     here = pq.read_table(recommend(job(batch_users=64))["output"])
     summary = recommend(job(batch_users=64, num_workers=2, output=str(tmp_path / "ray.parquet")))
