@@ -273,6 +273,12 @@ class BenchmarkConfig(Section):
     warm-up."""
     fitted_items: tuple[PositiveInt, ...] = (18_357, 100_000)
     """fitted: items of each generated dataset. Amazon Sports (2014, 5-core): 35,598 users and 18,357 items."""
+    recbole_python: str | None = None
+    """peers: Python of an environment that has RecBole; null leaves it out."""
+    rectools_python: str | None = None
+    """peers: Python of an environment that has RecTools; null leaves it out."""
+    peer_epochs: PositiveInt = 2
+    """peers: epochs that each library trains in a round."""
     gpu_scale: Literal["full", "small"] = "full"
     """gpu: full measures at sizes for an H100; small runs the same code in a few minutes on a CPU, and its figures mean
     nothing."""
@@ -309,7 +315,9 @@ class BenchmarkConfig(Section):
         return self
 
 
-Suite = Literal["train", "encode", "rank", "catalogue", "fitted", "prepare", "sharding", "tune", "gpu", "serve"]
+Suite = Literal[
+    "train", "encode", "rank", "catalogue", "fitted", "peers", "prepare", "sharding", "tune", "gpu", "serve"
+]
 """Each is a module of `laser.benchmarks` with a function `run`."""
 
 
@@ -318,10 +326,10 @@ class BenchmarkJob(Experiment):
 
     suite: Suite
     """train: optimizer steps; encode: encoding the catalogue; rank: full-catalogue ranks; catalogue: loss and ranks
-    over many items; fitted: ranks and encodings of the recommenders made by counting; prepare: raw data to a dataset;
-    sharding: memory and cost of the ZeRO levels; tune: the time that a sweep adds to its trials; gpu: all that a
-    machine with a GPU shows within minutes, from the speed of its products to trained models; serve: latency and
-    throughput over HTTP."""
+    over many items; fitted: ranks and encodings of the recommenders made by counting; peers: epochs of SASRec and
+    BERT4Rec beside other libraries; prepare: raw data to a dataset; sharding: memory and cost of the ZeRO levels; tune:
+    the time that a sweep adds to its trials; gpu: all that a machine with a GPU shows within minutes, from the speed of
+    its products to trained models; serve: latency and throughput over HTTP."""
     benchmark: BenchmarkConfig = BenchmarkConfig()
 
 

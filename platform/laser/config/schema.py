@@ -65,6 +65,9 @@ class DataConfig(Section):
     attributes: tuple[str, ...] | None = None
     """Item attributes to keep, in prompt order; null keeps all but an index (amazon: brand or store,
     and categories)."""
+    clean_texts: bool | None = None
+    """Read titles and attributes as a web page shows them: without entities, markup, line breaks and page source. null:
+    of amazon's dumps alone. Texts of other layouts that hold markup are counted and told."""
     min_rating: float | None = None
     """Drop interactions rated lower; null keeps all. RecFormer's JSON has no ratings and refuses it."""
     k_core: NonNegativeInt = 0

@@ -26,7 +26,9 @@ from laser.data.dataset import SCHEMA_VERSION, Dataset, open_dataset
 from laser.errors import UserError
 from laser.ingest.interactions import Workspace
 from laser.ingest.order import SplitAgainstTime, by_user_and_time, k_core
+from laser.ingest.texts import clean, num_with_markup
 from laser.ingest.write import TableWriter, write_users
+from laser.sources.base import RawData
 from laser.sources.registry import detect_format, read_source, source_directory, source_files
 from laser.storage.cache import make_once
 from laser.storage.content import file_hash
@@ -82,17 +84,18 @@ def _write_dataset(directory: Path, config: DataConfig, workspace: Workspace, ta
             f"data.path: {config.path}: the split is against time: user {raw.users[error.user].as_py()!r} has an "
             "interaction later than one of the next split; put all into one file, whose last ones are then held out"
         ) from error
-    untitled = pc.equal(raw.items.column("title"), "").to_numpy()
+    raw_items, text_counts = _with_clean_texts(raw, config)
+    untitled = pc.equal(raw_items.column("title"), "").to_numpy()
     core, num_titled = k_core(blocks, num_users, ~untitled, config.k_core)
     num_interactions = int(core.item_counts.sum())
-    rejected = raw.rejected | ({"repeated_interactions": num_repeats} if raw.drop_repeats else {})
+    rejected = raw.rejected | text_counts | ({"repeated_interactions": num_repeats} if raw.drop_repeats else {})
     rejected["items_without_title"] = int(untitled.sum())
     rejected["interactions_without_title"] = blocks.num_rows - num_titled
     rejected["interactions_outside_k_core"] = num_titled - num_interactions
     if not num_interactions:
         raise _nothing_left(config, rejected)
-    items, id_of_row = _number_items(raw.items, core.item_counts, config.seed)
-    rejected["items_without_interaction"] = raw.items.num_rows - items.num_rows
+    items, id_of_row = _number_items(raw_items, core.item_counts, config.seed)
+    rejected["items_without_interaction"] = raw_items.num_rows - items.num_rows
     with TableWriter(target / "items.parquet", repetitive=True) as writer:
         writer.write(items)
     num_kept_users, digests = write_users(target, raw.users, blocks, core, id_of_row)
@@ -109,6 +112,26 @@ def _write_dataset(directory: Path, config: DataConfig, workspace: Workspace, ta
         "files": {path.name: file_hash(path) for path in sorted(target.glob("*.parquet"))},
     }
     (target / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def _with_clean_texts(raw: RawData, config: DataConfig) -> tuple[pa.Table, dict[str, int]]:
+    """Return the items, their texts cleaned where settings or layout ask for it, and counts of what was changed."""
+    items, names = raw.items, raw.items.column_names[1:]
+    if not (raw.texts_of_pages if config.clean_texts is None else config.clean_texts):
+        num_suspect = sum(num_with_markup(items.column(name)) for name in names)
+        if num_suspect and config.clean_texts is None:
+            logger.warning(
+                "data.path: %s: %s texts of items hold entities or markup, such as &amp; or <b>, and are read as they "
+                "are; data.clean_texts=true reads them as a web page shows them", config.path, f"{num_suspect:,}"
+            )  # fmt: skip
+        return items, {"texts_with_markup": num_suspect} if num_suspect else {}
+    num_cleaned = num_scripts = 0
+    for position, name in enumerate(names, start=1):
+        texts, num_changed, num_sources = clean(items.column(name))
+        items = items.set_column(position, name, texts)
+        num_cleaned += num_changed
+        num_scripts += num_sources if name == "title" else 0
+    return items, {"texts_cleaned": num_cleaned, "titles_of_page_source": num_scripts}
 
 
 def _nothing_left(config: DataConfig, rejected: dict[str, int]) -> UserError:

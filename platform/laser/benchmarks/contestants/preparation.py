@@ -1,6 +1,6 @@
 """One preparation in a process of its own, so that its peak memory is its own: ours, or a straightforward script.
 
-    python -m laser.benchmarks.prepare_contestants <ours|script> <pairs|amazon> <source> <target> <k> <memory in MiB>
+    python -m laser.benchmarks.contestants.preparation <ours|script> <pairs|amazon> <source> <target> <k> <MiB>
 
 The script does the same as one would quickly write it with pandas: read, drop items without title, k-core, sort by user
 and time, number items by a seeded permutation, leave one out, write Parquet.
