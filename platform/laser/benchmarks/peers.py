@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from laser.benchmarks import contestants
+from laser import peers
 from laser.benchmarks.measure import Timing, ratio
 from laser.benchmarks.suites import BenchmarkResult
 from laser.config.families.recommenders import Bert4RecConfig, SASRecConfig, TrainedSection
@@ -109,7 +109,7 @@ def _theirs(name: str, python: str, section: TrainedSection, dataset: Dataset, e
         "sequences": [dataset.train_items(user).tolist() for user in users],
         "validated": np.searchsorted(users, examples.users).tolist(),
     }
-    script = Path(contestants.__path__[0]) / f"{name}_training.py"
+    script = Path(peers.__path__[0]) / f"{name}_training.py"
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment["OMP_NUM_THREADS"] = str(torch.get_num_threads())
     with tempfile.TemporaryDirectory() as place:
