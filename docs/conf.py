@@ -15,7 +15,7 @@ html_show_sourcelink = False
 html_copy_source = False
 html_static_path = ["_site/static"]
 html_css_files = ["laser.css"]
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "settings", "notebook", "pages"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "extension"]
 exclude_patterns = ["_build", "_site"]
 root_doc = "index"
 

@@ -47,7 +47,7 @@ def run(commands: Sequence[str], folder: Path, environment: Mapping[str, str]) -
     Raises:
         AssertionError: one has failed; it shows the end of standard error.
     """
-    script = "\n".join(f"echo '{MARK}{number}'\n{command}" for number, command in enumerate(commands))
+    script = "\n".join(f"printf '\\n{MARK}{number}\\n'\n{command}" for number, command in enumerate(commands))
     with (folder / "tutorial.log").open("w") as log:
         ran = subprocess.run(
             ["bash", "-e", "-c", script],
