@@ -25,7 +25,8 @@ class Settings(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         self.env.note_reread()  # the schema is no page, so Sphinx does not see that it changes
-        return self.parse_text_to_nodes(rendering.settings_of(self.arguments[0], self.options.get("without")))
+        text = rendering.settings_of(self.arguments[0], self.options.get("without"))
+        return self.parse_text_to_nodes(text, allow_section_headings=True)
 
 
 class Notebook(SphinxDirective):
@@ -52,9 +53,13 @@ def setup(app: Sphinx) -> dict[str, Any]:
     def include(_: Sphinx, file: Path, name: str, source: list[str]) -> None:
         source[0] = rendering.with_links(source[0], docs / file.parent, (docs / name).parent, docs)
 
+    def code(_: Sphinx, kind: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+        lines[:] = rendering.with_code(lines)
+
     app.add_directive("settings", Settings)
     app.add_directive("notebook", Notebook)
     app.add_config_value("site_children", {}, "env")
     app.connect("source-read", read)
     app.connect("include-read", include)
+    app.connect("autodoc-process-docstring", code, priority=400)  # before napoleon reads the sections
     return {"parallel_read_safe": True}

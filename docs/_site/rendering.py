@@ -25,13 +25,16 @@ def settings_of(schema: str, without: str | None = None) -> str:
         without: another schema, whose settings are left out.
     """
     known = {repr(entry) for entry in described(_named(without))} if without else set()
-    return "\n\n".join(_line(entry) for entry in described(_named(schema)) if repr(entry) not in known)
+    entries = [entry for entry in described(_named(schema)) if repr(entry) not in known]
+    # Sphinx drops what stands before the first heading of a part that has any.
+    heading = "### Without a section\n\n" if isinstance(entries[0], SettingHelp) else ""
+    return heading + "\n\n".join(map(_line, entries))
 
 
 def _line(entry: SectionHelp | SettingHelp) -> str:
     if isinstance(entry, SectionHelp):
         family = f", type {entry.family}" if entry.family else ""
-        return f"**{entry.key}{family}.** {_plain(entry.meaning)}"
+        return f"### {entry.key}{family}\n\n{_plain(entry.meaning)}"
     default = "required" if entry.default is None else f"default `{entry.default}`"
     return f"- `{entry.key}` ({_plain(entry.kind)}; {default}): {_plain(entry.meaning)}"
 
@@ -85,6 +88,18 @@ def with_links(text: str, written_in: Path, shown_in: Path, docs: Path) -> str:
         return f"]({os.path.relpath(target, shown_in)}{link[2] or ''})"
 
     return LINK.sub(rewrite, text)
+
+
+def with_code(docstring: list[str]) -> list[str]:
+    """Return a docstring whose indented examples are code in reStructuredText too, where `::` announces them."""
+    lines: list[str] = []
+    for number, line in enumerate(docstring):
+        before = [earlier for earlier in docstring[:number] if earlier.strip()][-1:]
+        begins = line.startswith("    ") and number and not docstring[number - 1].strip()
+        if begins and before and not before[0].startswith(" "):
+            lines += ["::", ""]
+        lines.append(line)
+    return lines
 
 
 def contents(children: list[str]) -> str:
