@@ -13,7 +13,7 @@ from laser.tracking.interface import StoredRun
 
 SMALL = (
     "data.k_core=60", "prompt.instruction=Sum up", "prompt.max_history_items=3", "prompt.max_item_tokens=8",
-    "llm.dtype=fp32", "llm.compile=false", "recommender.hidden_size=8", "recommender.max_epochs=1",
+    "llm.num_layers=2", "llm.dtype=fp32", "llm.compile=false", "recommender.hidden_size=8", "recommender.max_epochs=1",
     "mformer.num_experts=2", "mformer.num_virtual_tokens=2", "mformer.hidden_size=16", "mformer.num_heads=2",
     "training.stage2_epochs=0", "training.train_users=20", "training.validation_users=20",
 )  # fmt: skip
