@@ -1,5 +1,8 @@
 """The Python API: in a few lines what the jobs do, with the same results."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -74,3 +77,11 @@ def test_a_recorded_run_is_opened_by_its_id(run: api.TrainedRun):
     stored: StoredRun = run.stored
     uri = f"folder:{Path(run.directory).parents[1] / 'records'}"
     assert api.open_run(stored.run_id, run.cache_dir, uri).metrics.equals(run.metrics)
+
+
+def test_threads_sleep_in_a_notebook_as_in_a_job():
+    code = "import os, sys; from laser import api; assert 'torch' not in sys.modules; "
+    code += "api.experiment(); print(os.environ)"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert "'OMP_WAIT_POLICY': 'passive'" in ran.stdout, ran.stderr

@@ -19,18 +19,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from laser.cli.job import let_threads_sleep
 from laser.config.compose import load_config, read_yaml, validate, with_overrides
 from laser.config.paths import check_places, with_absolute_paths
 from laser.config.schema import Experiment, TrackingConfig
 from laser.data.dataset import Dataset
 from laser.tracking.interface import StoredRun
-from laser.training.run.outcome import Outcome
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from laser.serving.answerer import Answerer
     from laser.serving.package import Package
+    from laser.training.run.outcome import Outcome
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "configs" / "quickstart.yaml"
 SPLITS = {"untrained": "untrained", "best": "validation", "test": "test"}
@@ -49,6 +50,7 @@ def experiment(*settings: str) -> Experiment:
     Raises:
         UserError: a setting, file or value is wrong; the message names it, its value and the remedy.
     """
+    let_threads_sleep()
     return load_config(Experiment, ["training.num_workers=0", *settings], QUICKSTART)
 
 
@@ -183,7 +185,7 @@ class TrainedRun(Run):
 
     directory: Path
     """Its checkpoints, history and ranks."""
-    outcome: Outcome
+    outcome: "Outcome"
     address: str | None
     """Opens on the runs in a browser, while MLflow's page is served."""
 
