@@ -15,7 +15,7 @@ from laser.serving.recommending import recommend
 from laser.tracking.interface import StoredRun
 
 SMALL = (
-    "data.k_core=60", "prompt.instruction=Sum up", "prompt.max_history_items=3", "prompt.max_item_tokens=8",
+    "prompt.instruction=Sum up", "prompt.max_history_items=3", "prompt.max_item_tokens=8",
     "llm.num_layers=2", "llm.dtype=fp32", "llm.compile=false", "recommender.hidden_size=8", "recommender.max_epochs=1",
     "mformer.num_experts=2", "mformer.num_virtual_tokens=2", "mformer.hidden_size=16", "mformer.num_heads=2",
     "training.stage2_epochs=0", "training.train_users=20", "training.validation_users=20",
@@ -38,7 +38,7 @@ def test_an_experiment_is_composed_as_on_the_command_line_and_runs_in_this_proce
 
 
 def test_data_say_what_they_are(cache: Path):
-    dataset = api.load_data(api.experiment(f"cache_dir={cache}", "data.k_core=60"))
+    dataset = api.load_data(api.experiment(f"cache_dir={cache}"))
     assert repr(dataset).startswith("ml-100k (") and f"{dataset.num_users:,} users" in repr(dataset)
 
 
