@@ -56,6 +56,9 @@ class Dataset:
         part._trains = np.isin(np.arange(self.num_users), users)
         return part
 
+    def __repr__(self) -> str:
+        return self.described()
+
     def facts(self) -> dict[str, Any]:
         """Return what summaries say of the data: name, counts, and what was left out, by reason."""
         counts = {name: self.manifest[name] for name in ("num_users", "num_items", "num_interactions")}

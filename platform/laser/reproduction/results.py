@@ -3,6 +3,7 @@
 docs/results/
   <name>.json              one result: settings, command, commit, hardware, seeds, metrics, what it is compared with
   <name>-seed<n>.parquet   rank of each test user, and the recommended list (laser.evaluation.user_ranks)
+  <dataset>.svg            a figure of all results on it, written with the page
   README.md                the page, written from these files by `jobs/reproduce.py results=<folder>`
 """
 

@@ -9,6 +9,7 @@ from laser.evaluation.metrics import RANK_METRICS, SELECTION_METRIC, masked_name
 from laser.evaluation.significance import compare
 from laser.evaluation.user_ranks import read_ranks
 from laser.pages.document import Block, Bullets, Code, Grid, Heading, Paragraph, as_markdown
+from laser.pages.plots import as_file, bars
 from laser.reproduction.results import Result
 
 SAMPLES = 10_000
@@ -24,10 +25,9 @@ def results_page(results: Sequence[Result], folder: Path) -> str:
             "catalogue, leave-one-out, test read once. Mean ± standard deviation over seeds."
         ),
     ]
-    for dataset in sorted({result.dataset for result in results}):
-        of_dataset = [result for result in results if result.dataset == dataset]
-        of_dataset.sort(key=lambda result: -fmean(result.test_values(SELECTION_METRIC) or [0.0]))
-        blocks += [Heading(dataset), _grid(of_dataset)]
+    for dataset, of_dataset in by_dataset(results).items():
+        figure = Paragraph(f"![{title(SELECTION_METRIC)} of {dataset}]({figure_name(dataset)})")
+        blocks += [Heading(dataset), figure, _grid(of_dataset)]
     reports = [path.relative_to(folder) for path in sorted(folder.glob("*/report.md"))]
     if reports:
         blocks += [
@@ -56,6 +56,31 @@ def results_page(results: Sequence[Result], folder: Path) -> str:
         ]
         blocks += [Heading(result.name, 3), Code(result.command), Bullets(facts)]
     return as_markdown(blocks)
+
+
+def by_dataset(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """Return the results of each dataset, the best first."""
+    ordered = sorted(results, key=lambda result: -fmean(result.test_values(SELECTION_METRIC) or [0.0]))
+    names = sorted({result.dataset for result in results})
+    return {name: [result for result in ordered if result.dataset == name] for name in names}
+
+
+def results_figures(results: Sequence[Result]) -> dict[str, str]:
+    """Draw the selection metric on the test users, a figure for each dataset: file name → SVG."""
+    figures = {}
+    for dataset, of_dataset in by_dataset(results).items():
+        values = [result.test_values(SELECTION_METRIC) for result in of_dataset]
+        labels = [result.name.removeprefix(f"{figure_name(dataset).removesuffix('.svg')}-") for result in of_dataset]
+        name = f"{title(SELECTION_METRIC)} of the test users, {dataset}"
+        means = [fmean(of_seeds) if of_seeds else None for of_seeds in values]
+        spread = [stdev(of_seeds) if len(of_seeds) > 1 else None for of_seeds in values]
+        figures[figure_name(dataset)] = as_file(bars(labels, {name: means}, {name: spread}, name))
+    return figures
+
+
+def figure_name(dataset: str) -> str:
+    """Return the file name of a dataset's figure."""
+    return f"{dataset.lower().replace('_', '-')}.svg"
 
 
 def comparisons(results: Sequence[Result], folder: Path) -> list[list[str]]:
