@@ -24,13 +24,12 @@ from laser.config.schema import DataConfig, Experiment
 from laser.data.dataset import Dataset
 from laser.errors import UserError
 from laser.evaluation.metrics import masked_name, ranking_metrics
-from laser.evaluation.ranking import ranks, ranks_without_histories
+from laser.evaluation.ranking import ranks, ranks_without_histories, user_ranks
 from laser.recommenders.text import whitened
 from laser.recommenders.text_features import item_features
 from laser.serving.answerer import Answerer
 from laser.serving.catalogue import TEXT_WIDTH
 from laser.storage.cache import make_once
-from laser.training.loop import user_ranks
 
 HISTORY_DECAY = 0.5
 """Weight of an item of a history relative to the one after it, in the text cosine; that of the hybrid on validation
