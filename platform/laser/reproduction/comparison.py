@@ -125,7 +125,8 @@ def check_comparable(systems: Sequence[System]) -> None:
     for other in systems[1:]:
         who = f"runs: {first.name} ({first.run_id}) and {other.name} ({other.run_id})"
         before, now = (_protocol(system.experiment.data) for system in (first, other))
-        different = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+        keys = sorted({*before, *now}, key=lambda key: (key != "split.type", not key.startswith("split."), key))
+        different = [key for key in keys if before.get(key) != now.get(key)]
         if different and first.fingerprint != other.fingerprint:
             key = different[0]
             values = f"{before.get(key)!r} and {now.get(key)!r}"
@@ -172,6 +173,5 @@ def _ranks(system: System, job: CompareJob) -> NDArray[np.int64]:
 
 
 def _protocol(data: DataConfig) -> dict[str, Any]:
-    """Return the settings of the data that say what is measured, those of the split first; not where the data lie."""
-    settings = {key: value for key, value in flatten(data).items() if key not in ("path", "memory_mib", "format")}
-    return dict(sorted(settings.items(), key=lambda item: not item[0].startswith("split.")))
+    """Return the settings of the data that say what is measured; not where the data lie, and how they are read."""
+    return {key: value for key, value in flatten(data).items() if key not in ("path", "memory_mib", "format")}
