@@ -36,8 +36,8 @@ def evaluated_examples(dataset: Dataset, ranks: UserRanks) -> Examples:
 
 
 def list_context(dataset: Dataset, ranks: UserRanks) -> ListContext:
-    """Return what metrics of lists need."""
-    return ListContext(dataset.num_items, ranks.targets, dataset.train_counts, item_words(dataset))
+    """Return what metrics of lists need; the ranks have lists."""
+    return ListContext(ranks.num_items, ranks.targets, dataset.train_counts, item_words(dataset))
 
 
 def segment_context(dataset: Dataset, examples: Examples) -> SegmentContext:

@@ -24,7 +24,7 @@ class ListContext:
     """What a metric may need besides the lists."""
 
     num_items: int
-    """Size of the catalogue."""
+    """Items among which lists are made: the catalogue, or its cold items."""
     targets: NDArray[np.int32]
     """The wanted item of each user, int32 [E]."""
     train_counts_I: NDArray[np.int64] | None = None
@@ -71,7 +71,8 @@ def diversity(lists_EK: Lists, context: ListContext) -> float | None:
 
     # The squared length of the sum of a list's rows holds each pair twice, and each row with itself.
     starts = np.arange(len(lists_EK) + 1) * size
-    which_EI = csr_array((np.ones(lists_EK.size), lists_EK.ravel(), starts), shape=(len(lists_EK), context.num_items))
+    shape = len(lists_EK), context.words_IW.shape[0]
+    which_EI = csr_array((np.ones(lists_EK.size), lists_EK.ravel(), starts), shape=shape)
     sums_EW = which_EI @ context.words_IW
     itself_I = context.words_IW.multiply(context.words_IW).sum(axis=1)
     alike_E = sums_EW.multiply(sums_EW).sum(axis=1) - itself_I[lists_EK].sum(axis=1)

@@ -42,17 +42,15 @@ class UserRanks:
     def __len__(self) -> int:
         return len(self.users)
 
-    def metrics(self, context: ListContext | None = None) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """All metrics of ranks, the same with `_masked` for the ranks without history, and those of lists if any.
 
-        Args:
-            context: what metrics of lists may need of the dataset, in the order of these users; without it there are
-                those that need nothing.
+        Of lists there are those that need nothing of the dataset (`laser.evaluation.lists`).
         """
         metrics = ranking_metrics(self.ranks)
         metrics |= {masked_name(name): value for name, value in ranking_metrics(self.masked).items()}
         if self.lists_EK is not None:
-            metrics |= list_metrics(self.lists_EK, context or ListContext(self.num_items, self.targets))
+            metrics |= list_metrics(self.lists_EK, ListContext(self.num_items, self.targets))
         return metrics
 
     def write(self, path: Path) -> None:

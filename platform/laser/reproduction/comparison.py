@@ -153,13 +153,12 @@ def compare_systems(systems: Sequence[System], dataset: Dataset, job: CompareJob
         name: np.stack([function(_ranks(system, job)) for system in order]) for name, function in functions.items()
     }
     examples = evaluated_examples(dataset, order[0].ranks)
-    context = list_context(dataset, order[0].ranks)
     values_SE = metrics[job.metrics[0]]
     return Comparison(
         systems=order,
         metrics=metrics,
         intervals={name: intervals(values, job.rounds, job.seed) for name, values in metrics.items()},
-        lists=[list_metrics(lists, context) if (lists := s.ranks.lists_EK) is not None else {} for s in order],
+        lists=[_list_metrics(system.ranks, dataset) for system in order],
         pairs=compare_all(values_SE, job.rounds, job.seed, job.alpha),
         segments=segments(segment_context(dataset, examples)),
         findings=[findings(evidence(dataset, examples, system.ranks)) for system in order],
@@ -170,6 +169,10 @@ def compare_systems(systems: Sequence[System], dataset: Dataset, job: CompareJob
 
 def _ranks(system: System, job: CompareJob) -> NDArray[np.int64]:
     return system.ranks.ranks if job.history == "shown" else system.ranks.masked
+
+
+def _list_metrics(ranks: UserRanks, dataset: Dataset) -> dict[str, float]:
+    return {} if ranks.lists_EK is None else list_metrics(ranks.lists_EK, list_context(dataset, ranks))
 
 
 def _protocol(data: DataConfig) -> dict[str, Any]:

@@ -77,7 +77,16 @@ def leave_items_out(dataset: Dataset, fraction: float, seed: int, cache: Path) -
 
 
 def without_items(config: Experiment, data: ColdData) -> Experiment:
-    """Return the experiment on the data without the items that were left out. What was filtered stays filtered."""
+    """Return the experiment on the data without the items that were left out. What was filtered stays filtered.
+
+    Raises:
+        UserError: the data have another split than leave-one-out, which the rest of the data would not have.
+    """
+    if not config.data.split.neutral:
+        raise UserError(
+            f"data.split.type: {config.data.split.type}; items are left out of data with leave_one_out alone; leave "
+            "data.split out, or train on data.split=cold instead"
+        )
     plain = DataConfig(path=str(data.folder), format="pairs", seed=config.data.seed)
     return config.model_copy(update={"data": plain})
 
