@@ -158,7 +158,7 @@ def compare_systems(systems: Sequence[System], dataset: Dataset, job: CompareJob
         systems=order,
         metrics=metrics,
         intervals={name: intervals(values, job.rounds, job.seed) for name, values in metrics.items()},
-        lists=[_list_metrics(system.ranks, dataset) for system in order],
+        lists=_list_metrics([system.ranks for system in order], dataset),
         pairs=compare_all(values_SE, job.rounds, job.seed, job.alpha),
         segments=segments(segment_context(dataset, examples)),
         findings=[findings(evidence(dataset, examples, system.ranks)) for system in order],
@@ -171,8 +171,12 @@ def _ranks(system: System, job: CompareJob) -> NDArray[np.int64]:
     return system.ranks.ranks if job.history == "shown" else system.ranks.masked
 
 
-def _list_metrics(ranks: UserRanks, dataset: Dataset) -> dict[str, float]:
-    return {} if ranks.lists_EK is None else list_metrics(ranks.lists_EK, list_context(dataset, ranks))
+def _list_metrics(ranks: Sequence[UserRanks], dataset: Dataset) -> list[dict[str, float]]:
+    with_lists = [one for one in ranks if one.lists_EK is not None]
+    if not with_lists:
+        return [{} for _ in ranks]
+    context = list_context(dataset, with_lists[0])  # users, targets and candidates are the same
+    return [{} if one.lists_EK is None else list_metrics(one.lists_EK, context) for one in ranks]
 
 
 def _protocol(data: DataConfig) -> dict[str, Any]:
