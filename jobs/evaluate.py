@@ -1,10 +1,13 @@
 """Evaluate a recorded run again from its files: the selected weights, item embeddings, recommender and config."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from laser.cli.job import run_job
 from laser.config.jobs import EvaluateJob
+
+logger = logging.getLogger("evaluate")
 
 
 def main(job: EvaluateJob) -> Mapping[str, Any]:
@@ -14,6 +17,8 @@ def main(job: EvaluateJob) -> Mapping[str, Any]:
 
     run = open_records(job.tracking, must_exist=True).find(job.run_id)
     found = evaluated(run, job.cache_dir, job.split)
+    for finding in found.findings:
+        logger.warning("%s", finding)
     prefix = "test/" if job.split == "test" else "best/"
     recorded = run.figures(prefix)
     if not recorded:
@@ -24,6 +29,7 @@ def main(job: EvaluateJob) -> Mapping[str, Any]:
         "data": found.data,
         "metrics": found.metrics,
         "recorded": recorded or None,
+        "findings": found.findings,
     }
 
 

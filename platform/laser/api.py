@@ -197,6 +197,8 @@ class Evaluated:
     metrics: dict[str, float]
     data: dict[str, Any]
     """What summaries say of the data."""
+    findings: list[str]
+    """What makes the evaluation doubtful, a sentence each."""
 
 
 def evaluated(run: StoredRun, cache_dir: str, split: Literal["val", "test"]) -> Evaluated:
@@ -205,6 +207,8 @@ def evaluated(run: StoredRun, cache_dir: str, split: Literal["val", "test"]) -> 
     Raises:
         UserError: its data or its LLM have changed since.
     """
+    from laser.data.evaluated import evidence
+    from laser.evaluation.findings import findings
     from laser.training.evaluate import check_same_content, evaluate_checkpoint
     from laser.training.prepare import prepare_inputs
 
@@ -216,7 +220,10 @@ def evaluated(run: StoredRun, cache_dir: str, split: Literal["val", "test"]) -> 
         config = with_absolute_paths(with_overrides(config, {"cache_dir": cache_dir}))
         inputs = prepare_inputs(config, recommender)
         check_same_content(config, inputs.artifacts, run.tags())
-        return Evaluated(evaluate_checkpoint(config, inputs, checkpoint, split), inputs.dataset.facts())
+        ranks = evaluate_checkpoint(config, inputs, checkpoint, split)
+        examples = (inputs.test if split == "test" else inputs.val).examples
+        found = findings(evidence(inputs.dataset, examples, ranks))
+        return Evaluated(ranks.metrics(), inputs.dataset.facts(), found)
 
 
 @dataclass(frozen=True)

@@ -426,6 +426,44 @@ class ReportJob(Section):
         return self.tracking.model_copy(update={"experiment": self.experiment})
 
 
+class CompareJob(Section):
+    """The recorded runs to compare, user by user."""
+
+    runs: tuple[str, ...] = ()
+    """Run ids of jobs/train.py, pretrain.py, references.py or of trials. Give these or experiment."""
+    experiment: str | None = None
+    """MLflow experiment whose runs with ranks of test users are compared; of equal settings the latest."""
+    dataset: str | None = None
+    """With experiment: name of the dataset to compare on, where there are several."""
+    metrics: tuple[str, ...] = ("ndcg@10", "recall@10", "mrr")
+    """Metrics of ranks, at any cutoff: ndcg@5, recall@20, hit@1, mrr@10, mrr. The first one orders, and is tested."""
+    history: Literal["shown", "masked"] = "shown"
+    """Whether a user's own items are among the candidates. Lists always have them there."""
+    rounds: PositiveInt = 10_000
+    """Resamples of the bootstrap and random signs of the test."""
+    alpha: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
+    """Level below which a corrected p value marks a difference."""
+    seed: Seed = 0
+    """Seed of both."""
+    output: str = "comparison.html"
+    """File of the page. The same in Markdown lies beside it, and all figures as JSON."""
+    tracking: TrackingConfig = TrackingConfig()
+    cache_dir: str = ".cache/laser"
+    """Folder of prepared data; what is missing there is made again."""
+
+    @model_validator(mode="after")
+    def _runs_or_experiment(self) -> "CompareJob":
+        if bool(self.runs) == (self.experiment is not None):
+            raise ValueError("runs and experiment: give one of them")
+        if not self.metrics:
+            raise ValueError("metrics: give at least one, as ndcg@10")
+        return self
+
+    def store(self) -> TrackingConfig:
+        """Return where the runs are."""
+        return self.tracking.model_copy(update={"experiment": self.experiment or self.tracking.experiment})
+
+
 class UiJob(Section):
     """Which runs to show in a browser."""
 

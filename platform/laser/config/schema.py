@@ -12,6 +12,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from laser.config.families.finetuning import FinetuningConfig, NoFinetuning
 from laser.config.families.recommenders import Bert4RecConfig, Family, RecommenderConfig
 from laser.config.families.selection import AllUsers, SelectionConfig
+from laser.config.families.splits import LeaveOneOut, SplitConfig
 from laser.config.marks import (
     ARTIFACT,
     FINGERPRINTED,
@@ -72,6 +73,7 @@ class DataConfig(Section):
     """Drop interactions rated lower; null keeps all. RecFormer's JSON has no ratings and refuses it."""
     k_core: NonNegativeInt = 0
     """Repeatedly drop users and items with fewer interactions than this; 0 keeps all. Paper: 5."""
+    split: SplitConfig = LeaveOneOut()
     seed: Seed = 0
     """Seed of the permutation that numbers the items, so that ids carry no order."""
     memory_mib: Annotated[PositiveInt, HOW_IT_RUNS] = 2048

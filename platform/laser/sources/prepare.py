@@ -18,12 +18,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from laser.config.families.splits import ColdSplit
 from laser.config.fields import without
 from laser.config.identity import stage_key
 from laser.config.marks import FINGERPRINTED, HOW_IT_RUNS
 from laser.config.schema import DataConfig
 from laser.data.dataset import SCHEMA_VERSION, Dataset, open_dataset
+from laser.data.splits import split
 from laser.errors import UserError
+from laser.ingest.cuts import find_cuts
 from laser.ingest.interactions import Workspace
 from laser.ingest.order import SplitAgainstTime, by_user_and_time, k_core
 from laser.ingest.texts import clean, num_with_markup
@@ -63,8 +66,14 @@ def prepare_dataset(config: DataConfig, cache_dir: Path) -> Dataset:
 
 
 def _settings(config: DataConfig) -> dict[str, Any]:
-    """Return the settings that the dataset depends on, beside the content of the source."""
-    return without(config, HOW_IT_RUNS, FINGERPRINTED)
+    """Return the settings that the dataset depends on, beside the content of the source.
+
+    Leave-one-out is no part of them, because data were prepared, and named, before there were other splits.
+    """
+    settings = without(config, HOW_IT_RUNS, FINGERPRINTED)
+    if config.split.neutral:
+        del settings["split"]
+    return settings
 
 
 def _prepare(directory: Path, config: DataConfig, target: Path) -> None:
@@ -98,17 +107,27 @@ def _write_dataset(directory: Path, config: DataConfig, workspace: Workspace, ta
     rejected["items_without_interaction"] = raw_items.num_rows - items.num_rows
     with TableWriter(target / "items.parquet", repetitive=True) as writer:
         writer.write(items)
-    num_kept_users, digests = write_users(target, raw.users, blocks, core, id_of_row)
+    cuts = find_cuts(config.split, blocks, core)
+    num_kept_users, num_kept, digests = write_users(
+        target, raw.users, blocks, core, id_of_row, lambda sequences: split(config.split, sequences, cuts)
+    )
     rejected["users_without_interaction"] = num_users - num_kept_users
+    if num_kept < num_interactions:
+        rejected["interactions_outside_split"] = num_interactions - num_kept
+    # The candidates change what is measured, and neither items nor sequences.
+    candidates = (
+        b"cold candidates" if isinstance(config.split, ColdSplit) and config.split.candidates == "cold" else b""
+    )
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "name": raw.name,
-        "fingerprint": hashlib.sha256(writer.digest.digest() + digests).hexdigest()[:16],
+        "fingerprint": hashlib.sha256(writer.digest.digest() + digests + candidates).hexdigest()[:16],
         "num_users": num_kept_users,
         "num_items": items.num_rows,
-        "num_interactions": num_interactions,
+        "num_interactions": num_kept,
         "rejected": rejected,
         "source": {"path": config.path, **_settings(config)},
+        **({"cuts": cuts.times} if cuts.times else {}),
         "files": {path.name: file_hash(path) for path in sorted(target.glob("*.parquet"))},
     }
     (target / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
