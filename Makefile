@@ -24,7 +24,9 @@ $(STAMP): constraints.txt pyproject.toml
 		{ echo "error: $(PYTHON) is older than Python 3.11; remedy: make PYTHON=<path of a newer one>" >&2; exit 2; }
 	@if [ ! -x $(BIN)/python ] || [ -e $(UNFINISHED) ]; then $(PYTHON) -m venv --clear $(VENV); fi
 	@touch $(UNFINISHED)
-	DS_BUILD_OPS=0 $(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
+	@echo "installing the pinned packages into $(VENV), about 3 GB (what pip says: $(VENV)/install.log)"
+	@DS_BUILD_OPS=0 $(PYTHON) deploy/install.py $(VENV)/install.log $(BIN)/python -m pip install \
+		--disable-pip-version-check --no-compile --progress-bar=off -c constraints.txt -e '.[dev]'
 	@echo "compiling bytecode on all cores (skips files that some packages carry for later Pythons)"
 	@$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
 	@rm $(UNFINISHED)

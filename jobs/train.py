@@ -1,7 +1,7 @@
 """Train Laser once: a frozen LLM under Bi-Tuning with an M-Former, in two stages, here or on Ray Train workers.
 
 The job first makes what the cache lacks: dataset, converted LLM, ID-based recommender and encodings. After Ctrl-C, the
-run resumes with resume=true, also on another number of workers.
+run resumes with resume=true, also on another number of workers. dry_run=true says what the run would be.
 """
 
 from collections.abc import Mapping
@@ -10,11 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from laser.cli.job import run_job
-from laser.config.schema import Experiment
+from laser.config.identity import as_experiment
+from laser.config.jobs import TrainJob
 
 
-def main(config: Experiment) -> Mapping[str, Any]:
-    """Train, select on validation, test once, and record everything as an MLflow run."""
+def main(job: TrainJob) -> Mapping[str, Any]:
+    """Train, select on validation, test once, and record it as an MLflow run; or say what the training would be."""
+    config = as_experiment(job)
+    if job.dry_run:
+        from laser.forecast.dry_run import describe_training
+
+        return describe_training(config)
     from laser.api import load_data, train
 
     run = train(config)
@@ -28,4 +34,4 @@ def main(config: Experiment) -> Mapping[str, Any]:
 
 
 if __name__ == "__main__":
-    run_job(main, Experiment, Path("configs/quickstart.yaml"), resume_with="resume")
+    run_job(main, TrainJob, Path("configs/quickstart.yaml"), resume_with="resume")

@@ -1,7 +1,8 @@
 """Search over K, L and all other settings that `space` names; each trial is a training run on Ray Train workers.
 
 The job runs on the cluster that RAY_ADDRESS names, as under `ray job submit -- python jobs/tune.py`, or on this machine
-alone. After Ctrl-C, the sweep resumes with resume=true, and finished trials stay as they are.
+alone. After Ctrl-C, the sweep resumes with resume=true, and finished trials stay as they are. dry_run=true counts the
+trials and says what they would take.
 """
 
 import logging
@@ -11,30 +12,33 @@ from pathlib import Path
 from typing import Any
 
 from laser.cli.job import AllFailedError, run_job
+from laser.config.identity import part_of
+from laser.config.jobs import TuneJob
 from laser.config.schema import TuneExperiment
 
 logger = logging.getLogger("tune")
 
-BEST = ("run_id", "overrides", "val", "test")
-"""What the summary holds of the best trial."""
 
+def main(job: TuneJob) -> Mapping[str, Any]:
+    """Run the search under one parent run in MLflow, and rank its trials; or say what the search would be."""
+    config = part_of(job, TuneExperiment)
+    if job.dry_run:
+        from laser.forecast.dry_run import describe_search
 
-def main(config: TuneExperiment) -> Mapping[str, Any]:
-    """Run the search under one parent run in MLflow, and rank its trials."""
-    from laser.data.dataset import open_dataset
+        return describe_search(config)
     from laser.serving.registration import register_winner
     from laser.tracking.runs import open_tracking
     from laser.tracking.sweeps import SweepTracker, record_sweep
     from laser.tuning.baselines import validated_baselines
-    from laser.tuning.leaderboard import all_failed, as_markdown, count_by_state, leaderboard
+    from laser.tuning.leaderboard import all_failed, as_markdown, leaderboard, ranked
     from laser.tuning.search import plan_search, run_search, search_tags
     from laser.tuning.sweep import open_sweep
 
     tracking = open_tracking(config.tracking)
     plan = plan_search(config)
     sweep = open_sweep(config)
-    tags = search_tags(plan)
-    with sweep.running(), tracking.run(config, "tune", sweep.path.name, tags, sweep.run_id) as parent:
+    run = tracking.run(config, "tune", sweep.path.name, search_tags(plan), sweep.run_id)
+    with sweep.running(), run as parent:
         sweep.remember_run(parent.run_id)
         records = leaderboard(run_search(plan, sweep, SweepTracker(tracking, parent.run_id)))
         baselines = validated_baselines(plan)
@@ -42,12 +46,9 @@ def main(config: TuneExperiment) -> Mapping[str, Any]:
         record_sweep(tracking, parent, table, [asdict(record) for record in records])
         logger.info("%s, best first:\n\n%s", sweep.path.name, table)
         logger.info("in a browser, while `make ui` runs: %s", tracking.address())
-        data = open_dataset(plan.artifacts.dataset_directory).facts() if plan.artifacts else None
-        summary: dict[str, Any] = {"parent_run_id": parent.run_id, "data": data, "trials": count_by_state(records)}
-        summary["runs_address"] = tracking.address()
-        best = {name: getattr(record, name) for record in records[:1] for name in BEST}
-        summary |= {"best": best if best.get("val") else None, "baselines": baselines}
-        winner = tracking.find(best["run_id"]) if summary["best"] else None
+        whence = {"parent_run_id": parent.run_id, "runs_address": tracking.address(), "data": plan.data_facts()}
+        summary = {**whence, **ranked(records), "baselines": baselines}
+        winner = tracking.find(summary["best"]["run_id"]) if summary["best"] else None
         summary["registered"] = register_winner(winner, config.search.register_as, Path(config.cache_dir))
         sweep.mark_complete()
         if failure := all_failed(records):
@@ -56,4 +57,4 @@ def main(config: TuneExperiment) -> Mapping[str, Any]:
 
 
 if __name__ == "__main__":
-    run_job(main, TuneExperiment, Path("configs/tune/demo.yaml"), resume_with="resume")
+    run_job(main, TuneJob, Path("configs/tune/demo.yaml"), resume_with="resume")

@@ -5,6 +5,7 @@
 Ctrl-C stops it.
 """
 
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -13,6 +14,9 @@ from typing import Any
 from laser.cli.job import run_job
 from laser.config.credentials import masked
 from laser.config.jobs import UiJob
+
+OUTDATED = "ignore:starlette.middleware.wsgi is deprecated"
+"""MLflow's server imports it in each of its processes, which would each say so below the address."""
 
 
 def main(job: UiJob) -> Mapping[str, Any]:
@@ -25,8 +29,9 @@ def main(job: UiJob) -> Mapping[str, Any]:
     print(f"the runs of {tracking.experiment}: {address or masked(server)}", file=sys.stderr, flush=True)
     if server != tracking.uri:
         command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", tracking.uri]
+        command += ["--host", "127.0.0.1", "--port", str(job.port), "--uvicorn-opts", "--log-level=warning"]
         try:
-            subprocess.run([*command, "--host", "127.0.0.1", "--port", str(job.port)], check=True)
+            subprocess.run(command, check=True, env={**os.environ, "PYTHONWARNINGS": OUTDATED})
         except KeyboardInterrupt:
             pass
     return {"address": address}

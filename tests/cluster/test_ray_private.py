@@ -5,7 +5,12 @@ from importlib import import_module
 
 import pytest
 
-from laser.cluster.ray_private import FAKE_NODES_PROVIDER, check_temporary_folder, leave_interrupts_alone
+from laser.cluster.ray_private import (
+    FAKE_NODES_PROVIDER,
+    check_temporary_folder,
+    leave_interrupts_alone,
+    sift_worker_lines,
+)
 from laser.errors import UserError
 
 
@@ -33,6 +38,20 @@ def test_a_trainer_leaves_the_handler_of_ctrl_c():
         assert signal.getsignal(signal.SIGINT) is before
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_noise_of_other_processes_is_dropped_before_ray_prints_it(monkeypatch, capsys):
+    from ray._private import worker
+
+    monkeypatch.setattr(worker, "print_worker_logs", worker.print_worker_logs)  # put back afterwards
+    monkeypatch.setattr(worker, "_worker_logs_enabled", True)
+    for _ in range(2):  # a process may join several clusters
+        sift_worker_lines(lambda line: "noise" in line)
+    data = {"pid": "raylet", "ip": "a", "localhost": "a", "is_err": True, "job": None}
+    worker.print_to_stdstream({**data, "lines": ["all noise", "a real error"]}, ignore_prefix=False)
+    worker.print_to_stdstream({**data, "lines": ["noise again"]}, ignore_prefix=False)
+    said = capsys.readouterr().err
+    assert said.count("a real error") == 1 and "noise" not in said
 
 
 @pytest.mark.parametrize("variable", ["TMPDIR", "RAY_TMPDIR"])

@@ -51,7 +51,7 @@ def test_bfloat16_items_are_listed_as_what_they_hold(widened_elements, monkeypat
         top_items.top_items(representation_BH, rounded_IH, SIZE)
 
 
-@pytest.mark.parametrize("bias", [-0.5, 0.25, 3.0])
+@pytest.mark.parametrize("bias", [-0.5, 0.25, 3.0, -np.inf])
 def test_a_history_bias_moves_the_own_items_alone(large_case, bias, monkeypatch):
     monkeypatch.setattr(top_items, "TILE_SCORES", 640)
     representation_BH, items_IH, _ = large_case

@@ -1,7 +1,9 @@
 """Tests one training in two ways: in plain torch, and interrupted and resumed on two ZeRO-3 workers (compiled)."""
 
 import json
+import re
 import signal
+import socket
 import tempfile
 import time
 from importlib.metadata import version
@@ -146,6 +148,8 @@ def test_a_run_holds_settings_metrics_of_each_epoch_environment_and_artifacts(wo
     for name, steps in (("val/ndcg_at_10", [0, 1, 2, 3, 4]), ("loss", [1, 2, 3, 4]), ("expert_load/1", [1, 2, 3, 4])):
         history = client(workplace).get_metric_history(resumed["run_id"], name)
         assert sorted(point.step for point in history) == steps, name  # none lost and none twice
+    nodes = {name.split("/")[1] for name in run.data.metrics if name.startswith("system/")}
+    assert nodes == {socket.gethostname()}  # handed to the driver by the workers
     assert run.data.metrics["test/ndcg_at_10"] == pytest.approx(resumed["test"]["ndcg@10"])
     folder = Path(client(workplace).download_artifacts(resumed["run_id"], "", str(tmp_path)))
     environment = json.loads((folder / "environment.json").read_text())
@@ -182,6 +186,13 @@ def test_secrets_of_the_environment_stand_in_no_record_and_no_log(workplace, clu
     texts["output"] = "".join(spoken).encode()
     found = [(name, where) for where, text in texts.items() for name, value in SECRET.items() if value.encode() in text]
     assert found == []
+
+
+def test_nothing_is_said_that_nobody_can_act_on(resumed, spoken):
+    """Three processes speak: the job, Ray Train's controller and a worker, on a Ray of its own and on a cluster."""
+    assert resumed and any("stage 1 epoch 1" in text for text in spoken)
+    noise = re.compile("Setting accelerator|PreemptionWatcher|Configuration for exp|GGUF tensors|deprecat|Warning:")
+    assert [line for text in spoken for line in text.splitlines() if noise.search(line)] == []
 
 
 def client(workplace) -> MlflowClient:

@@ -99,7 +99,8 @@ def test_each_planned_trial_has_its_own_checkpoint_size(tiny_llm, cache):
     plan = plan_search(base.model_copy(update={"space": space}))
     small, large = plan.checkpoint_bytes.values()
     assert plan.artifacts is not None and small < large
-    laser = weightless_laser(with_overrides(plan.base, plan.trials[1]), plan.artifacts, torch.device("cpu"))
+    of_llm = (plan.artifacts.llm_directory, plan.artifacts.recommender_width)
+    laser = weightless_laser(with_overrides(plan.base, plan.trials[1]), *of_llm, torch.device("cpu"))
     weights = sum(weight.numel() for weight in laser.trainable_parameters().values())
     assert large == 4 * (3 * weights + plan.artifacts.num_items * 32)  # weights, two moments, item embeddings
 

@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TextIO, TypeVar
 from pydantic import BaseModel
 
 from laser.cli.help import help_text
+from laser.cli.quiet import quieten
 from laser.config.compose import load_config
 from laser.config.credentials import masked
 from laser.config.unused import unused_line
@@ -57,6 +58,7 @@ def run_job(
         print(help_text(sys.modules[main.__module__].__doc__ or "", config_class, default))
         sys.exit(0)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    quieten()
     for chatty in ("httpx", "alembic", "mlflow", "ray.tune", "huggingface_hub", "filelock"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     let_threads_sleep()

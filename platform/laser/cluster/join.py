@@ -8,8 +8,9 @@ from contextlib import contextmanager, nullcontext
 
 import ray
 
+from laser.cli.quiet import is_noise
 from laser.cluster.ports import free_ports
-from laser.cluster.ray_private import read_authentication_again, stay_on_this_machine
+from laser.cluster.ray_private import read_authentication_again, sift_worker_lines, stay_on_this_machine
 
 
 @contextmanager
@@ -39,6 +40,7 @@ def _joined(address: str) -> Iterator[None]:
         address=address, include_dashboard=True, dashboard_host="127.0.0.1", log_to_driver=True, logging_level="warning"
     )
     signal.signal(signal.SIGTERM, on_sigterm)
+    sift_worker_lines(is_noise)
     try:
         yield
     finally:

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from laser.cli.quiet import is_noise
 from laser.cluster.nodes import LocalNodes
 from laser.cluster.ports import free_ports
 from laser.cluster.processes import MARK, Note, stop_processes
@@ -94,7 +95,7 @@ class LocalCluster:
                 for line in process.stdout:
                     if line.startswith("{") and _is_json(line):
                         summary = line.strip()
-                    else:
+                    elif not is_noise(line):
                         print(line, end="", file=sys.stderr, flush=True)
             except BaseException:
                 process.terminate()

@@ -4,8 +4,10 @@ Checked on Ray 2.60.0. Another version may drop or rename any of it, so read thi
 """
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 from laser.errors import UserError
@@ -113,7 +115,27 @@ def leave_interrupts_alone(trainer: Any) -> None:
     trainer._register_sigint_handler = lambda controller: None
 
 
+def sift_worker_lines(is_noise: Callable[[str], bool]) -> None:
+    """Drop noise among what Ray prints here of the cluster's processes, and colours where there is no terminal."""
+    from ray._private import worker
+
+    if not sys.stderr.isatty():
+        os.environ.setdefault("RAY_COLOR_PREFIX", "0")
+    show = worker.print_worker_logs
+    if hasattr(show, "__wrapped__"):
+        return  # this process has joined a cluster before
+
+    @wraps(show)
+    def sifted(data: dict[str, Any], *more: Any, **options: Any) -> None:
+        lines = [line for line in data.get("lines", ()) if not is_noise(line)]
+        if lines:
+            show({**data, "lines": lines}, *more, **options)
+
+    worker.print_worker_logs = sifted
+
+
 def configure_tune() -> None:
-    """Keep Ctrl-C a KeyboardInterrupt in Ray Tune too, and switch off loggers that nobody has asked for."""
+    """Keep Ctrl-C a KeyboardInterrupt in Ray Tune too, and switch off reporters and loggers that nobody asked for."""
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new reporter prints a table of the search whatever it is told
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"

@@ -15,6 +15,7 @@ from laser.config.fields import marked
 from laser.config.marks import HOW_IT_RUNS, LABEL, LLM_SOURCE
 from laser.config.schema import Experiment
 from laser.config.section import Section
+from laser.storage.cache import looks_only
 from laser.storage.content import file_hash, folder_hash
 
 S = TypeVar("S", bound=BaseModel)
@@ -27,7 +28,12 @@ GGUF_CONVERTER = 2
 
 def as_experiment(config: Experiment) -> Experiment:
     """Return the experiment alone, without the sections that a sweep or another job has beside it."""
-    return Experiment.model_validate_json(config.model_dump_json(include=set(Experiment.model_fields)))
+    return part_of(config, Experiment)
+
+
+def part_of(config: BaseModel, schema: type[S]) -> S:
+    """Return the settings that a job's schema has from another one, as that one."""
+    return schema.model_validate_json(config.model_dump_json(include=set(schema.model_fields)))
 
 
 def llm_content(source: str, cache_dir: Path | None = None) -> str:
@@ -57,7 +63,7 @@ def hub_commit(source: str) -> str | None:
     from huggingface_hub import hf_hub_download  # it takes a while to import
 
     try:
-        return Path(hf_hub_download(source, "config.json")).parent.name
+        return Path(hf_hub_download(source, "config.json", local_files_only=looks_only())).parent.name
     except (OSError, ValueError):  # a name that no hub can have is a ValueError
         return None
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from laser.config.families.recommenders import BASELINES, FAMILIES, Family, FamilySection, TrainedSection
-from laser.config.schema import DataConfig, Experiment, Format, TrackingConfig
+from laser.config.schema import DataConfig, Experiment, Format, TrackingConfig, TuneExperiment
 from laser.config.section import NonNegativeFloat, Section, Seed
 
 TABLES = Path(__file__).parents[1] / "reproduction" / "tables"
@@ -25,6 +25,20 @@ if TYPE_CHECKING:
     FigureName: TypeAlias = int | str
 else:  # what the files are called: `--help` and errors list it
     TableName, FigureName = Literal[_names("table")], Literal[_names("figure")]
+
+
+class TrainJob(Experiment):
+    """An experiment to train, or to look at first."""
+
+    dry_run: bool = False
+    """Say what the training will read, hold and take, from what is in the cache; start, fetch and write nothing."""
+
+
+class TuneJob(TuneExperiment):
+    """A search to run, or to look at first."""
+
+    dry_run: bool = False
+    """Count the trials and say what they will take, from what is in the cache; start, fetch and write nothing."""
 
 
 class EvaluateJob(Section):

@@ -5,17 +5,27 @@ computes something else. So the file's own list of keys and tensors is gone thro
 `transformers`, put into the configuration here, without effect at its value, or refused by name.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    modeling_gguf_pytorch_utils,
+)
 from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
 from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
+from laser.cli.progress import waiting
 from laser.conversion.configuration import converted_config, refuse_lists
 from laser.conversion.file import GGUF, ROTATION_TENSORS
 from laser.errors import UserError
@@ -45,9 +55,10 @@ def convert_gguf(path: Path, directory: Path) -> None:
         file = GGUF.open(path)
         refuse_lists(file)
         config = converted_config(file, AutoConfig.from_pretrained(path.parent, gguf_file=path.name))
-        read, found = AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, config=config, dtype=torch.float32, output_loading_info=True
-        )
+        with waiting(f"convert {path.name}"), _without_bars():
+            read, found = AutoModelForCausalLM.from_pretrained(
+                path.parent, gguf_file=path.name, config=config, dtype=torch.float32, output_loading_info=True
+            )
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     except READING_FAILS as error:
         if isinstance(error, UserError):
@@ -63,6 +74,18 @@ def convert_gguf(path: Path, directory: Path) -> None:
     fresh.load_state_dict(read.state_dict())  # rounds to bf16, whose eight bits hold the four of a quantised weight
     fresh.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keep transformers from drawing bars. It has a switch for most of them, and none for that of a GGUF file."""
+    shown = modeling_gguf_pytorch_utils.tqdm
+    modeling_gguf_pytorch_utils.tqdm = partial(shown, disable=True)
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        modeling_gguf_pytorch_utils.tqdm = shown
 
 
 def _refuse_lost_tensors(file: GGUF, model: torch.nn.Module, found: Mapping[str, Any]) -> None:

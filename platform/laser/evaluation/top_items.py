@@ -8,6 +8,7 @@ K items of a list, M candidates for it.
 """
 
 from collections.abc import Sequence
+from math import isfinite
 
 import numpy as np
 import torch
@@ -65,13 +66,13 @@ def top_items(
         item_embeddings_IH: float32 or bfloat16, on the same device.
         size: items of a list; K is the smaller of this and I.
         histories: for each row, item ids whose scores get the bias, repeated or not.
-        bias: finite.
+        bias: finite, or -inf, which leaves these items to the end of a list that has no others.
 
     Raises:
         FloatingPointError: a vector is not finite: the model has diverged.
     """
     # A bias adds its own roundings: in the product, in the score, and in the threshold between them.
-    error_B = error_bound(representation_BH, item_embeddings_IH) + abs(bias) * 2.0**-22
+    error_B = error_bound(representation_BH, item_embeddings_IH) + (abs(bias) * 2.0**-22 if isfinite(bias) else 0.0)
     lists_BK = torch.empty(len(error_B), min(size, len(item_embeddings_IH)), dtype=torch.int64, device=error_B.device)
     for start in range(0, len(error_B), TILE_USERS):
         users = slice(start, start + TILE_USERS)

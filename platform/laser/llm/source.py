@@ -9,7 +9,7 @@ from pathlib import Path
 
 from laser.config.identity import GGUF_CONVERTER, hub_commit
 from laser.errors import UserError
-from laser.storage.cache import make_once
+from laser.storage.cache import NotMadeError, looks_only, make_once
 from laser.storage.content import file_hash
 from laser.storage.wheels import fetch_wheel
 
@@ -57,8 +57,12 @@ def _from_hub(source: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        path = snapshot_download(source, revision=hub_commit(source), allow_patterns=HUB_FILES)
+        path = snapshot_download(
+            source, revision=hub_commit(source), allow_patterns=HUB_FILES, local_files_only=looks_only()
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        if looks_only():
+            raise NotMadeError(f"llm.source: {source} is not on this machine") from error
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"llm.source: {source} is no local directory, and the hub did not give it ({reason}); "

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 COLOURS = ("#8da0cb", "#fc8d62", "#66c2a5", "#e78ac3", "#a6d854", "#b3b3b3", "#e5c494", "#ffd92f")
 BEST = "#d62728"
 """Colour of what is best."""
+WIDTH = 6
+"""Inches. A phone shows it at two thirds, where its words can still be read."""
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "laser",
@@ -35,7 +37,7 @@ def bars(labels: Sequence[str], series: Series, errors: Series, axis: str) -> st
         axis: what the values are.
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8, 0.6 + 0.45 * len(labels)), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 0.6 + 0.45 * len(labels)), layout="constrained")
         axes = figure.add_subplot()
         height = 0.8 / len(series)
         for number, (name, values) in enumerate(series.items()):
@@ -61,7 +63,7 @@ def bars(labels: Sequence[str], series: Series, errors: Series, axis: str) -> st
 def lines(series: Mapping[str, Sequence[tuple[float, float]]], x_axis: str, y_axis: str) -> str:
     """One line a series through its points (x, y); a single point is a horizontal line across."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8, 3.5), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 3.5), layout="constrained")
         axes = figure.add_subplot()
         for number, (name, points) in enumerate(series.items()):
             colour = COLOURS[number % len(COLOURS)]
@@ -79,7 +81,7 @@ def lines(series: Mapping[str, Sequence[tuple[float, float]]], x_axis: str, y_ax
 def boxes(groups: Mapping[str, Sequence[float]], axis: str) -> str:
     """A box for each group: quartiles and median, whiskers at the 5th and 95th percentile."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8, 0.8 + 0.35 * len(groups)), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 0.8 + 0.35 * len(groups)), layout="constrained")
         axes = figure.add_subplot()
         axes.boxplot(
             list(groups.values()), orientation="horizontal", whis=(5, 95), showfliers=False, tick_labels=list(groups)
@@ -125,11 +127,11 @@ def heat_map(
 def points(labelled: Sequence[tuple[str, float, float]], best: int, x_axis: str, y_axis: str) -> str:
     """A point (label, x, y) each, with its label beside it; the best one has another colour."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8, 4), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 4), layout="constrained")
         axes = figure.add_subplot()
         for number, (label, x, y) in enumerate(labelled):
             axes.scatter([x], [y], color=BEST if number == best else COLOURS[0], s=30)
-            axes.annotate(label, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=7)
+            axes.annotate(label, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
         axes.margins(x=0.12, y=0.1)
         axes.set_xlabel(x_axis)
         axes.set_ylabel(y_axis)
@@ -148,7 +150,7 @@ def two_courses(
     """
     with matplotlib.rc_context(STYLE):
         shown = [(course, name) for course, name in ((upper, names[1]), (lower, names[2])) if course]
-        figure = Figure(figsize=(8, 0.6 + 2.4 * len(shown)), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 0.6 + 2.4 * len(shown)), layout="constrained")
         fields = figure.subplots(len(shown), sharex=True, squeeze=False)[:, 0]
         for number, (axes, (course, name)) in enumerate(zip(fields, shown, strict=True)):
             axes.plot([x for x, _ in course], [y for _, y in course], marker="o", color=COLOURS[number])
@@ -166,7 +168,7 @@ def two_courses(
 def shares(series: Series, x_values: Sequence[float], x_axis: str, y_axis: str) -> str:
     """Shares that add up to one, piled up over an axis: one layer a series."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8, 3.2), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
         axes = figure.add_subplot()
         colours = [COLOURS[number % len(COLOURS)] for number in range(len(series))]
         if len(x_values) > 1:
@@ -187,7 +189,7 @@ def shares(series: Series, x_values: Sequence[float], x_axis: str, y_axis: str) 
 def cumulative(series: Mapping[str, NDArray[Any]], x_axis: str, y_axis: str) -> str:
     """For each series, the share of its values up to x, over a logarithmic axis."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8, 3.5), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 3.5), layout="constrained")
         axes = figure.add_subplot()
         for number, (name, values) in enumerate(series.items()):
             at, counts = np.unique(values, return_counts=True)

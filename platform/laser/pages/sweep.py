@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from laser.evaluation.metrics import SELECTION_METRIC, selection_first, title
-from laser.pages.document import Block, Bullets, Code, Grid, Heading, Paragraph, Plot
+from laser.pages.document import Block, Code, Grid, Heading, Paragraph, Plot
 from laser.pages.run_figures import expert_load, run_figures
 
 K_AND_L = ("mformer.num_experts", "mformer.num_virtual_tokens")
@@ -126,7 +126,8 @@ def sweep_page(name: str, note: str, trials: Sequence[TrialFacts]) -> list[Block
     if load is not None:
         last = {expert: shares[-1] or 0.0 for expert, shares in expert_load(ordered[0].history).items()}
         blocks += [Heading("Experts of the best trial"), Plot(load, "share of the training histories of each expert")]
-        blocks.append(Bullets([f"{expert}: {share:.0%} of the histories at the end" for expert, share in last.items()]))
+        rows = [[expert.removeprefix("expert "), f"{share:.0%}"] for expert, share in last.items()]
+        blocks.append(Grid(["expert", "share at the end"], rows))
     if "quality-by-cost" in figures:
         blocks += [Heading("Cost"), Plot(figures["quality-by-cost"], "what each trial cost and what it reached")]
     return blocks

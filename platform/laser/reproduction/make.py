@@ -14,9 +14,9 @@ from laser.config.paths import with_absolute_paths
 from laser.config.schema import Experiment
 from laser.errors import UserError
 from laser.evaluation.metrics import SELECTION_METRIC
+from laser.forecast.cost import Cost, cell_cost, duration, measured_speed
 from laser.pages.document import Block, as_html, as_markdown
 from laser.reproduction.cells import Cell, base_experiment
-from laser.reproduction.cost import Cost, cell_cost, duration, measured_speed
 from laser.reproduction.experts import ExpertUsers, expert_users, load_course
 from laser.reproduction.measure import measured_rows, row_significance, surroundings
 from laser.reproduction.parameters import count_parameters, paper_size_parameters

@@ -8,6 +8,7 @@
 Shape suffixes: B histories, I items, D width of what is compared, K items of a list, C recommender width.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -127,14 +128,14 @@ class Answerer:
         whole = len(candidates) == len(self.items_ID)
         items_JD = self.items_ID if whole else self.items_ID[torch.from_numpy(candidates).to(self.items_ID.device)]
         own = [np.flatnonzero(np.isin(candidates, history)) for history in histories]
-        spare = max(map(len, own)) if options.mask_history else 0
-        top_BK = top_items(vector_BD, items_JD, options.k + spare, own, 0.0 if options.mask_history else bias)
+        # With the history masked, its items are at the end of a list that has no others.
+        top_BK = top_items(vector_BD, items_JD, options.k, own, -math.inf if options.mask_history else bias)
         rows_P = torch.arange(len(top_BK), device=top_BK.device).repeat_interleave(top_BK.shape[1])
         score_BK = exact_scores(vector_BD, items_JD, rows_P, top_BK.flatten()).view(top_BK.shape).cpu().numpy()
         lists = []
         for top_K, score_K, own_items in zip(top_BK.cpu().numpy(), score_BK, own, strict=True):
             is_own = np.isin(top_K, own_items)
-            kept = np.flatnonzero(~is_own if options.mask_history else np.ones_like(is_own))[: options.k]
+            kept = np.flatnonzero(~is_own if options.mask_history else np.ones_like(is_own))
             biased_K = score_K if options.mask_history else score_K + np.float32(bias) * is_own
             lists.append((candidates[top_K[kept]], biased_K[kept]))
         return lists

@@ -2,11 +2,34 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from laser.errors import UserError
 from laser.storage.locks import exclusive
+
+_LOOKS_ONLY: ContextVar[bool] = ContextVar("looks_only", default=False)
+
+
+class NotMadeError(UserError):
+    """What is asked for is not in the cache, and nothing is to be made."""
+
+
+@contextmanager
+def nothing_made() -> Iterator[None]:
+    """Within the block nothing is made, fetched or remembered; `make_once` raises NotMadeError for what is missing."""
+    token = _LOOKS_ONLY.set(True)
+    try:
+        yield
+    finally:
+        _LOOKS_ONLY.reset(token)
+
+
+def looks_only() -> bool:
+    """Return whether this is within `nothing_made`."""
+    return _LOOKS_ONLY.get()
 
 
 def make_once(place: Path, make: Callable[[Path], object]) -> bool:
@@ -24,9 +47,12 @@ def make_once(place: Path, make: Callable[[Path], object]) -> bool:
 
     Raises:
         UserError: it is missing, and the cache cannot be written.
+        NotMadeError: it is missing, within `nothing_made`.
     """
     if place.exists():  # no lock is taken, because a read-only cache does not give one
         return False
+    if looks_only():
+        raise NotMadeError(f"{place}: not made yet")
     lock = place.with_name(f"{place.name}.lock")
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)

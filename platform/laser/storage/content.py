@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from laser.errors import UserError
+from laser.storage.cache import looks_only
 from laser.storage.files import write_json
 
 REMEMBERED_BYTES = 1 << 20
@@ -79,6 +80,8 @@ def _remembered(memory: Path) -> dict[str, Any]:
 
 
 def _remember(memory: Path, known: dict[str, Any]) -> None:
+    if looks_only():
+        return
     try:
         memory.parent.mkdir(parents=True, exist_ok=True)
         write_json(memory, known)

@@ -1,6 +1,7 @@
 """Places that a job will write to, checked before any long work."""
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -49,3 +50,24 @@ def check_new_folder(path: Path, setting: str) -> None:
         raise UserError(f"{setting}: {path} is there already; name another folder, or remove it")
     check_place(path.parent, setting)
     path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def check_free(path: Path, needed: int, setting: str, what: str) -> None:
+    """Refuse a disk that has no room for what will lie in a folder.
+
+    Args:
+        path: the folder, there or not.
+        needed: bytes that it will take beyond what it holds.
+        setting: names the folder in the message.
+        what: says what takes them.
+
+    Raises:
+        UserError: names the setting, the disk's folder, the sizes and the remedy.
+    """
+    place = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise UserError(
+            f"{setting}: {place} has {free / 2**20:,.0f} MiB free and {what} take {needed / 2**20:,.0f} more; "
+            f"free space or set {setting} to another disk"
+        )

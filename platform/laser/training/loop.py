@@ -99,6 +99,7 @@ def train_epoch(
         **({"loss/load_balance": load_balance} if engine.laser.num_experts else {}),
         "tokens": float(num_tokens),
         "tokens_per_second": num_tokens / seconds,
+        "histories_per_second": num_examples / seconds,
         "train_seconds": seconds,
     }
     for expert, count in enumerate(expert_counts_K.tolist()):

@@ -1,5 +1,7 @@
 """Builds the experiment's model: whole on one device, sharded over workers, or without weights to count them."""
 
+from pathlib import Path
+
 import torch
 import torch.distributed as dist
 
@@ -26,12 +28,12 @@ def around(llm: Decoder, config: Experiment, artifacts: Artifacts) -> Laser:
     return laser
 
 
-def weightless_laser(config: Experiment, artifacts: Artifacts, device: torch.device) -> Laser:
-    """Build the model on the meta device, with the shapes and dtypes that it has on `device`. It takes no memory."""
+def weightless_laser(config: Experiment, llm_directory: Path, width: int, device: torch.device) -> Laser:
+    """Build the model on the meta device, with the shapes and dtypes of `device`, for a recommender of that width."""
+    settings = llm_config(llm_directory, config.llm.num_layers, config.llm.trust_remote_code)
     with torch.device("meta"):
-        settings = llm_config(artifacts.llm_directory, config.llm.num_layers, config.llm.trust_remote_code)
         llm = empty_llm(settings, choose_dtype(config.loaded_llm.dtype, device), config.loaded_llm)
-        return build_laser(config, llm, artifacts.recommender_width, artifacts.embedding_std)
+        return build_laser(config, llm, width, embedding_std=1.0)
 
 
 def automatic_level(config: Experiment, inputs: Inputs, device: torch.device, workers_of_node: int) -> Level:
@@ -39,7 +41,7 @@ def automatic_level(config: Experiment, inputs: Inputs, device: torch.device, wo
 
     The call is collective and needs the process group.
     """
-    laser = weightless_laser(config, inputs.artifacts, device)
+    laser = weightless_laser(config, inputs.artifacts.llm_directory, inputs.artifacts.recommender_width, device)
     longest = 0 if inputs.artifacts.texts else int(inputs.train.lengths.max())  # cached text is not run again
     needed = footprint(laser, config, longest, len(inputs.items))
     free = torch.tensor([free_memory(device, workers_of_node)], device=device)
@@ -49,7 +51,7 @@ def automatic_level(config: Experiment, inputs: Inputs, device: torch.device, wo
 
 def checkpoint_bytes(config: Experiment, artifacts: Artifacts) -> int:
     """Return the size of a checkpoint: the trainable weights, Adam's two moments of each, and the item embeddings."""
-    laser = weightless_laser(config, artifacts, torch.device("cpu"))
+    laser = weightless_laser(config, artifacts.llm_directory, artifacts.recommender_width, torch.device("cpu"))
     item_bytes = 2 if config.training.item_dtype == "bf16" else 4
     trainable = sum(weight.numel() for weight in laser.trainable_parameters().values())
     return 3 * 4 * trainable + artifacts.num_items * laser.vector_width * item_bytes

@@ -1,7 +1,6 @@
 """Runs the training loop on Ray Train workers; no other module of this room imports Ray."""
 
 import logging
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,9 @@ from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, Us
 from ray.train import report as report_to_controller
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
+from laser.cli.quiet import name_accelerator, quieten
 from laser.cluster.join import cluster
+from laser.cluster.node_figures import node_figures, of_nodes
 from laser.cluster.ray_private import leave_interrupts_alone
 from laser.config.compose import with_overrides
 from laser.config.schema import Experiment
@@ -28,7 +29,7 @@ class _ReportToDriver(UserCallback):
         self.report = report
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        values = dict(metrics[0])
+        values = {**of_nodes(metrics), **metrics[0]}
         self.report(values, int(values.pop(EPOCH)))
 
 
@@ -67,7 +68,8 @@ def _worker(settings: dict[str, Any]) -> None:
     config = with_overrides(config, {"training.num_workers": get_context().get_world_size()})
     training = config.training
     logging.getLogger().setLevel(logging.WARNING)  # Ray Train has given it handlers, and logs each report
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed calls old names
+    quieten()
+    name_accelerator(training.use_gpu)
     if get_context().get_world_rank() == 0:
         logging.getLogger("laser").setLevel(logging.INFO)
     torch.set_num_threads(max(1, int(training.cpus_per_worker)))
@@ -86,11 +88,11 @@ def _worker(settings: dict[str, Any]) -> None:
         training = config.training
 
     def report(metrics: Mapping[str, float], epoch: int) -> None:
-        report_to_controller({**metrics, EPOCH: epoch})
+        report_to_controller({**metrics, **node.take(), EPOCH: epoch})
         for wait in settings["waits"]:
             wait(epoch)
 
-    with memory_advice(training):
+    with memory_advice(training), node_figures() as node:
         if training.zero_stage == 3:
             dtype = choose_dtype(config.loaded_llm.dtype, device)
             laser = around(sharded_llm(artifacts.llm_directory, dtype, config.loaded_llm, training), config, artifacts)

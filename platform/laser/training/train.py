@@ -11,7 +11,7 @@ from typing import Any
 from laser.config.identity import settings_key
 from laser.config.schema import Experiment
 from laser.data.dataset import open_dataset
-from laser.errors import UserError
+from laser.storage.places import check_free
 from laser.tracking.interface import Report
 from laser.training.artifacts import Artifacts
 from laser.training.run.checkpoint import check_same_settings, dependent_settings, latest_checkpoint
@@ -69,7 +69,9 @@ def preflight(run_dir: Path, config: Experiment, artifacts: Artifacts) -> None:
     Raises:
         UserError: names the first setting that differs, the first weight that does not fit, or the missing disk space.
     """
-    _check_disk(run_dir, artifacts.checkpoint_bytes)
+    held = sum(path.stat().st_size for path in run_dir.glob("checkpoints/*/*") if path.is_file())
+    needed = KEPT_CHECKPOINTS * artifacts.checkpoint_bytes - held
+    check_free(run_dir, needed, "output_dir", f"{KEPT_CHECKPOINTS} checkpoints")
     checkpoint = latest_checkpoint(run_dir / "checkpoints")
     if checkpoint is not None:
         check_same_settings(checkpoint.state, dependent_settings(config, artifacts.fingerprint, artifacts.llm_content))
@@ -77,17 +79,6 @@ def preflight(run_dir: Path, config: Experiment, artifacts: Artifacts) -> None:
         from laser.training.run.transfer import check_start  # imports the models
 
         check_start(config, artifacts)
-
-
-def _check_disk(run_dir: Path, checkpoint_bytes: int) -> None:
-    place = next(folder for folder in (run_dir, *run_dir.absolute().parents) if folder.is_dir())
-    held = sum(path.stat().st_size for path in run_dir.glob("checkpoints/*/*") if path.is_file())
-    needed, free = KEPT_CHECKPOINTS * checkpoint_bytes - held, shutil.disk_usage(place).free
-    if needed > free:
-        raise UserError(
-            f"output_dir: {place} has {free / 2**20:,.0f} MiB free and {KEPT_CHECKPOINTS} checkpoints take "
-            f"{needed / 2**20:,.0f} more; free space or set output_dir to another disk"
-        )
 
 
 def run_tags(config: Experiment, artifacts: Artifacts) -> dict[str, str | int]:

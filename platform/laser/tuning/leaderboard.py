@@ -2,10 +2,14 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from laser.cli.tables import markdown_table
 from laser.evaluation.metrics import SELECTION_METRIC, selection_first
 from laser.tuning.sweep import TrialRecord
+
+BEST = ("run_id", "overrides", "val", "test")
+"""What a summary holds of the best trial."""
 
 
 def leaderboard(records: Sequence[TrialRecord]) -> list[TrialRecord]:
@@ -17,6 +21,12 @@ def count_by_state(records: Sequence[TrialRecord]) -> dict[str, int]:
     """Count the trials by how they ended; every state is named."""
     counts = Counter(record.state for record in records)
     return {state: counts[state] for state in ("finished", "stopped", "failed")}
+
+
+def ranked(records: Sequence[TrialRecord]) -> dict[str, Any]:
+    """Return what a summary says of sorted trials: their number by state, and the best one if it has a metric."""
+    best = {name: getattr(record, name) for record in records[:1] for name in BEST}
+    return {"trials": count_by_state(records), "best": best if best.get("val") else None}
 
 
 def all_failed(records: Sequence[TrialRecord]) -> str | None:

@@ -34,7 +34,8 @@ from laser.training.artifacts import Artifacts
 from laser.training.run.outcome import read_outcome
 from laser.training.train import run_tags
 from laser.tuning.plan import planned_trials, sampled_trials
-from laser.tuning.sweep import SYMBOLS, Sweep, Trial, TrialRecord
+from laser.tuning.sweep import SYMBOLS, Sweep, Trial, TrialRecord, TrialState
+from laser.tuning.table import SweepTable
 from laser.tuning.trial import METRIC, best_report, end_trial, end_unfinished, epoch_reports, train_trial
 from laser.tuning.verdicts import Verdicts
 
@@ -58,16 +59,20 @@ class SearchPlan:
     checkpoint_bytes: dict[str, int] = field(default_factory=dict)
     """Overrides, as JSON → size of a checkpoint of that trial, for the planned trials that share the artifacts."""
 
+    def data_facts(self) -> dict[str, Any] | None:
+        """Return what a summary says of the data; None where trials have different data."""
+        from laser.data.dataset import open_dataset
 
-def plan_search(config: TuneExperiment) -> SearchPlan:
-    """Check the settings and make what trials share, before anything is started.
+        return open_dataset(self.artifacts.dataset_directory).facts() if self.artifacts else None
+
+
+def checked_search(config: TuneExperiment) -> SearchPlan:
+    """Check the settings, and plan the trials without their artifacts. Nothing is made.
 
     Raises:
-        UserError: a setting, a place, the space, one of the planned trials or the data is wrong. What a sampler draws
-            later is checked then, and ends as a failed trial.
+        UserError: a setting, the space or one of the planned trials is wrong. What a sampler draws later is
+            checked then, and ends as a failed trial.
     """
-    check_places(config)
-    check_temporary_folder()
     space = parse_space(config.space, Experiment)
     base = with_absolute_paths(as_experiment(config))  # trials run in directories of their own
     trials = planned_trials(space, config.search)
@@ -77,17 +82,29 @@ def plan_search(config: TuneExperiment) -> SearchPlan:
         for overrides in trials:
             with_overrides(base, overrides)
         refuse_unused(space, base, trials)
-    if not space.keys().isdisjoint(marked(Experiment, ARTIFACT)):
-        return SearchPlan(config, base, space, trials, None)
+    return SearchPlan(config, base, space, trials, None)
+
+
+def plan_search(config: TuneExperiment) -> SearchPlan:
+    """Check the settings and make what trials share, before anything is started.
+
+    Raises:
+        UserError: as `checked_search` raises it, or a place or the data are wrong.
+    """
+    check_places(config)
+    check_temporary_folder()
+    plan = checked_search(config)
+    if not plan.space.keys().isdisjoint(marked(Experiment, ARTIFACT)):
+        return plan
     from laser.training.model import checkpoint_bytes  # they import the models, which trials' own processes do without
     from laser.training.prepare import make_artifacts
 
-    artifacts = make_artifacts(base)
+    artifacts = make_artifacts(plan.base)
     sizes = {}
-    for overrides in trials or ():
-        experiment = with_overrides(base, overrides)
+    for overrides in plan.trials or ():
+        experiment = with_overrides(plan.base, overrides)
         sizes[json.dumps(overrides)] = checkpoint_bytes(experiment, artifacts)
-    return SearchPlan(config, base, space, trials, artifacts, sizes)
+    return replace(plan, artifacts=artifacts, checkpoint_bytes=sizes)
 
 
 def search_tags(plan: SearchPlan) -> dict[str, Any]:
@@ -136,11 +153,13 @@ def run_search(plan: SearchPlan, sweep: Sweep, tracker: Tracker) -> list[TrialRe
             return sweep.records()
         param_space = {"overrides": tune.grid_search([json.dumps(overrides) for overrides in trials])}
     configure_tune()
+    table = SweepTable(plan.base, None if plan.trials is None else len(plan.trials))
     try:
         with cluster():
             _check_driver_resource(search)
-            _tuner(plan, sweep, tracker, param_space, scheduler).fit()
+            _tuner(plan, sweep, tracker, param_space, scheduler, table).fit()
     finally:
+        table.end()
         end_unfinished(sweep, tracker)
     return sweep.records()
 
@@ -151,6 +170,7 @@ def _tuner(
     tracker: Tracker,
     param_space: dict[str, Any],
     scheduler: ASHAScheduler | None,
+    table: SweepTable,
 ) -> tune.Tuner:
     search, samples = plan.config.search, plan.trials is None
     verdicts = Verdicts() if scheduler is not None else None
@@ -181,7 +201,7 @@ def _tuner(
             failure_config=tune.FailureConfig(max_failures=search.max_retries),
             verbose=0,
             callbacks=[
-                _RecordKeeper(sweep, tracker, None if verdicts is None else verdicts.let_go_on),
+                _RecordKeeper(sweep, tracker, table, None if verdicts is None else verdicts.let_go_on),
                 tune.logger.JsonLoggerCallback(),
             ],
         ),
@@ -242,32 +262,40 @@ def _checkpoint_bytes(trial: Trial, base: Experiment, artifacts: Artifacts, size
 
 
 class _RecordKeeper(tune.Callback):
-    """Writes each trial's record as soon as the trial ends, logs each step on the way, and passes verdicts on."""
+    """Writes each trial's record as soon as the trial ends, shows each step on the way, and passes verdicts on."""
 
-    def __init__(self, sweep: Sweep, tracker: Tracker, let_go_on: Callable[[str, int], None] | None) -> None:
-        self.sweep, self.tracker, self.let_go_on = sweep, tracker, let_go_on
+    def __init__(
+        self, sweep: Sweep, tracker: Tracker, table: SweepTable, let_go_on: Callable[[str, int], None] | None
+    ) -> None:
+        self.sweep, self.tracker, self.table, self.let_go_on = sweep, tracker, table, let_go_on
+
+    def setup(self, **info: Any) -> None:
+        self.table.begin()
 
     def on_trial_start(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         ours = self._ours(trial)
         ours.note("started")
-        logger.info("trial %s started", ours.name)
+        self.table.started(ours)
 
     def on_trial_result(
         self, iteration: int, trials: Sequence[Any], trial: Any, result: Mapping[str, Any], **info: Any
     ) -> None:
-        logger.info("trial %s, epoch %d: %s %.4f", self._ours(trial).name, result[EPOCH], METRIC, result[METRIC])
+        self.table.epoch(self._ours(trial), result)
         if self.let_go_on is not None and not result["done"]:  # Tune has asked the scheduler before
             self.let_go_on(trial.trial_id, int(result[EPOCH]))
 
     def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         ours = self._ours(trial)
-        end_trial(ours, "finished" if read_outcome(ours.path) else "stopped", self.tracker)
+        state: TrialState = "finished" if read_outcome(ours.path) else "stopped"
+        self.table.ended(ours, state)
+        end_trial(ours, state, self.tracker)
 
     def on_trial_recover(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         error = _error_text(trial) if trial.error_file else "its process died"
         logger.warning("trial %s is tried again after: %s", self._ours(trial).name, error.splitlines()[-1])
 
     def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
+        self.table.ended(self._ours(trial), "failed")
         end_trial(self._ours(trial), "failed", self.tracker, _error_text(trial))
 
     def _ours(self, trial: Any) -> Trial:

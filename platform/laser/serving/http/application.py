@@ -13,6 +13,7 @@ from typing import Any
 
 from ray import serve
 from ray.serve import Application
+from ray.serve.schema import LoggingConfig
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -132,6 +133,7 @@ def build(settings: Mapping[str, Any]) -> Application:
         health_check_timeout_s=30,
         graceful_shutdown_wait_loop_s=1,
         graceful_shutdown_timeout_s=20,
+        logging_config=LoggingConfig(enable_access_log=False),  # it would print a line for each request
         **scaling,
     )
     plain = job.model_dump(mode="json")

@@ -40,7 +40,7 @@ def check_start(config: Experiment, artifacts: Artifacts) -> None:
         UserError: there is no such checkpoint, a weight does not fit, or the head cannot be prepared under them.
     """
     if config.training.start_from is not None:
-        laser = weightless_laser(config, artifacts, torch.device("cpu"))
+        laser = weightless_laser(config, artifacts.llm_directory, artifacts.recommender_width, torch.device("cpu"))
         weights = starting_weights(config.training.start_from, laser)
         if config.warms_up_head:
             check_shared_prefix(weights)
