@@ -68,11 +68,14 @@ def prepare_dataset(config: DataConfig, cache_dir: Path) -> Dataset:
 def _settings(config: DataConfig) -> dict[str, Any]:
     """Return the settings that the dataset depends on, beside the content of the source.
 
-    Leave-one-out is no part of them, because data were prepared, and named, before there were other splits.
+    Leave-one-out, and texts cleaned as the layout asks, are no part of them, because data were prepared, and named,
+    before there was a choice.
     """
     settings = without(config, HOW_IT_RUNS, FINGERPRINTED)
     if config.split.neutral:
         del settings["split"]
+    if config.clean_texts is None:
+        del settings["clean_texts"]
     return settings
 
 
