@@ -50,11 +50,7 @@ def main(job: ReproduceJob) -> Mapping[str, Any]:
         folder, summary = write_report(reproduction, environment())
         parent.log_directory(folder, "report")
         parent.set_tags({"mlflow.note.content": (folder / "report.md").read_text(encoding="utf-8")[:5000]})
-        summary |= {
-            "run_id": parent.run_id,
-            "report": str(folder / "report.html"),
-            "data": reproduction.dataset.facts(),
-        }
+        summary["run_id"] = parent.run_id
         if summary["failed"] and not reproduction.stored:
             raise AllFailedError("all cells failed; the messages above say why", summary)
     return summary

@@ -7,7 +7,7 @@ import pytest
 
 from laser.config.compose import load_config
 from laser.config.jobs import ReproduceJob
-from laser.reproduction.memory import peak_memory
+from laser.reproduction.cost import peak_memory
 from laser.reproduction.published import Published, published_files, read_published
 from laser.reproduction.report.benchmark import Entry, benchmark_page, verdicts
 

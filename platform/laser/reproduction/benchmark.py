@@ -25,8 +25,7 @@ from laser.pages.document import as_html, as_markdown
 from laser.pages.plots import as_file
 from laser.recommenders.baselines import best_baseline
 from laser.reproduction.cells import base_experiment
-from laser.reproduction.cost import cell_cost
-from laser.reproduction.memory import peak_memory
+from laser.reproduction.cost import cell_cost, peak_memory
 from laser.reproduction.paper import Row, Table
 from laser.reproduction.published import METRICS, read_published
 from laser.reproduction.record import add_result

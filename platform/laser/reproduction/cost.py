@@ -1,11 +1,12 @@
-"""What a cell costs: tokens that the LLM reads, and seconds by the speed of this machine.
+"""What a cell costs: tokens that the LLM reads, seconds by the speed of this machine, and memory as Linux counts it.
 
 A forward pass costs 2 N operations a token, training through the frozen LLM 4 N (docs/performance.md). The speed is
 that of stored runs of the same LLM. Where there are none it is that of a machine that was measured, with or without
 native bf16.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,9 @@ from laser.tracking.interface import StoredRun
 REFERENCE_TRAIN_TOKENS = {torch.bfloat16: 1_330.0, torch.float32: 180.0}
 """Tokens a second, SmolLM2-135M with 30 blocks, forward and backward, on 2 cores: AMX in bf16, AVX2 in fp32."""
 REFERENCE_BLOCKS = 30
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+RESET_PEAK = "5"
+"""What the kernel takes to begin counting anew (proc(5))."""
 
 
 @dataclass(frozen=True)
@@ -87,3 +91,29 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class Peak:
+    """Holds the result of `peak_memory` after its block."""
+
+    mib: float | None = None
+    """Most resident memory during the block, what was there before included; None where the system does not say."""
+
+
+@contextmanager
+def peak_memory() -> Iterator[Peak]:
+    """Measure the block's peak of resident memory, pages of mapped files included."""
+    peak = Peak()
+    counts = _reset()
+    yield peak
+    if counts:
+        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+        peak.mib = int(line.split()[1]) / 1024
+
+
+def _reset() -> bool:
+    try:
+        CLEAR.write_text(RESET_PEAK)
+    except OSError:
+        return False
+    return True
