@@ -177,14 +177,6 @@ def test_explained_share_and_association_by_hand():
     assert association([None, "a", "a"], [0, 1, 0]) == 0.0
 
 
-def test_force_runs_anew_and_keeps_the_old_runs(desk, finished):
-    before = {run.run_id for run in finished.stored.values()}
-    forget(finished, desk.store)
-    anew = desk.look_up("table=7")
-    assert [anew.state(cell) for cell in anew.cells] == ["to run"] * 5
-    assert before <= {run.run_id for run in desk.tracking.search("")}
-
-
 def test_a_small_benchmark_measures_records_and_finds_its_runs_again(desk, finished, tmp_path: Path):
     (tmp_path / "results").mkdir()
     job = desk.job("benchmark=amazon-2014", "families=[popularity,item_knn]", f"results={tmp_path / 'results'}")
@@ -200,3 +192,11 @@ def test_a_small_benchmark_measures_records_and_finds_its_runs_again(desk, finis
     assert recorded["walks0-laser"].references == ("walks0-item_knn", "walks0-popularity")
     again = measure_benchmark(job, desk.store, desk.tracking.find, environment())
     assert json.loads(Path(again["report"]).with_name("report.json").read_text())["ours"] == report["ours"]
+
+
+def test_force_runs_anew_and_keeps_the_old_runs(desk, finished):
+    before = {run.run_id for run in finished.stored.values()}
+    forget(finished, desk.store)
+    anew = desk.look_up("table=7")
+    assert [anew.state(cell) for cell in anew.cells] == ["to run"] * 5
+    assert before <= {run.run_id for run in desk.tracking.search("")}
