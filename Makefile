@@ -5,12 +5,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
+DOCS := $(VENV)/.docs
 UNFINISHED := $(VENV)/.unfinished
 AUDIT := .cache/audit-venv
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo ui cluster-local cluster-local-stop test lint types contract unit test-slow chaos audit format clean
+.PHONY: help venv demo ui cluster-local cluster-local-stop docs test lint types contract unit test-slow chaos audit format clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +41,15 @@ cluster-local: $(STAMP) ## run a Ray cluster on this machine that adds and remov
 
 cluster-local-stop: $(STAMP) ## stop the local cluster from another terminal, and clean up after a killed one
 	@$(BIN)/python jobs/cluster.py stop=true
+
+# The pages take what --help and docstrings say, so the generator lives beside the package. Users do not need it.
+$(DOCS): $(STAMP)
+	@$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[docs]'
+	@touch $@
+
+docs: $(DOCS) ## make the documentation as a site, build/docs/index.html; a warning is an error
+	@$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs build/docs
+	@echo build/docs/index.html
 
 test: $(STAMP) ## check lint, types and import contract, and run the tests, as CI does
 	@$(MAKE) --no-print-directory lint types contract unit

@@ -2,8 +2,8 @@
 
     python jobs/benchmark.py suite=train data.path=<folder>
 
-Suites: train, encode, rank, catalogue, fitted, prepare, sharding, tune, gpu, serve. docs/performance.md says what the
-figures mean and shows those that we measured.
+Suites: train, encode, rank, catalogue, fitted, peers, prepare, sharding, tune, gpu, serve. docs/performance.md says
+what the figures mean and shows those that we measured.
 """
 
 import logging

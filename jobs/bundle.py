@@ -2,7 +2,7 @@
 
     python jobs/bundle.py config=configs/benchmark/gpu.yaml data.path=<folder> bundle.python=3.12
 
-docs/bundle.md says how the parts are put together there.
+docs/guides/no-network.md says how the parts are put together there.
 """
 
 from collections.abc import Mapping

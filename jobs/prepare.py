@@ -20,6 +20,7 @@ def main(config: Experiment) -> Mapping[str, Any]:
         "num_items": dataset.num_items,
         "num_interactions": dataset.num_interactions,
         "rejected": dataset.manifest["rejected"],
+        "notes": dataset.facts()["notes"],
     }
 
 

@@ -18,10 +18,10 @@ from laser.config.jobs import ReproduceJob
 
 def main(job: ReproduceJob) -> Mapping[str, Any]:
     """Run the missing cells and write the report; or list the cells; or write the page of results."""
+    from laser.records.record import update_results
     from laser.reproduction.benchmark import measure_benchmark
     from laser.reproduction.cells import wanted_table
     from laser.reproduction.make import listing, write_report
-    from laser.reproduction.record import update_results
     from laser.reproduction.run import forget, look_up, run_missing
     from laser.tracking.cells import CellStore
     from laser.tracking.environment import environment

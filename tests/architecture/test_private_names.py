@@ -10,11 +10,12 @@ from torch import nn
 
 REPO = Path(__file__).resolve().parents[2]
 PACKAGE = REPO / "platform" / "laser"
-FRAMEWORKS = {"ray", "deepspeed", "mlflow", "torch", "transformers"}
+FRAMEWORKS = {"ray", "deepspeed", "mlflow", "torch", "transformers", "scipy"}
 FENCES = {
     "cluster/ray_private.py": "ray",
     "engine/deepspeed_private.py": "deepspeed",
     "llm/packed/torch_private.py": "torch",
+    "recommenders/scipy_private.py": "scipy",
     "tracking/mlflow_private.py": "mlflow",
 }
 """Module → the framework whose private names it may use."""

@@ -5,7 +5,7 @@ from typing import Annotated
 import pytest
 from pydantic import PositiveInt
 
-from laser.cli.job import help_text
+from laser.cli.help import help_text
 from laser.config.families.recommenders import NoRecommenderConfig
 from laser.config.fields import marked, settings, without
 from laser.config.jobs import BenchmarkJob, ReproduceJob

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_array, random_array
 
 from laser.config.families.recommenders import EASEConfig, HybridConfig, ItemKNNConfig, PopularityConfig
 from laser.data.examples import Examples
@@ -14,6 +15,7 @@ from laser.recommenders.families.item_knn import ItemKNN
 from laser.recommenders.item_item import ItemItemRecommender
 from laser.recommenders.own_items import OwnItems
 from laser.recommenders.registry import build_recommender
+from laser.recommenders.scipy_private import sparse_product
 from laser.recommenders.text import ReadsText, whitened
 
 NUM_ITEMS, TEXT_WIDTH = 12, 6
@@ -227,3 +229,16 @@ def test_states_times_item_embeddings_are_the_scores_at_full_rank(config):
     expected_BI = model.scores(item_ids_BN, mask_BN)
     unit = (approximate_BI * expected_BI).sum() / expected_BI.square().sum()  # both factors are of order 1
     torch.testing.assert_close(approximate_BI / unit, expected_BI, rtol=0, atol=1e-4 * float(expected_BI.abs().max()))
+
+
+@pytest.mark.parametrize("index", [np.int32, np.int64])
+def test_the_product_is_scipys_to_the_bit(index):
+    random = np.random.default_rng(0)
+    for density in (0.0, 0.05, 0.9):
+        left, right = (random_array((20, 30), density=density, dtype=np.float32, rng=random).tocsr() for _ in range(2))
+        right = csr_array(right.T @ right)
+        for matrix in (left, right):
+            matrix.indices, matrix.indptr = matrix.indices.astype(index), matrix.indptr.astype(index)
+        ours, theirs = sparse_product(left, right), left @ right
+        for part in ("data", "indices", "indptr"):
+            np.testing.assert_array_equal(getattr(ours, part), getattr(theirs, part))

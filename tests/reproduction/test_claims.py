@@ -9,8 +9,8 @@ import pytest
 from laser.config.jobs import ReproduceJob
 from laser.errors import UserError
 from laser.evaluation.user_ranks import UserRanks
-from laser.reproduction.record import update_results
-from laser.reproduction.results import Result
+from laser.records.record import update_results
+from laser.records.results import Result
 
 USERS = np.arange(400, dtype=np.int32)
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from laser.evaluation.user_ranks import TEST_RANKS, read_ranks
+from laser.records.results import read_results
 from laser.reproduction.benchmark import measure_benchmark
 from laser.reproduction.experts import association, expert_users, explained_share
 from laser.reproduction.make import listing, write_report
 from laser.reproduction.measure import measured_rows
-from laser.reproduction.results import read_results
 from laser.reproduction.run import forget, look_up, run_missing
 from laser.tracking.cells import CellStore
 from laser.tracking.environment import environment
@@ -200,3 +200,15 @@ def test_force_runs_anew_and_keeps_the_old_runs(desk, finished):
     anew = desk.look_up("table=7")
     assert [anew.state(cell) for cell in anew.cells] == ["to run"] * 5
     assert before <= {run.run_id for run in desk.tracking.search("")}
+
+
+def test_a_recommender_that_diverges_takes_no_other_cell_with_it(make_desk, caplog):
+    desk = make_desk()
+    reproduction = run_missing(desk.look_up("figure=4", "recommender.learning_rate=1e30"), desk.store)
+    rows = {cell.key: cell.row for cell in reproduction.cells}
+    assert {rows[cell.key] for cell in reproduction.missing} == {"sasrec", "laser-sasrec"}
+    assert {rows[key] for key in reproduction.stored} == {"bert4rec", "laser-bert4rec-to-sasrec", "laser-alone"}
+    assert "FloatingPointError: epoch 1: loss nan; lower recommender.learning_rate" in caplog.text
+    [failed] = desk.tracking.search("attributes.status = 'FAILED'")
+    assert failed.tags()["recommender"] == "sasrec"
+    assert write_report(reproduction, environment())[1]["failed"] == [cell.name for cell in reproduction.missing]

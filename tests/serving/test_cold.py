@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from laser.config.compose import with_overrides
+from laser.errors import UserError
 from laser.evaluation.ranking import ranks
 from laser.serving.answerer import Answerer
 from laser.serving.cold import cold_metrics, leave_items_out, table_rows, without_items
@@ -30,6 +31,12 @@ def test_no_interaction_of_a_left_out_item_is_trained_on(serving_experiment, cac
     assert left.column("item").to_pylist() == kept  # in order of users and time
     assert leave_items_out(dataset, 0.1, 0, cold_cache).cold == data.cold
     assert leave_items_out(dataset, 0.1, 1, cold_cache).cold != data.cold
+
+
+def test_data_of_another_split_are_refused(serving_experiment, cache, cold_cache):
+    data = leave_items_out(prepare_dataset(serving_experiment.data, cache), 0.1, 0, cold_cache)
+    with pytest.raises(UserError, match=r"data\.split\.type: ratio; .* leave data\.split out, or train on"):
+        without_items(with_overrides(serving_experiment, {"data.split": {"type": "ratio"}}), data)
 
 
 def test_users_whose_next_item_is_new_are_ranked_over_all_items(serving_experiment, cache, cold_cache, tmp_path):

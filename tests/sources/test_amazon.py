@@ -104,6 +104,10 @@ def test_texts_of_the_page_are_cleaned_and_counted(tmp_path):
     rejected = dataset.manifest["rejected"]
     assert (rejected["texts_cleaned"], rejected["titles_of_page_source"], rejected["items_without_title"]) == (5, 1, 1)
 
+    raw = prepare_dataset(DataConfig(path=str(tmp_path / "raw"), clean_texts=False), tmp_path / "cache")
+    assert "<b>Foo</b>" in raw.items.column("title").to_pylist()
+    assert raw.manifest["rejected"]["texts_with_markup"] == 4 and raw.num_items == 3
+
 
 ODD = {"parent_asin": "z", "title": ["Zoo"], "other": 1}
 UNEVEN = [

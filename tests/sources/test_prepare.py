@@ -46,6 +46,22 @@ def test_items_without_title_are_dropped_and_counted(pairs, tmp_path):
     assert (dataset.num_users, dataset.num_interactions) == (3, 8)
 
 
+def test_markup_is_told_and_cleaned_where_it_is_asked_for(pairs, tmp_path, caplog):
+    plain = prepare_dataset(DataConfig(path=str(pairs)), tmp_path / "cache")
+    assert "texts_with_markup" not in plain.manifest["rejected"] and "clean_texts" not in caplog.text
+    table = (pairs / "items.csv").read_text().splitlines()
+    (pairs / "items.csv").write_text("\n".join([*table, "e,Salt &amp; <b>Pepper</b>,Acme", "f,I <3  you,Acme"]) + "\n")
+    (pairs / "interactions.csv").write_text(INTERACTIONS + "u9,e,5,1\nu9,f,5,2\n")
+    titles = []
+    for clean_texts in (None, True, False):
+        config = DataConfig(path=str(pairs), clean_texts=clean_texts)
+        dataset = prepare_dataset(config, tmp_path / "cache")
+        titles.append({title for title in dataset.items.column("title").to_pylist() if title[0] in "SI"})
+    assert titles == [{"Salt &amp; <b>Pepper</b>", "I <3  you"}, {"Salt & Pepper", "I <3 you"}, titles[0]]
+    assert caplog.text.count("1 texts of items hold entities or markup, such as &amp; or <b>") == 1
+    assert "are read as they are; data.clean_texts=true" in caplog.text
+
+
 def test_low_ratings_are_dropped(pairs, tmp_path):
     dataset = prepare_dataset(DataConfig(path=str(pairs), min_rating=4.0), tmp_path / "cache")
     assert sorted(histories(dataset).values()) == [["b", "a", "d"], ["b", "a", "d"], ["c"]]

@@ -4,8 +4,10 @@
 
 The yardstick is what anybody would write: the users' weighted histories, a sparse matrix, times the sparse counts of
 pairs, by scipy in blocks of users, without looking at the scores. The goal for each contestant that counts is twice its
-time. EASE and the hybrid multiply dense matrices; their yardsticks are these products. They rank some users of the
-first dataset alone, and EASE with random weights: its inverse takes minutes, and the weights do not change the speed.
+time. EASE, the hybrid and the stack multiply dense matrices, for some of the users. Their yardsticks are these
+products, and for the stack the work of its two parts. EASE ranks with random weights: its inverse takes minutes at
+these sizes, and the weights do not change the speed. Its fit is measured on fewer items, beside numpy's inverse of the
+same matrix.
 
 Shape suffixes: B users, I items, C recommender width.
 """
@@ -31,9 +33,11 @@ from laser.config.families.recommenders import (
     HybridConfig,
     ItemKNNConfig,
     PopularityConfig,
+    StackConfig,
 )
 from laser.config.jobs import BenchmarkConfig, BenchmarkJob
 from laser.data.examples import Examples
+from laser.errors import UserError
 from laser.recommenders.base import FittedRecommender, SequentialRecommender
 from laser.recommenders.encodings import make_encodings
 from laser.recommenders.families.item_knn import ItemKNN
@@ -47,16 +51,20 @@ FIRST_DATASET_ROUNDS = 5
 MAX_DENSE_SCORES = 2**30
 """Users times items up to which scipy's product is also ranked, as a dense matrix."""
 DENSE_USERS = 4096
-"""Users that EASE and the hybrid rank."""
+"""Users that EASE, the hybrid and the stack rank and encode."""
+EASE_FIT_ITEMS = 3000
+"""Items of the data that EASE is fitted to; its time grows with their cube."""
 EASE_USERS = 512
 """Users that EASE encodes without themselves; each takes a product with as many rows of its matrix as it has items."""
 PRODUCT, EASE_PRODUCT, TEXT_PRODUCT = "scipy: product", "scipy: product, dense matrix", "torch: product of texts"
+INVERSE, STACK_PARTS = "numpy: inverse", "parts of the stack: ranks"
 MEMORY_OF = (
     "item_knn: ranks", "item_knn: encodings without the own user", "popularity: ranks", "hybrid: ranks", "ease: ranks",
+    "stack: ranks",
 )  # fmt: skip
 """Contestants whose peak of memory is measured, in a call of its own."""
-YARDSTICKS = {"ease": EASE_PRODUCT, "hybrid": TEXT_PRODUCT}
-"""Family → the contestant that it is compared with; all others are compared with the sparse product."""
+YARDSTICKS = {"ease: fit": INVERSE, "ease": EASE_PRODUCT, "hybrid": TEXT_PRODUCT, "stack": STACK_PARTS}
+"""First words of a contestant → the one that it is compared with; all others are compared with the sparse product."""
 
 Work = Callable[[], object]
 
@@ -121,12 +129,19 @@ def _measure(
     contestants |= fitted_work("item_knn", knn, data) | fitted_work("popularity", popularity, data)
     if first:
         contestants["item_knn: ranks and lists"] = lambda: recommender_ranks(knn, data.val, lists=True)
-        contestants |= dense_work(knn, data, weights_BI)
+        contestants |= fit_work(num_users, num_items)
+    contestants |= dense_work(knn, data)
+    refused = {}
+    try:
+        contestants |= ease_work(data, weights_BI)
+    except UserError as error:
+        refused["ease"] = str(error)
     rounds = settings.rounds if first else -(-settings.rounds // FIRST_DATASET_ROUNDS)
     timings = take_turns(contestants, rounds, settings.warmup_rounds if first else 0)
     peaks = {name: peak_mib(contestants[name]) for name in MEMORY_OF if name in contestants}
     agreement = check_agreement(knn, data, weights_BI, counts_II)
-    return summarise(data, knn, timings, peaks, agreement)
+    figures, rows = summarise(data, knn, timings, peaks, agreement)
+    return figures | {"refused": refused}, rows
 
 
 def plain_matrices(knn: ItemKNN, data: Data) -> tuple[csr_array, csr_array]:
@@ -186,23 +201,48 @@ def encode(model: SequentialRecommender, examples: Examples, own: Callable[[int]
         make_encodings(model, examples, Path(folder), "encodings", own)
 
 
-def dense_work(knn: ItemKNN, data: Data, weights_BI: csr_array) -> dict[str, Work]:
-    """Return the contestants that multiply dense matrices: EASE, if it takes so many items, and the hybrid."""
+def dense_work(knn: ItemKNN, data: Data) -> dict[str, Work]:
+    """Return the work of the hybrid, and of the stack of that hybrid and a trained encoder, and their yardsticks."""
     hybrid = hybrid_of(knn)
-    ranked = data.val.take(np.arange(min(DENSE_USERS, data.num_users)))
+    stack = _frozen(StackConfig(), knn.num_items)
+    stack.fitted = hybrid
+    some = np.arange(min(DENSE_USERS, data.num_users))
+    ranked, prefixes = data.val.take(some), data.prefixes.take(some)
     contestants: dict[str, Work] = {
         TEXT_PRODUCT: lambda: product_of_texts(hybrid.text_IW, len(ranked)),
+        STACK_PARTS: lambda: (recommender_ranks(hybrid, ranked), recommender_ranks(stack.trained, ranked)),
+        "stack: ranks": lambda: recommender_ranks(stack, ranked),
         "hybrid: ranks": lambda: recommender_ranks(hybrid, ranked),
+        "hybrid: encodings": lambda: encode(hybrid, ranked, None),
+        "hybrid: encodings without the own user": lambda: encode(hybrid, prefixes, data.own),
     }
-    if knn.num_items > EASEConfig.max_items:
-        return contestants
-    ease = random_ease(knn.num_items)
+    return contestants
+
+
+def ease_work(data: Data, weights_BI: csr_array) -> dict[str, Work]:
+    """Return the work of EASE and its yardstick.
+
+    Raises:
+        UserError: there are too many items for its inverse.
+    """
+    ease = random_ease(weights_BI.shape[1])
+    ranked = data.val.take(np.arange(min(DENSE_USERS, data.num_users)))
     some = data.prefixes.take(np.arange(min(EASE_USERS, data.num_users)))
-    return contestants | {
+    return {
         EASE_PRODUCT: lambda: product(weights_BI[: len(ranked)], ease.weights_II.numpy()),
         "ease: ranks": lambda: recommender_ranks(ease, ranked),
+        "ease: encodings": lambda: encode(ease, ranked, None),
         f"ease: encodings without the own user, {len(some)} users": lambda: encode(ease, some, data.own),
     }
+
+
+def fit_work(num_users: int, num_items: int) -> dict[str, Work]:
+    """Return EASE's fit to data with fewer items, and the inverse of the matrix that it inverts."""
+    num_items = min(num_items, EASE_FIT_ITEMS)
+    train = generate(num_users, num_items).train
+    ease = _frozen(EASEConfig(), num_items)
+    gram_II = ease.gram(train)
+    return {INVERSE: lambda: np.linalg.inv(gram_II), f"ease: fit, {num_items} items": lambda: ease.fit(train)}
 
 
 def hybrid_of(knn: ItemKNN) -> Any:
@@ -253,9 +293,7 @@ def summarise(
     data: Data, knn: ItemKNN, timings: Mapping[str, Timing], peaks: Mapping[str, float], agreement: float
 ) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
     """Compute how many times a yardstick's seconds each contestant takes."""
-    times = {
-        name: ratio(timing, timings[YARDSTICKS.get(name.split(":")[0], PRODUCT)]) for name, timing in timings.items()
-    }
+    times = {name: ratio(timing, timings[_yardstick(name)]) for name, timing in timings.items()}
     size = f"{data.num_users} x {knn.num_items}"
     figures: dict[str, Any] = {
         "num_interactions": len(data.val.item_ids),
@@ -276,3 +314,7 @@ def summarise(
         for name, timing in timings.items()
     ]
     return figures, rows
+
+
+def _yardstick(contestant: str) -> str:
+    return next((other for words, other in YARDSTICKS.items() if contestant.startswith(words)), PRODUCT)

@@ -65,7 +65,7 @@ def _contestant(name: str, layout: str, source: Path, folder: Path, job: Benchma
     arguments = [name, layout, str(source / layout), str(target), str(K_CORE), str(job.data.memory_mib)]
     environment = os.environ | {"PYTHONPATH": str(Path(laser.__path__[0]).parent)}
     done = subprocess.run(
-        [sys.executable, "-m", "laser.benchmarks.prepare_contestants", *arguments],
+        [sys.executable, "-m", "laser.benchmarks.contestants.preparation", *arguments],
         env=environment,
         stdout=subprocess.PIPE,
         text=True,

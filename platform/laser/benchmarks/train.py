@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from laser.benchmarks.contestants.trainer import PeerTrainer
 from laser.benchmarks.measure import Timing, Work, matrix_product, ratio, take_turns, wait
-from laser.benchmarks.peers.trainer import PeerTrainer
 from laser.benchmarks.suites import BenchmarkResult
 from laser.config.compose import with_overrides
 from laser.config.jobs import BenchmarkJob

@@ -4,24 +4,20 @@ The exit status is 0 when the job is done, 1 after a failure of ours (with a tra
 (with its summary), 2 after a mistake of the user's (with one line `error: …`), and 130 after an interruption.
 """
 
-import builtins
 import json
 import logging
 import os
 import signal
 import sys
-import textwrap
-import types
-import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TextIO, TypeVar, get_args, get_origin
+from typing import Any, NoReturn, TextIO, TypeVar
 
 from pydantic import BaseModel
 
+from laser.cli.help import help_text
 from laser.config.compose import load_config
 from laser.config.credentials import masked
-from laser.config.fields import sections
 from laser.config.unused import unused_line
 from laser.errors import UserError
 
@@ -63,9 +59,7 @@ def run_job(
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for chatty in ("httpx", "alembic", "mlflow", "ray.tune", "huggingface_hub", "filelock"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    # OpenMP's threads spin while they wait for one another. Where other processes take turns on the cores, an epoch of
-    # SASRec took 17 s so and 1.3 s without spinning (2 threads, load 6 on 2 cores). The results are the same.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    let_threads_sleep()
     # `kill` and `ray job stop` then end a job in the same way as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     stdout = _stdout_apart()
@@ -90,6 +84,15 @@ def run_job(
     sys.exit(0)
 
 
+def let_threads_sleep() -> None:
+    """Have OpenMP's threads sleep while they wait for one another, before torch loads OpenMP.
+
+    Where other processes take turns on the cores, an epoch of SASRec took 17 s with threads that spin and 1.3 s without
+    (2 threads, load 6 on 2 cores). The results are the same.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
 def _project(main: Callable[..., Any]) -> Path:
     """Return the folder that holds `jobs/` and `configs/`, wherever the job is started."""
     return Path(sys.modules[main.__module__].__file__ or "").resolve().parents[1]
@@ -101,62 +104,3 @@ def _stdout_apart() -> TextIO:
     real = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return real
-
-
-def help_text(job: str, config_class: type[BaseModel], default: Path | None) -> str:
-    """Return the job's docstring, its usage, and every setting with its default, its kind and its meaning."""
-    usage = f"usage: python jobs/{Path(sys.argv[0]).name} [config=<file.yaml>] [section.key=value ...]"
-    file = (
-        f"Without config= it reads {default} of this project."
-        if default
-        else "It reads no file unless config= names one."
-    )
-    notes = (
-        f"{file} Files follow YAML. So do values, but text is taken as written: name=10 and "
-        'prompt.instruction="User #1: no" need no quotes within. The last value of a setting wins. data, llm and '
-        "recommender given as text stand for data.path, llm.source and recommender.type. Settings and their defaults:"
-    )
-    return "\n".join([job.strip(), "", usage, notes, "", *_help_lines(config_class, "")])
-
-
-def _help_lines(section: type[BaseModel], prefix: str) -> Iterator[str]:
-    for name, field in section.model_fields.items():
-        members = sections(section, name)
-        if not members:
-            default = "(required)" if field.is_required() else f"= {json.dumps(field.default)}"
-            yield f"  {prefix}{name} {default}   [{_kind(field.annotation, field.metadata)}]"
-            yield textwrap.fill(_one_line(field.description), 100, initial_indent=" " * 6, subsequent_indent=" " * 6)
-        for member in members:
-            family = f" ({member.model_fields['type'].default})" if "type" in member.model_fields else ""
-            yield ""
-            yield f"{prefix}{name}{family}: {_one_line(member.__doc__)}"
-            yield from _help_lines(member, f"{prefix}{name}.")
-
-
-def _kind(annotation: Any, bounds: Iterable[Any] = ()) -> str:
-    """Describe the values that a setting takes: `whole number > 0 or null`."""
-    parts = get_args(annotation)
-    match get_origin(annotation):
-        case typing.Annotated:
-            inner = [item for part in parts[1:] for item in getattr(part, "metadata", [part])]
-            return _kind(parts[0], [*inner, *bounds])
-        case typing.Literal:
-            return " | ".join(map(str, parts))
-        case typing.Union | types.UnionType:
-            return " or ".join(_kind(part) for part in parts)
-        case builtins.tuple:
-            return f"list of {_kind(parts[0])}"
-        case builtins.dict:
-            return "mapping"
-    limits = [
-        f"{sign} {getattr(bound, name)}" for bound in bounds for name, sign in _BOUNDS.items() if hasattr(bound, name)
-    ]
-    return " ".join([_WORDS[annotation], ", ".join(limits)]).strip()
-
-
-_WORDS = {int: "whole number", float: "number", str: "text", bool: "true | false", type(None): "null", Any: "any"}
-_BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-
-
-def _one_line(text: str | None) -> str:
-    return " ".join((text or "").split())

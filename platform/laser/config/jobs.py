@@ -12,7 +12,7 @@ from laser.config.section import NonNegativeFloat, Section, Seed
 TABLES = Path(__file__).parents[1] / "reproduction" / "tables"
 """The files of the tables and figures that can be run: `table-<name>.yaml`, `figure-<name>.yaml`."""
 
-PUBLISHED = TABLES.with_name("published")
+PUBLISHED = TABLES.parents[1] / "records" / "published"
 """The files of the benchmarks, with what others have published on them: `<name>.yaml`."""
 
 
@@ -278,6 +278,12 @@ class BenchmarkConfig(Section):
     warm-up."""
     fitted_items: tuple[PositiveInt, ...] = (18_357, 100_000)
     """fitted: items of each generated dataset. Amazon Sports (2014, 5-core): 35,598 users and 18,357 items."""
+    recbole_python: str | None = None
+    """peers: Python of an environment that has RecBole; null leaves it out."""
+    rectools_python: str | None = None
+    """peers: Python of an environment that has RecTools; null leaves it out."""
+    peer_epochs: PositiveInt = 2
+    """peers: epochs that each library trains in a round."""
     gpu_scale: Literal["full", "small"] = "full"
     """gpu: full measures at sizes for an H100; small runs the same code in a few minutes on a CPU, and its figures mean
     nothing."""
@@ -314,7 +320,9 @@ class BenchmarkConfig(Section):
         return self
 
 
-Suite = Literal["train", "encode", "rank", "catalogue", "fitted", "prepare", "sharding", "tune", "gpu", "serve"]
+Suite = Literal[
+    "train", "encode", "rank", "catalogue", "fitted", "peers", "prepare", "sharding", "tune", "gpu", "serve"
+]
 """Each is a module of `laser.benchmarks` with a function `run`."""
 
 
@@ -323,10 +331,10 @@ class BenchmarkJob(Experiment):
 
     suite: Suite
     """train: optimizer steps; encode: encoding the catalogue; rank: full-catalogue ranks; catalogue: loss and ranks
-    over many items; fitted: ranks and encodings of the recommenders made by counting; prepare: raw data to a dataset;
-    sharding: memory and cost of the ZeRO levels; tune: the time that a sweep adds to its trials; gpu: all that a
-    machine with a GPU shows within minutes, from the speed of its products to trained models; serve: latency and
-    throughput over HTTP."""
+    over many items; fitted: ranks and encodings of the recommenders made by counting; peers: epochs of SASRec and
+    BERT4Rec beside other libraries; prepare: raw data to a dataset; sharding: memory and cost of the ZeRO levels; tune:
+    the time that a sweep adds to its trials; gpu: all that a machine with a GPU shows within minutes, from the speed of
+    its products to trained models; serve: latency and throughput over HTTP."""
     benchmark: BenchmarkConfig = BenchmarkConfig()
 
 
@@ -384,7 +392,7 @@ class ReproduceJob(Experiment):
     """Figure of the paper: 3 zero-shot and low-resource transfer, 4 recommenders under the M-Former. A figure is a file
     `figure-<name>.yaml` in laser/reproduction/tables."""
     benchmark: BenchmarkName | None = None
-    """Public data to measure baselines and Laser on, beside published rows: a file in laser/reproduction/published."""
+    """Public data to measure baselines and Laser on, beside published rows: a file in laser/records/published."""
     families: tuple[Family, ...] = ("popularity", "item_knn", "ease", "hybrid", "sasrec", "text_sasrec")
     """benchmark: the baselines, each at the settings that its search chooses on validation."""
     seeds: tuple[NonNegativeInt, ...] = (0,)
@@ -425,6 +433,44 @@ class ReportJob(Section):
     def store(self) -> TrackingConfig:
         """Return where the runs are."""
         return self.tracking.model_copy(update={"experiment": self.experiment})
+
+
+class CompareJob(Section):
+    """The recorded runs to compare, user by user."""
+
+    runs: tuple[str, ...] = ()
+    """Run ids of jobs/train.py, pretrain.py, references.py or of trials. Give these or experiment."""
+    experiment: str | None = None
+    """MLflow experiment whose runs with ranks of test users are compared; of equal settings the latest."""
+    dataset: str | None = None
+    """With experiment: name of the dataset to compare on, where there are several."""
+    metrics: tuple[str, ...] = ("ndcg@10", "recall@10", "mrr")
+    """Metrics of ranks, at any cutoff: ndcg@5, recall@20, hit@1, mrr@10, mrr. The first one orders, and is tested."""
+    history: Literal["shown", "masked"] = "shown"
+    """Whether a user's own items are among the candidates. Lists always have them there."""
+    rounds: PositiveInt = 10_000
+    """Resamples of the bootstrap and random signs of the test."""
+    alpha: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
+    """Level below which a corrected p value marks a difference."""
+    seed: Seed = 0
+    """Seed of both."""
+    output: str = "comparison.html"
+    """File of the page. The same in Markdown lies beside it, and all figures as JSON."""
+    tracking: TrackingConfig = TrackingConfig()
+    cache_dir: str = ".cache/laser"
+    """Folder of prepared data; what is missing there is made again."""
+
+    @model_validator(mode="after")
+    def _runs_or_experiment(self) -> "CompareJob":
+        if bool(self.runs) == (self.experiment is not None):
+            raise ValueError("runs and experiment: give one of them")
+        if not self.metrics:
+            raise ValueError("metrics: give at least one, as ndcg@10")
+        return self
+
+    def store(self) -> TrackingConfig:
+        """Return where the runs are."""
+        return self.tracking.model_copy(update={"experiment": self.experiment or self.tracking.experiment})
 
 
 class UiJob(Section):

@@ -12,6 +12,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from laser.config.families.finetuning import FinetuningConfig, NoFinetuning
 from laser.config.families.recommenders import Bert4RecConfig, Family, RecommenderConfig
 from laser.config.families.selection import AllUsers, SelectionConfig
+from laser.config.families.splits import LeaveOneOut, SplitConfig
 from laser.config.marks import (
     ARTIFACT,
     FINGERPRINTED,
@@ -65,10 +66,14 @@ class DataConfig(Section):
     attributes: tuple[str, ...] | None = None
     """Item attributes to keep, in prompt order; null keeps all but an index (amazon: brand or store,
     and categories)."""
+    clean_texts: bool | None = None
+    """Read titles and attributes as a web page shows them: without entities, markup, line breaks and page source. null:
+    of amazon's dumps alone. Texts of other layouts that hold markup are counted and told."""
     min_rating: float | None = None
     """Drop interactions rated lower; null keeps all. RecFormer's JSON has no ratings and refuses it."""
     k_core: NonNegativeInt = 0
     """Repeatedly drop users and items with fewer interactions than this; 0 keeps all. Paper: 5."""
+    split: SplitConfig = LeaveOneOut()
     seed: Seed = 0
     """Seed of the permutation that numbers the items, so that ids carry no order."""
     memory_mib: Annotated[PositiveInt, HOW_IT_RUNS] = 2048

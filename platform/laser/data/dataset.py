@@ -5,7 +5,7 @@ On disk a dataset is a directory of Parquet files and a manifest, written by `la
     items.parquet      item_id int32 (= row), raw_id, title, one text column per attribute
     sequences.parquet  user_id int32 (= row), raw_id, items list<int32> in time order, timestamps list<int64> or null
     splits.parquet     user_id, train_end, val_end, test_end: positions in the user's sequence
-    manifest.json      schema version, counts, fingerprint, source
+    manifest.json      schema version, counts, fingerprint, source; the times of the cuts, where a split has any
 """
 
 import hashlib
@@ -19,12 +19,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from laser.config.families.splits import ColdSplit, SplitConfig
 from laser.config.schema import DataConfig
 from laser.data.examples import Examples
 from laser.errors import UserError
 
 SCHEMA_VERSION = 2
 Split = Literal["train", "val", "test"]
+PER_USER = (
+    "each sequence is divided at a time of its own, so training knows what comes after other users' targets "
+    "(arXiv 2507.16289); data.split=temporal divides all at one time"
+)
+"""What a summary says of the splits that let the future in."""
 
 
 class Dataset:
@@ -39,6 +45,10 @@ class Dataset:
         self.num_users: int = manifest["num_users"]
         self.num_items: int = manifest["num_items"]
         self.num_interactions: int = manifest["num_interactions"]
+        split = manifest.get("source", {}).get("split")  # leave-one-out is not named
+        self.split: SplitConfig = (
+            DataConfig().split if split is None else DataConfig.model_validate({"split": split}).split
+        )
         self._trains: NDArray[np.bool_] | None = None
         """Whether each user's sequence is trained on; None where all are."""
 
@@ -56,15 +66,30 @@ class Dataset:
         part._trains = np.isin(np.arange(self.num_users), users)
         return part
 
+    def __repr__(self) -> str:
+        return self.described()
+
     def facts(self) -> dict[str, Any]:
-        """Return what summaries say of the data: name, counts, and what was left out, by reason."""
+        """Return what summaries say of the data: name, counts, what was left out, by reason, and what to know of it."""
         counts = {name: self.manifest[name] for name in ("num_users", "num_items", "num_interactions")}
         return {
             "name": self.name,
             "fingerprint": self.fingerprint,
             **counts,
             "rejected": self.manifest.get("rejected", {}),
+            "split": self.split.type,
+            "notes": self._notes(),
         }
+
+    def _notes(self) -> list[str]:
+        """Return what a reader of figures must know of the split."""
+        notes = [] if self.split.type == "temporal" else [f"split {self.split.type}: {PER_USER}"]
+        if self.candidates is not None:
+            floor = min(1.0, 10 / len(self.candidates))
+            notes.append(
+                f"candidates are {len(self.candidates):,} cold items alone: a random order has Recall@10 {floor:.3f}"
+            )
+        return notes
 
     def described(self) -> str:
         """Return name, settings, counts, and what was left out, as one line."""
@@ -126,6 +151,26 @@ class Dataset:
     def _ends(self, split: Split) -> NDArray[np.int64]:
         return self._splits.column(f"{split}_end").to_numpy().astype(np.int64)
 
+    @cached_property
+    def train_counts(self) -> NDArray[np.int64]:
+        """Training interactions of each item."""
+        lengths = np.diff(self.offsets)
+        places = np.arange(len(self.item_ids)) - np.repeat(self.offsets[:-1], lengths)
+        return np.bincount(self.item_ids[places < np.repeat(self.num_train_items, lengths)], minlength=self.num_items)
+
+    @cached_property
+    def candidates(self) -> NDArray[np.int64] | None:
+        """The items that are ranked, sorted; None for the whole catalogue. Cold ones have no training interaction."""
+        if not isinstance(self.split, ColdSplit) or self.split.candidates == "all":
+            return None
+        return np.flatnonzero(self.train_counts == 0)
+
+    @cached_property
+    def times(self) -> NDArray[np.int64] | None:
+        """The times of all interactions, as `item_ids`; None without timestamps. Their unit is the source's own."""
+        times = self._table("sequences", ["timestamps"]).column("timestamps").combine_chunks()
+        return None if times.null_count else times.flatten().to_numpy()
+
     def train_items(self, user: int) -> NDArray[np.int32]:
         """Return the items of a user's training interactions, oldest first; none of users that `trained_on` drops."""
         if self._trains is not None and not self._trains[user]:
@@ -138,11 +183,10 @@ class Dataset:
 
         Only the order of times has a meaning. Each user must have a training interaction.
         """
-        times = self._table("sequences", ["timestamps"]).column("timestamps").combine_chunks()
-        if times.null_count:
+        if self.times is None:
             return None
         assert (self.num_train_items[users] > 0).all()
-        return times.flatten().to_numpy()[self.offsets[users] + self.num_train_items[users] - 1]
+        return self.times[self.offsets[users] + self.num_train_items[users] - 1]
 
     def examples(self, split: Split, every_prefix: bool = False, prefixes_per_user: int | None = None) -> Examples:
         """Return the histories and targets of a split.
@@ -168,7 +212,9 @@ class Dataset:
             before = self._ends("train" if split == "val" else "val")
             users = np.flatnonzero((self._ends(split) > before) & (before > 0))
             ends = first[users] + before[users]
-        return Examples(self.item_ids, users.astype(np.int32), first[users], ends, self.item_ids[ends])
+        candidates = None if split == "train" else self.candidates
+        targets = self.item_ids[ends]
+        return Examples(self.item_ids, users.astype(np.int32), first[users], ends, targets, candidates=candidates)
 
 
 def open_dataset(path: Path) -> Dataset:

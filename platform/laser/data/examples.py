@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ class Examples:
     targets: NDArray[np.int32]
     whole_starts: NDArray[np.int64] | None = None
     """Where histories started before `last` cut them; None while they are whole."""
+    candidates: NDArray[np.int64] | None = None
+    """The items among which targets are ranked, sorted; None for the whole catalogue."""
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -41,6 +44,25 @@ class Examples:
         firsts, lengths = starts[indices], self.ends[indices] - starts[indices]
         ends = np.cumsum(lengths)
         return self.item_ids[np.arange(lengths.sum()) + np.repeat(firsts - ends + lengths, lengths)], lengths
+
+    def wanted(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[NDArray[Any]]]:
+        """Return the targets and the whole histories of some examples, by their numbers among the candidates.
+
+        Items of a history that are no candidates are left out.
+        """
+        histories = [self.whole_history(int(index)) for index in indices]
+        if self.candidates is None:
+            return self.targets[indices].astype(np.int64), histories
+        return self._places(self.targets[indices]), [self._places(items) for items in histories]
+
+    def _places(self, items: NDArray[np.int32]) -> NDArray[np.int64]:
+        assert self.candidates is not None
+        places = np.searchsorted(self.candidates, items).clip(max=len(self.candidates) - 1)
+        return places[self.candidates[places] == items]
+
+    def items_at(self, places: NDArray[np.integer]) -> NDArray[np.int32]:
+        """Return the items that these numbers among the candidates stand for."""
+        return places.astype(np.int32) if self.candidates is None else self.candidates[places].astype(np.int32)
 
     def last(self, num_items: int) -> "Examples":
         """Cut all histories to their most recent items."""

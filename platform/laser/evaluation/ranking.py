@@ -203,6 +203,20 @@ def ranks_with_history_bias(
     return ranks_B.index_add(0, rows_P, with_P.long() - without_P.long())
 
 
+def user_ranks(
+    representation_BH: Tensor,
+    item_embeddings_IH: Tensor,
+    targets_B: Tensor,
+    histories: Sequence[np.ndarray],
+    bias: float,
+) -> tuple[Tensor, Tensor]:
+    """Rank the targets twice: with `bias` on the histories' items, and with these masked. Both are int64 ranks_B."""
+    case = representation_BH, item_embeddings_IH, targets_B, histories
+    ranks_B = catalogue_ranks(representation_BH, item_embeddings_IH, targets_B)
+    masked_B = ranks_with_history_bias(ranks_B, *case, -torch.inf)
+    return ranks_with_history_bias(ranks_B, *case, bias) if bias else ranks_B, masked_B
+
+
 def error_bound(representation_BH: Tensor, item_embeddings_IH: Tensor) -> Tensor:
     """How far the device's product may be from the score of any item, as `catalogue_ranks` explains: float32 error_B.
 

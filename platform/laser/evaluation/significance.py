@@ -63,7 +63,7 @@ def compare(ours: UserRanks, theirs: UserRanks, num_resamples: int = 10_000, see
     values |= {masked_name(name): (mine[name], others[name]) for name in mine}
     names = list(values)
     differences_EM = np.stack([mine - others for mine, others in values.values()], axis=1)
-    means_SM = _resampled_means(differences_EM, num_resamples, seed)
+    means_SM = resampled_means(differences_EM, num_resamples, seed)
     return {
         name: _comparison(*values[name], differences_EM[:, number], means_SM[:, number])
         for number, name in enumerate(names)
@@ -78,11 +78,12 @@ def compare_with_values(
     All are compared on the same resampled users.
     """
     ours_E = user_metrics(ranks)[metric]
-    means_S = _resampled_means(ours_E[:, None], num_resamples, seed)[:, 0]
+    means_S = resampled_means(ours_E[:, None], num_resamples, seed)[:, 0]
     return [_comparison(ours_E, np.full_like(ours_E, value), ours_E - value, means_S - value) for value in values]
 
 
-def _resampled_means(differences_EM: NDArray[np.float64], num_resamples: int, seed: int) -> NDArray[np.float64]:
+def resampled_means(differences_EM: NDArray[np.float64], num_resamples: int, seed: int) -> NDArray[np.float64]:
+    """Means of the columns over users drawn with replacement, all columns over the same ones: float64 [S, M]."""
     random, num_users = np.random.default_rng(seed), len(differences_EM)
     means_SM = np.empty((num_resamples, differences_EM.shape[1]))
     for start in range(0, num_resamples, RESAMPLES_AT_ONCE):

@@ -43,7 +43,10 @@ class UserRanks:
         return len(self.users)
 
     def metrics(self) -> dict[str, float]:
-        """All metrics of ranks, the same with `_masked` for the ranks without history, and those of lists if any."""
+        """All metrics of ranks, the same with `_masked` for the ranks without history, and those of lists if any.
+
+        Of lists there are those that need nothing of the dataset (`laser.evaluation.lists`).
+        """
         metrics = ranking_metrics(self.ranks)
         metrics |= {masked_name(name): value for name, value in ranking_metrics(self.masked).items()}
         if self.lists_EK is not None:

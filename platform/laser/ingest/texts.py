@@ -90,11 +90,20 @@ def clean(texts: pa.ChunkedArray) -> tuple[pa.ChunkedArray, int, int]:
     return pa.chunked_array([cleaned]), num_changed, sum(_is_page_source(text) for text in old)
 
 
+def num_with_markup(texts: pa.ChunkedArray) -> int:
+    """Count the texts that `clean` changes by more than blanks."""
+    suspect = pc.match_substring_regex(texts, _SUSPECT)
+    return sum(_clean(text) != _tidy(text) for text in texts.filter(suspect).to_pylist())
+
+
 def _clean(text: str) -> str:
     if _is_page_source(text):
         return ""
     text = _HIDDEN.sub(" ", _unescaped(text))
-    text = _TAG.sub(lambda tag: "" if tag[1] else " ", text)
+    return _tidy(_TAG.sub(lambda tag: "" if tag[1] else " ", text))
+
+
+def _tidy(text: str) -> str:
     parts = (" ".join(part.split()) for part in text.split(", "))
     return ", ".join(part for part in parts if part)
 

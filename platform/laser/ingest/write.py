@@ -1,6 +1,7 @@
 """Writes the tables of a prepared dataset piece by piece, and hashes them."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from laser.data.splits import Sequences, SplitMethod, split_ends
+from laser.data.splits import Ends, Sequences
 from laser.ingest.interactions import Interactions
 from laser.ingest.order import Core
 from laser.ingest.streams import prefetch
@@ -69,8 +70,13 @@ class _HashSink:
 
 
 def write_users(
-    target: Path, raw_ids: pa.Array, blocks: Interactions, core: Core, id_of_item: NDArray[np.int32]
-) -> tuple[int, bytes]:
+    target: Path,
+    raw_ids: pa.Array,
+    blocks: Interactions,
+    core: Core,
+    id_of_item: NDArray[np.int32],
+    split: Callable[[Sequences], Ends],
+) -> tuple[int, int, bytes]:
     """Write `sequences.parquet` and `splits.parquet`, a row group per block.
 
     Args:
@@ -79,15 +85,16 @@ def write_users(
         blocks: users' interactions in time order.
         core: says which interactions stay.
         id_of_item: the new id of each item.
+        split: divides the sequences of whole users.
 
     Returns:
-        the number of users that are left, and the hashes of both tables.
+        the numbers of users and interactions that are left, and the hashes of both tables.
     """
 
-    def make(block: pa.RecordBatch) -> tuple[dict[str, Any], dict[str, Any]]:
-        return _tables(block, core.rows(block), raw_ids, id_of_item)
+    def make(block: pa.RecordBatch) -> tuple[dict[str, Any], dict[str, NDArray[np.int32]]]:
+        return _tables(block, core.rows(block), raw_ids, id_of_item, split)
 
-    num_users = 0
+    num_users = num_interactions = 0
     # With dictionaries, ids and times take as much room, twice the time to write and three times the time to read.
     sequences, splits = (TableWriter(target / f"{name}.parquet", repetitive=False) for name in ("sequences", "splits"))
     with sequences, splits:
@@ -96,19 +103,27 @@ def write_users(
             if size:
                 user_ids = {"user_id": pa.array(np.arange(num_users, num_users + size, dtype=np.int32))}
                 sequences.write(pa.table(user_ids | columns))
-                splits.write(pa.table(user_ids | ends))
+                splits.write(pa.table(user_ids | {name: pa.array(values) for name, values in ends.items()}))
                 num_users += size
-    return num_users, sequences.digest.digest() + splits.digest.digest()
+                num_interactions += int(ends["test_end"].sum())
+    return num_users, num_interactions, sequences.digest.digest() + splits.digest.digest()
 
 
 def _tables(
-    block: pa.RecordBatch, rows: NDArray[np.int64], raw_ids: pa.Array, id_of_item: NDArray[np.int32]
-) -> tuple[dict[str, Any], dict[str, Any]]:
+    block: pa.RecordBatch,
+    rows: NDArray[np.int64],
+    raw_ids: pa.Array,
+    id_of_item: NDArray[np.int32],
+    split: Callable[[Sequences], Ends],
+) -> tuple[dict[str, Any], dict[str, NDArray[np.int32]]]:
     """Return the columns of the block's users: of sequences, and of the ends of their splits."""
     column = {name: block.column(name).to_numpy()[rows] for name in block.schema.names}
-    starts = np.flatnonzero(np.diff(column["user"], prepend=-1))
-    counts = np.diff(starts, append=len(rows))
-    offsets = np.append(starts, len(rows)).astype(np.int32)
+    starts, counts = _users(column["user"])
+    ends = split(Sequences(starts, counts, column["item"], column.get("time"), column.get("split")))
+    if ends.kept_R is not None:
+        column = {name: values[ends.kept_R] for name, values in column.items()}
+        starts, counts = _users(column["user"])
+    offsets = np.append(starts, len(column["user"])).astype(np.int32)
     sequences = {
         "raw_id": raw_ids.take(pa.array(column["user"][starts])),
         "items": pa.ListArray.from_arrays(offsets, pa.array(id_of_item[column["item"]])),
@@ -116,6 +131,11 @@ def _tables(
         if "time" in column
         else pa.nulls(len(starts), pa.list_(pa.int64())),
     }
-    method: SplitMethod = "given" if "split" in column else "leave_one_out"
-    ends = split_ends(method, Sequences(starts, counts, column.get("split")))
-    return sequences, {name: pa.array(values) for name, values in ends.items()}
+    positions = {"train_end": ends.train_U, "val_end": ends.val_U, "test_end": counts}
+    return sequences, {name: values.astype(np.int32) for name, values in positions.items()}
+
+
+def _users(user_R: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the first row of each user, and how many there are."""
+    starts = np.flatnonzero(np.diff(user_R, prepend=-1))
+    return starts, np.diff(starts, append=len(user_R))

@@ -24,11 +24,11 @@ from laser.llm.source import resolve_llm
 from laser.pages.document import as_html, as_markdown
 from laser.pages.plots import as_file
 from laser.recommenders.baselines import best_baseline
+from laser.records.published import METRICS, read_published
+from laser.records.record import add_result
 from laser.reproduction.cells import base_experiment
 from laser.reproduction.cost import cell_cost, peak_memory
 from laser.reproduction.paper import Row, Table
-from laser.reproduction.published import METRICS, read_published
-from laser.reproduction.record import add_result
 from laser.reproduction.report.benchmark import Entry, as_json, benchmark_page, cost_figure, verdicts
 from laser.reproduction.run import look_up, run_missing
 from laser.sources.prepare import prepare_dataset
@@ -131,6 +131,8 @@ def _entry(
     with peak_memory() as peak:
         after = run_missing(before, store)
     runs = {cell.seed: after.stored[cell.key] for cell in after.cells if cell.key in after.stored}
+    if not runs:
+        raise RuntimeError(f"{row.id}: the runs of all seeds failed; the messages above say why")
     new = {cell.seed for cell in before.missing}
     if peak.mib is not None:
         for seed in new & runs.keys():

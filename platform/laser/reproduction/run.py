@@ -17,6 +17,7 @@ from laser.config.marks import ARTIFACT
 from laser.config.paths import check_places
 from laser.config.schema import Experiment, SearchConfig, TuneExperiment
 from laser.data.dataset import Dataset
+from laser.errors import UserError
 from laser.evaluation.metrics import SELECTION_METRIC
 from laser.recommenders.pretraining import pretrained_recommender, pretraining_device
 from laser.reproduction.cells import Cell, base_experiment, cells_directory, cells_of, distinct
@@ -108,23 +109,41 @@ def run_missing(reproduction: Reproduction, store: Store) -> Reproduction:
     Raises:
         UserError: data, LLM or a setting is wrong; raised before anything is trained.
     """
-    while reproduction.missing:
-        missing = reproduction.missing
+    failed: set[str] = set()  # it would fail again
+    while missing := [cell for cell in reproduction.missing if cell.key not in failed]:
         logger.info("%s: %d cells to run", reproduction.table.name, len(missing))
-        by_artifacts = {_artifact_settings(cell.config): cell.config for cell in missing}
-        for config in by_artifacts.values():
-            make_artifacts(config)  # before any trial, so that a mistake of the user's is reported as one
+        possible = _with_artifacts(missing)
         for cell in missing:
             if cell.kind == "recommender":
                 _run_recommender(cell, store)
-        trials = [cell for cell in missing if cell.kind == "laser"]
+        trials = [cell for cell in possible if cell.kind == "laser"]
         if trials:
             _run_trials(reproduction, trials, store)
-        again = look_up(reproduction.job, reproduction.table, store)
-        if {cell.key for cell in again.missing} >= {cell.key for cell in missing}:
-            return again  # what failed would fail again
-        reproduction = again
+        reproduction = look_up(reproduction.job, reproduction.table, store)
+        failed |= {cell.key for cell in missing} & {cell.key for cell in reproduction.missing}
     return reproduction
+
+
+def _with_artifacts(cells: Sequence[Cell]) -> list[Cell]:
+    """Make what the cells read, before any of them runs, and return those for which that could be made.
+
+    Raises:
+        UserError: data, LLM or a setting is wrong.
+    """
+    made: dict[str, bool] = {}
+    for cell in cells:
+        settings = _artifact_settings(cell.config)
+        if settings in made:
+            continue
+        try:
+            make_artifacts(cell.config)
+            made[settings] = True
+        except UserError:
+            raise
+        except Exception as error:  # a recommender that diverges, say
+            logger.error("%s: %s: %s", cell.name, type(error).__name__, error)
+            made[settings] = False
+    return [cell for cell in cells if made[_artifact_settings(cell.config)]]
 
 
 def _artifact_settings(config: Experiment) -> str:
@@ -165,13 +184,16 @@ def _run_recommender(cell: Cell, store: Store) -> None:
     try:
         device = pretraining_device(cell.config.training.use_gpu)
         pretrained = pretrained_recommender(cell.config.recommender, dataset, cache, run.report, device=device)
-    except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt)
-        store.finish(
-            run.run_id, "interrupted" if interrupted else "failed", NO_RESULTS, None if interrupted else str(error)
-        )
+    except KeyboardInterrupt:
+        store.finish(run.run_id, "interrupted", NO_RESULTS, None)
         raise
-    store.finish(run.run_id, "finished", pretrained.run_results(), None)
+    except Exception as error:
+        logger.error("%s: %s: %s", cell.name, type(error).__name__, error)
+        store.finish(run.run_id, "failed", NO_RESULTS, str(error))
+        if isinstance(error, UserError):
+            raise
+    else:
+        store.finish(run.run_id, "finished", pretrained.run_results(), None)
 
 
 def _run_trials(reproduction: Reproduction, cells: Sequence[Cell], store: Store) -> None:

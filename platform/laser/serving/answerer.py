@@ -74,8 +74,7 @@ class Answerer:
         excluded: Sequence[str] = (),
     ) -> list[Answer]:
         """Recommend a list for each history, in their order. `Options` says what the other arguments mean."""
-        only = None if allowed is None else frozenset(allowed)
-        options = Options(k, mask_history, only, frozenset(excluded))
+        options = Options.of(k, mask_history, allowed, excluded)
         return self.answer([Query.of(history, options) for history in histories])
 
     def answer(self, queries: Sequence[Query]) -> list[Answer]:

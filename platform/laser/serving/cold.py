@@ -24,13 +24,12 @@ from laser.config.schema import DataConfig, Experiment
 from laser.data.dataset import Dataset
 from laser.errors import UserError
 from laser.evaluation.metrics import masked_name, ranking_metrics
-from laser.evaluation.ranking import ranks, ranks_without_histories
+from laser.evaluation.ranking import ranks, ranks_without_histories, user_ranks
 from laser.recommenders.text import whitened
 from laser.recommenders.text_features import item_features
 from laser.serving.answerer import Answerer
 from laser.serving.catalogue import TEXT_WIDTH
 from laser.storage.cache import make_once
-from laser.training.loop import user_ranks
 
 HISTORY_DECAY = 0.5
 """Weight of an item of a history relative to the one after it, in the text cosine; that of the hybrid on validation
@@ -78,7 +77,16 @@ def leave_items_out(dataset: Dataset, fraction: float, seed: int, cache: Path) -
 
 
 def without_items(config: Experiment, data: ColdData) -> Experiment:
-    """Return the experiment on the data without the items that were left out. What was filtered stays filtered."""
+    """Return the experiment on the data without the items that were left out. What was filtered stays filtered.
+
+    Raises:
+        UserError: the data have another split than leave-one-out, which the rest of the data would not have.
+    """
+    if not config.data.split.neutral:
+        raise UserError(
+            f"data.split.type: {config.data.split.type}; items are left out of data with leave_one_out alone; leave "
+            "data.split out, or train on data.split=cold instead"
+        )
     plain = DataConfig(path=str(data.folder), format="pairs", seed=config.data.seed)
     return config.model_copy(update={"data": plain})
 

@@ -179,7 +179,7 @@ def write_lists(catalogue: Catalogue, batches: Sequence[pa.Table], answer: Answe
             for _ in steps:
                 batch = next(answered)
                 tally.add(batch, catalogue.numbers)
-                writer.write_table(_rows(batch))
+                writer.write_table(list_rows(batch))
         os.replace(aside, output)
     finally:
         aside.unlink(missing_ok=True)
@@ -187,8 +187,8 @@ def write_lists(catalogue: Catalogue, batches: Sequence[pa.Table], answer: Answe
     return {"users": tally.num_lists, "rows": int(tally.counts_I.sum()), "histories": tally.by, "lists": figures}
 
 
-def _rows(batch: pa.Table) -> pa.Table:
-    """Return a row for each item of each list."""
+def list_rows(batch: pa.Table) -> pa.Table:
+    """Return an answered batch with a row for each item of each list (`SCHEMA`)."""
     lists = batch.column("items").combine_chunks()
     lengths = np.diff(lists.offsets.to_numpy())
     ranks = np.concatenate([np.arange(1, length + 1) for length in lengths]) if len(lengths) else np.zeros(0)

@@ -9,7 +9,7 @@
 | asked for twice | computed once, answered twice |
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 
@@ -25,6 +25,10 @@ class Options:
     """Raw ids of the only items to recommend; None for the whole catalogue. Unknown ones are passed over."""
     excluded: frozenset[str] = frozenset()
     """Raw ids of items never to recommend."""
+
+    @staticmethod
+    def of(k: int, mask_history: bool, allowed: Iterable[str] | None, excluded: Iterable[str]) -> "Options":
+        return Options(k, mask_history, None if allowed is None else frozenset(allowed), frozenset(excluded))
 
 
 @dataclass(frozen=True)

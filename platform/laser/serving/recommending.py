@@ -49,10 +49,10 @@ def recommend(job: RecommendJob) -> Mapping[str, Any]:
 def job_options(job: RecommendJob) -> Options:
     """Return how the lists are made, with the items of the job's files."""
     allowed, excluded = (
-        None if file is None else frozenset(read_ids(_path(file), setting, ITEM))
+        None if file is None else read_ids(_path(file), setting, ITEM)
         for setting, file in (("allowed", job.allowed), ("excluded", job.excluded))
     )
-    return Options(job.k, job.mask_history, allowed, excluded or frozenset())
+    return Options.of(job.k, job.mask_history, allowed, excluded or ())
 
 
 def job_histories(job: RecommendJob, package: Package, cache: Path) -> Histories:

@@ -9,18 +9,16 @@ The dumps are known for these defects. They are counted and not refused:
 - a review occurs twice, with the same user, item and time; the first one stays;
 - an item's metadata occur twice; the first ones stay;
 - a review is of an item without metadata; it is left out;
-- texts are as they stood in the page, with entities, markup and line breaks; they become what a reader saw;
+- texts are as they stood in the page, with entities, markup and line breaks; they become what a reader saw, unless
+  `data.clean_texts` is false;
 - a title is script of the page (`getTime`); it counts as missing, as the authors of the data advise.
 """
 
 from pathlib import Path
 
-import pyarrow as pa
-
 from laser.config.schema import DataConfig
 from laser.ingest.interactions import Workspace
 from laser.ingest.json_lines import JsonLinesFile
-from laser.ingest.texts import clean
 from laser.sources.base import RawData, only_one, readable
 from laser.sources.tabular import Columns, read_interactions, read_items
 
@@ -52,22 +50,12 @@ def read(directory: Path, config: DataConfig, workspace: Workspace) -> RawData:
         time=_first(reviews, None, config.timestamp_column, "unixReviewTime"),
         rating=_first(reviews, None, config.rating_column, "overall"),
     )
-    table, cleaned = _clean(table)
     collector, rejected = read_interactions([reviews], columns, table, config, workspace)
     users = collector.users()
-    rejected |= {"duplicate_items": num_duplicates, **cleaned}
-    return RawData(directory.name, table, users, collector.interactions, drop_repeats=True, rejected=rejected)
-
-
-def _clean(items: pa.Table) -> tuple[pa.Table, dict[str, int]]:
-    """Return the items with clean texts, and how many texts are other than they were."""
-    num_cleaned = num_scripts = 0
-    for position, name in enumerate(items.column_names[1:], start=1):
-        texts, num_changed, num_sources = clean(items.column(name))
-        items = items.set_column(position, name, texts)
-        num_cleaned += num_changed
-        num_scripts += num_sources if name == "title" else 0
-    return items, {"texts_cleaned": num_cleaned, "titles_of_page_source": num_scripts}
+    rejected["duplicate_items"] = num_duplicates
+    return RawData(
+        directory.name, table, users, collector.interactions, drop_repeats=True, texts_of_pages=True, rejected=rejected
+    )
 
 
 def _first(file: JsonLinesFile, chosen: str | None, *names: str) -> str:

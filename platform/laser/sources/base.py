@@ -30,8 +30,10 @@ class RawData:
     Without `split`, the last two items of each user are held out (`laser.data.splits`)."""
     drop_repeats: bool = False
     """Whether interactions with equal user, item and time count as one."""
+    texts_of_pages: bool = False
+    """Whether the items' texts are as they stood in web pages, so that they are cleaned without being asked to."""
     rejected: dict[str, int] = field(default_factory=dict)
-    """How many interactions or items the reader left out, by reason, and how many texts it cleaned."""
+    """How many interactions or items the reader left out, by reason."""
 
 
 class LayoutModule(Protocol):

@@ -18,15 +18,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from laser.config.families.splits import ColdSplit
 from laser.config.fields import without
 from laser.config.identity import stage_key
 from laser.config.marks import FINGERPRINTED, HOW_IT_RUNS
 from laser.config.schema import DataConfig
 from laser.data.dataset import SCHEMA_VERSION, Dataset, open_dataset
+from laser.data.splits import split
 from laser.errors import UserError
+from laser.ingest.cuts import find_cuts
 from laser.ingest.interactions import Workspace
 from laser.ingest.order import SplitAgainstTime, by_user_and_time, k_core
+from laser.ingest.texts import clean, num_with_markup
 from laser.ingest.write import TableWriter, write_users
+from laser.sources.base import RawData
 from laser.sources.registry import detect_format, read_source, source_directory, source_files
 from laser.storage.cache import make_once
 from laser.storage.content import file_hash
@@ -61,8 +66,14 @@ def prepare_dataset(config: DataConfig, cache_dir: Path) -> Dataset:
 
 
 def _settings(config: DataConfig) -> dict[str, Any]:
-    """Return the settings that the dataset depends on, beside the content of the source."""
-    return without(config, HOW_IT_RUNS, FINGERPRINTED)
+    """Return the settings that the dataset depends on, beside the content of the source.
+
+    Leave-one-out is no part of them, because data were prepared, and named, before there were other splits.
+    """
+    settings = without(config, HOW_IT_RUNS, FINGERPRINTED)
+    if config.split.neutral:
+        del settings["split"]
+    return settings
 
 
 def _prepare(directory: Path, config: DataConfig, target: Path) -> None:
@@ -82,33 +93,64 @@ def _write_dataset(directory: Path, config: DataConfig, workspace: Workspace, ta
             f"data.path: {config.path}: the split is against time: user {raw.users[error.user].as_py()!r} has an "
             "interaction later than one of the next split; put all into one file, whose last ones are then held out"
         ) from error
-    untitled = pc.equal(raw.items.column("title"), "").to_numpy()
+    raw_items, text_counts = _with_clean_texts(raw, config)
+    untitled = pc.equal(raw_items.column("title"), "").to_numpy()
     core, num_titled = k_core(blocks, num_users, ~untitled, config.k_core)
     num_interactions = int(core.item_counts.sum())
-    rejected = raw.rejected | ({"repeated_interactions": num_repeats} if raw.drop_repeats else {})
+    rejected = raw.rejected | text_counts | ({"repeated_interactions": num_repeats} if raw.drop_repeats else {})
     rejected["items_without_title"] = int(untitled.sum())
     rejected["interactions_without_title"] = blocks.num_rows - num_titled
     rejected["interactions_outside_k_core"] = num_titled - num_interactions
     if not num_interactions:
         raise _nothing_left(config, rejected)
-    items, id_of_row = _number_items(raw.items, core.item_counts, config.seed)
-    rejected["items_without_interaction"] = raw.items.num_rows - items.num_rows
+    items, id_of_row = _number_items(raw_items, core.item_counts, config.seed)
+    rejected["items_without_interaction"] = raw_items.num_rows - items.num_rows
     with TableWriter(target / "items.parquet", repetitive=True) as writer:
         writer.write(items)
-    num_kept_users, digests = write_users(target, raw.users, blocks, core, id_of_row)
+    cuts = find_cuts(config.split, blocks, core)
+    num_kept_users, num_kept, digests = write_users(
+        target, raw.users, blocks, core, id_of_row, lambda sequences: split(config.split, sequences, cuts)
+    )
     rejected["users_without_interaction"] = num_users - num_kept_users
+    if num_kept < num_interactions:
+        rejected["interactions_outside_split"] = num_interactions - num_kept
+    # The candidates change what is measured, and neither items nor sequences.
+    candidates = (
+        b"cold candidates" if isinstance(config.split, ColdSplit) and config.split.candidates == "cold" else b""
+    )
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "name": raw.name,
-        "fingerprint": hashlib.sha256(writer.digest.digest() + digests).hexdigest()[:16],
+        "fingerprint": hashlib.sha256(writer.digest.digest() + digests + candidates).hexdigest()[:16],
         "num_users": num_kept_users,
         "num_items": items.num_rows,
-        "num_interactions": num_interactions,
+        "num_interactions": num_kept,
         "rejected": rejected,
         "source": {"path": config.path, **_settings(config)},
+        **({"cuts": cuts.times} if cuts.times else {}),
         "files": {path.name: file_hash(path) for path in sorted(target.glob("*.parquet"))},
     }
     (target / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def _with_clean_texts(raw: RawData, config: DataConfig) -> tuple[pa.Table, dict[str, int]]:
+    """Return the items, their texts cleaned where settings or layout ask for it, and counts of what was changed."""
+    items, names = raw.items, raw.items.column_names[1:]
+    if not (raw.texts_of_pages if config.clean_texts is None else config.clean_texts):
+        num_suspect = sum(num_with_markup(items.column(name)) for name in names)
+        if num_suspect and config.clean_texts is None:
+            logger.warning(
+                "data.path: %s: %s texts of items hold entities or markup, such as &amp; or <b>, and are read as they "
+                "are; data.clean_texts=true reads them as a web page shows them", config.path, f"{num_suspect:,}"
+            )  # fmt: skip
+        return items, {"texts_with_markup": num_suspect} if num_suspect else {}
+    num_cleaned = num_scripts = 0
+    for position, name in enumerate(names, start=1):
+        texts, num_changed, num_sources = clean(items.column(name))
+        items = items.set_column(position, name, texts)
+        num_cleaned += num_changed
+        num_scripts += num_sources if name == "title" else 0
+    return items, {"texts_cleaned": num_cleaned, "titles_of_page_source": num_scripts}
 
 
 def _nothing_left(config: DataConfig, rejected: dict[str, int]) -> UserError:

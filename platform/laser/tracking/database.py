@@ -22,8 +22,11 @@ STILL_SECONDS = 10.0
 LOCKED_SECONDS = 60.0
 """How long to wait for another process that writes."""
 
-SERVER_LOCK = 0x6C61736572
-"""Number of the lock that is held in a PostgreSQL database while MLflow makes its tables: "laser"."""
+SERVER_LOCKS = {
+    "postgresql": "SELECT 1 FROM pg_advisory_lock(465491420530)",
+    "mysql": "SELECT GET_LOCK(CONCAT('laser ', MD5(DATABASE())), 86400)",
+}
+"""Kind of server → what takes the lock under which MLflow makes its tables in a database, and gives a true value."""
 
 _VERSION = "alembic_version"
 """Table that holds the version of the others."""
@@ -180,19 +183,22 @@ class SQLiteFile:
 
 @contextmanager
 def alone_on_server(uri: str) -> Iterator[None]:
-    """Let one process at a time open a PostgreSQL store, because MLflow makes the tables of a new one as it opens it.
+    """Let one process at a time open a store on a server, because MLflow makes the tables of a new one as it opens it.
 
-    The server frees the lock when the connection ends, however that happens. Other stores are opened at once.
+    The server frees the lock when the connection ends, however that happens. Other stores are opened at once, those of
+    SQL Server among them.
     """
-    if not uri.startswith("postgresql"):
+    lock = next((lock for kind, lock in SERVER_LOCKS.items() if uri.startswith(kind)), None)
+    if lock is None:
         yield
         return
-    from sqlalchemy import create_engine, func, select
+    from sqlalchemy import create_engine, text
 
     engine = create_engine(uri, isolation_level="AUTOCOMMIT")
     try:
         with engine.connect() as connection:
-            connection.execute(select(func.pg_advisory_lock(SERVER_LOCK)))
+            taken = connection.execute(text(lock)).scalar()
+            assert taken, "the server has given the lock"
             yield
     finally:
         engine.dispose()  # the lock belongs to the connection, which would go back into a pool

@@ -232,6 +232,22 @@ def open_records(config: TrackingConfig, must_exist: bool = False) -> Tracking |
     return open_tracking(config, must_exist)
 
 
+def runs_with_ranks(tracking: Tracking | FolderTracking, dataset: str | None) -> list[Run]:
+    """Return the finished runs of the experiment that hold ranks of test users, the latest first.
+
+    Args:
+        tracking: the store.
+        dataset: name of the dataset that they are of; None for all.
+
+    Raises:
+        UserError: the store is a folder, in which nothing can be searched.
+    """
+    if isinstance(tracking, FolderTracking):
+        raise UserError(f"experiment: {tracking.folder} is a folder of runs, which has none; name the runs by runs=")
+    condition = "attributes.status = 'FINISHED'" + (f" and tags.dataset = '{dataset}'" if dataset else "")
+    return [run for run in tracking.search(condition) if run.has("ranks")]
+
+
 def open_tracking(config: TrackingConfig, must_exist: bool = False) -> Tracking:
     """Return the MLflow store that the settings name, after checking that it is usable.
 

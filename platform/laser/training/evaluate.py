@@ -10,6 +10,7 @@ from laser.config.identity import same_llm
 from laser.config.schema import Experiment
 from laser.engine.plain import PlainEngine
 from laser.errors import UserError
+from laser.evaluation.user_ranks import UserRanks
 from laser.training.artifacts import Artifacts
 from laser.training.inputs import Inputs
 from laser.training.loop import evaluate
@@ -44,8 +45,8 @@ def check_same_content(config: Experiment, artifacts: Artifacts, tags: Mapping[s
 
 def evaluate_checkpoint(
     config: Experiment, inputs: Inputs, checkpoint: Path, split: Literal["val", "test"]
-) -> dict[str, float]:
-    """Return all metrics of a checkpoint: of its ranks, with and without masked histories, and of its lists.
+) -> UserRanks:
+    """Rank with a checkpoint: with and without masked histories, and with lists.
 
     Args:
         config: the experiment that the checkpoint comes from.
@@ -62,5 +63,4 @@ def evaluate_checkpoint(
     engine.load_trainable(saved.trainable())
     histories = inputs.test if split == "test" else inputs.val
     item_embeddings_IH = saved.item_embeddings().to(device)
-    ranks = evaluate(engine, histories, item_embeddings_IH, config.training, f"evaluate {split}", lists=True)
-    return ranks.metrics()
+    return evaluate(engine, histories, item_embeddings_IH, config.training, f"evaluate {split}", lists=True)

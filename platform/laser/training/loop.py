@@ -4,7 +4,7 @@ Shape suffixes: B batch, E examples, I catalogue items, D width of the embedding
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from laser.data.batches import inference_batches, training_batches
 from laser.engine.base import Engine
 from laser.engine.step import StepResult, own_share, training_step
 from laser.evaluation.lists import LIST_SIZE
-from laser.evaluation.ranking import TILE_USERS, catalogue_ranks, ranks_with_history_bias
+from laser.evaluation.ranking import TILE_USERS, user_ranks
 from laser.evaluation.top_items import top_items
 from laser.evaluation.user_ranks import UserRanks
 from laser.models.batch import Batch
@@ -158,20 +158,22 @@ def evaluate(
     Each worker ranks a part of the users, and every worker returns the ranks of all.
     """
     examples = histories.examples
+    if examples.candidates is not None:
+        items_ID = items_ID[examples.candidates]
     ranks_2E = torch.zeros(2, len(histories), dtype=torch.int64, device=engine.device)
     list_size = min(LIST_SIZE, len(items_ID)) if lists else 0
     lists_EK = torch.zeros(len(histories), list_size, dtype=torch.int64, device=engine.device)
-    targets_E = torch.from_numpy(examples.targets.astype(np.int64)).to(engine.device)
     for indices, vector_BD, bias in _many_users(outputs(engine, histories, config.inference_batch_tokens, label)):
         rows = torch.from_numpy(indices).to(engine.device)
-        own = [examples.whole_history(int(index)) for index in indices]
-        ranks_2E[:, rows] = torch.stack(user_ranks(vector_BD, items_ID, targets_E[rows], own, bias))
+        targets, own = examples.wanted(indices)
+        targets_B = torch.from_numpy(targets).to(engine.device)
+        ranks_2E[:, rows] = torch.stack(user_ranks(vector_BD, items_ID, targets_B, own, bias))
         if lists:
             lists_EK[rows] = top_items(vector_BD, items_ID, list_size, own, bias)
     ranks_E, masked_E = engine.sum(ranks_2E).cpu().numpy()
     if not lists:
         return UserRanks(examples.users, examples.targets, ranks_E, masked_E)
-    items_EK = engine.sum(lists_EK).cpu().numpy().astype(np.int32)
+    items_EK = examples.items_at(engine.sum(lists_EK).cpu().numpy().astype(np.int32))
     return UserRanks(examples.users, examples.targets, ranks_E, masked_E, items_EK, len(items_ID))
 
 
@@ -191,14 +193,3 @@ def _many_users(
             indices, vectors = [], []
     if indices:
         yield np.concatenate(indices), torch.cat(vectors), bias
-
-
-def user_ranks(
-    vector_BD: Tensor, items_ID: Tensor, targets_B: Tensor, histories: Sequence[np.ndarray], bias: float
-) -> tuple[Tensor, Tensor]:
-    """Rank the targets twice: with `bias` on the histories' items, and with these masked. Both are int64 ranks_B."""
-    ranks_B = catalogue_ranks(vector_BD, items_ID, targets_B)
-    masked_B = ranks_with_history_bias(ranks_B, vector_BD, items_ID, targets_B, histories, -torch.inf)
-    if bias:
-        ranks_B = ranks_with_history_bias(ranks_B, vector_BD, items_ID, targets_B, histories, bias)
-    return ranks_B, masked_B

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from laser.benchmarks.contestants.trainer import PeerTrainer
 from laser.benchmarks.encode import encoding, sampled_batches
 from laser.benchmarks.measure import Timing, Work, matrix_product, ratio, take_turns, wait
-from laser.benchmarks.peers.trainer import PeerTrainer
 from laser.benchmarks.train import Ours, late_job
 from laser.config.compose import with_overrides
 from laser.config.jobs import BenchmarkJob

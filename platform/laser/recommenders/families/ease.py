@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import lapack
 from scipy.sparse import csr_array
 from torch import Tensor
 
@@ -21,6 +21,9 @@ from laser.errors import UserError
 from laser.recommenders.base import Items
 from laser.recommenders.item_item import ItemItemRecommender
 from laser.recommenders.own_items import OwnItems
+
+BLOCK = 1024
+"""Rows of the inverse that are mirrored at once."""
 
 
 class EASE(ItemItemRecommender):
@@ -56,19 +59,23 @@ class EASE(ItemItemRecommender):
         return self.weights_II.numel()
 
     def fit(self, sequences: Sequence[Items]) -> None:
+        weights_II = inverse(self.gram(sequences))
+        diagonal_I = weights_II.diagonal().copy()
+        weights_II /= -diagonal_I
+        np.fill_diagonal(weights_II, 0.0)
+        self.weights_II.copy_(torch.from_numpy(weights_II))
+        self.inverse_diagonal_I.copy_(torch.from_numpy(diagonal_I))
+        self._factorise(weights_II)
+
+    def gram(self, sequences: Sequence[Items]) -> NDArray[np.float64]:
+        """Return G + λ I: in how many sequences each two items are."""
         users = np.repeat(np.arange(len(sequences)), [len(sequence) for sequence in sequences])
         entries = (np.ones(len(users)), (users, np.concatenate(sequences)))
         taken_UI = csr_array(entries, shape=(len(sequences), self.num_items))
         taken_UI.data[:] = 1.0  # a repeated item counts once
         gram_II = (taken_UI.T @ taken_UI).toarray()
         np.fill_diagonal(gram_II, gram_II.diagonal() + self.l2)
-        inverse_II = cho_solve(cho_factor(gram_II, overwrite_a=True), np.eye(self.num_items), overwrite_b=True)
-        diagonal_I = inverse_II.diagonal().copy()
-        weights_II = inverse_II / -diagonal_I
-        np.fill_diagonal(weights_II, 0.0)
-        self.weights_II.copy_(torch.from_numpy(weights_II))
-        self.inverse_diagonal_I.copy_(torch.from_numpy(diagonal_I))
-        self._factorise(weights_II)
+        return gram_II
 
     def scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
         weights_BI = self.history_weights(item_ids_BN, mask_BN)
@@ -96,6 +103,25 @@ class EASE(ItemItemRecommender):
         inverse_MI /= -(diagonal_I + change_I**2)
         inverse_MI[places_M, items_M] = 0.0
         return inverse_MI
+
+
+def inverse(matrix_II: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Invert a symmetric, positive definite matrix, and overwrite it.
+
+    LAPACK inverts the triangle of its Cholesky factor: I³ operations, where solving for the identity takes 7/3 I³ and
+    two more matrices.
+    """
+    columns_II = matrix_II.T  # the same matrix in the order of columns, as LAPACK works in place
+    factor_II, failed = lapack.dpotrf(columns_II, lower=True, clean=False, overwrite_a=True)
+    assert not failed, "the matrix is positive definite"
+    triangle_II, failed = lapack.dpotri(factor_II, lower=True, overwrite_c=True)
+    assert not failed
+    upper_II: NDArray[np.float64] = triangle_II.T
+    for end in range(BLOCK, len(upper_II) + BLOCK, BLOCK):
+        rows = slice(end - BLOCK, end)
+        upper_II[rows, rows] = np.triu(upper_II[rows, rows]) + np.triu(upper_II[rows, rows], 1).T
+        upper_II[end:, rows] = upper_II[rows, end:].T
+    return upper_II
 
 
 def build(config: EASEConfig, num_items: int) -> EASE:

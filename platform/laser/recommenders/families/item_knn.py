@@ -24,6 +24,7 @@ from laser.config.families.recommenders import ItemKNNConfig
 from laser.recommenders.base import Items, SparseScorer
 from laser.recommenders.item_item import ItemItemRecommender
 from laser.recommenders.own_items import OwnItems
+from laser.recommenders.scipy_private import sparse_product
 
 PAIRS_AT_ONCE = 2**22
 """Pairs that are counted, or looked up, at once: 16 bytes each, and a few times as much while they are sorted."""
@@ -118,7 +119,7 @@ class PairCounts(ItemItemRecommender):
         """Return the scores of the items that were counted with one of the history: float32 scores_BI."""
         weights_BI = self.history_weights(item_ids_BN, mask_BN)
         weights_BI.data *= self._scorer.row_I[weights_BI.indices]
-        scores_BI = weights_BI @ self._scorer.counts_II
+        scores_BI = sparse_product(weights_BI, self._scorer.counts_II)
         if self.column_exponent:
             scores_BI.data *= self._scorer.column_I[scores_BI.indices]
         return scores_BI

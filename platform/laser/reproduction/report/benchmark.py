@@ -8,7 +8,7 @@ from typing import Any
 from laser.evaluation.metrics import SELECTION_METRIC, title
 from laser.pages.document import Block, Bullets, Code, Grid, Heading, Paragraph, Plot
 from laser.pages.plots import quality_and_cost
-from laser.reproduction.published import METRICS, Numbers, Published
+from laser.records.published import METRICS, Numbers, Published
 from laser.tracking.interface import StoredRun
 
 MAIN = ("recall@10", SELECTION_METRIC)

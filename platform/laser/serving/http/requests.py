@@ -73,8 +73,7 @@ def queries_of(body: bytes, limits: RequestLimits) -> list[Query]:
     for field, asked, most in checks:
         if asked > most:
             raise Refused(422, "too_large", f"{asked} asked, at most {most} allowed", field)
-    allowed = None if request.allowed is None else frozenset(request.allowed)
-    options = Options(request.k, request.mask_history, allowed, frozenset(request.excluded))
+    options = Options.of(request.k, request.mask_history, request.allowed, request.excluded)
     return [Query.of(history, options) for history in request.histories]
 
 

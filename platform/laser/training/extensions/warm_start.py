@@ -23,13 +23,12 @@ from laser.data.batches import training_batches
 from laser.engine.base import Engine
 from laser.engine.losses import item_contrastive_loss
 from laser.evaluation.metrics import SELECTION_METRIC, ranking_metrics
-from laser.evaluation.ranking import ranks
+from laser.evaluation.ranking import ranks, user_ranks
 from laser.evaluation.user_ranks import UserRanks
 from laser.models.head import ITEMS, USERS, Head
 from laser.models.laser import build_head
 from laser.training.extensions.outputs import Outputs, cached_outputs
 from laser.training.inputs import Inputs
-from laser.training.loop import user_ranks
 
 logger = logging.getLogger(__name__)
 
@@ -261,13 +260,13 @@ class _Fit:
     @torch.no_grad()
     def validate(self) -> UserRanks:
         """Rank the validation users' targets."""
-        items_ID = self.items()
         examples, found = self.val.examples, []
-        targets_E = torch.from_numpy(examples.targets.astype(np.int64)).to(self.device)
+        items_ID = self.items() if examples.candidates is None else self.items()[examples.candidates]
         for rows in torch.arange(len(self.val), device=self.device).split(4096):
             users = self.head(self.val_EH[rows], USERS, self.val_states_EC[rows])
-            own = [examples.whole_history(index) for index in rows.tolist()]
+            targets, own = examples.wanted(rows.cpu().numpy())
+            targets_B = torch.from_numpy(targets).to(self.device)
             bias = 0.0 if users.history_bias is None else float(users.history_bias)
-            found.append(torch.stack(user_ranks(users.vector_BD, items_ID, targets_E[rows], own, bias)))
+            found.append(torch.stack(user_ranks(users.vector_BD, items_ID, targets_B, own, bias)))
         ranks_E, masked_E = torch.cat(found, dim=1).cpu().numpy()
         return UserRanks(examples.users, examples.targets, ranks_E, masked_E)

@@ -1,0 +1,1 @@
+"""What ours is measured beside, where that takes a module or a process of its own."""
