@@ -1,14 +1,11 @@
-"""Reproduce a table or figure of the paper: run its cells that are not stored yet, then write one report.
+"""Reproduce a table or figure of the paper, or measure a public benchmark: run what is not stored yet, and report it.
 
     python jobs/reproduce.py table=7 data=<folder>
+    python jobs/reproduce.py benchmark=amazon-2014 data=<folder> config=configs/experiment/benchmark.yaml
+    python jobs/reproduce.py results=docs/results [add=<name> runs=[<run id>,...] references=[<name>,...]]
 
 The base is an experiment file (config=), and every cell changes one thing in it. Runs of the same settings on the same
-data are found in MLflow and not run again. After Ctrl-C, the same command resumes. The report (Markdown, HTML with
-plots, JSON) lies under output_dir and in MLflow. A cell of the default base takes about five minutes on two cores, also
-without bf16; dry_run=true estimates yours. Per seed, table 2 has 3 cells, 4 has 6, 5 has 3, 6 has 4, 7 has 5, additions
-7, figure 3 has 14, figure 4 has 5. Table 3 takes seconds. With results= it adds a result from MLflow:
-
-    python jobs/reproduce.py results=docs/results [add=<name> runs=[<run id>,...] references=[<name>,...]]
+data are found in MLflow and not run again, also after Ctrl-C. The report (Markdown, HTML, JSON) lies under output_dir.
 """
 
 from collections.abc import Mapping
@@ -21,9 +18,10 @@ from laser.config.jobs import ReproduceJob
 
 def main(job: ReproduceJob) -> Mapping[str, Any]:
     """Run the missing cells and write the report; or list the cells; or write the page of results."""
+    from laser.records.record import update_results
+    from laser.reproduction.benchmark import measure_benchmark
     from laser.reproduction.cells import wanted_table
     from laser.reproduction.make import listing, write_report
-    from laser.reproduction.record import update_results
     from laser.reproduction.run import forget, look_up, run_missing
     from laser.tracking.cells import CellStore
     from laser.tracking.environment import environment
@@ -31,6 +29,9 @@ def main(job: ReproduceJob) -> Mapping[str, Any]:
     from laser.training.run.directory import remember_run, remembered_run
 
     tracking = open_tracking(job.tracking)
+    if job.benchmark is not None:
+        with tracking.run(job, "reproduce", job.benchmark, {}) as parent:
+            return measure_benchmark(job, CellStore(tracking, parent.run_id), tracking.find, environment())
     if job.results is not None:
         return update_results(job, tracking.find)
     table = wanted_table(job)
@@ -49,8 +50,7 @@ def main(job: ReproduceJob) -> Mapping[str, Any]:
         folder, summary = write_report(reproduction, environment())
         parent.log_directory(folder, "report")
         parent.set_tags({"mlflow.note.content": (folder / "report.md").read_text(encoding="utf-8")[:5000]})
-        whence = {"run_id": parent.run_id, "report": str(folder / "report.html")}
-        summary = {**whence, "data": reproduction.dataset.facts(), **summary}
+        summary["run_id"] = parent.run_id
         if summary["failed"] and not reproduction.stored:
             raise AllFailedError("all cells failed; the messages above say why", summary)
     return summary

@@ -10,8 +10,8 @@ from laser.config.schema import Experiment
 from laser.errors import UserError
 from laser.evaluation.metrics import RANK_METRICS
 from laser.evaluation.user_ranks import UserRanks
-from laser.reproduction.record import update_results
-from laser.reproduction.results import read_results
+from laser.records.record import update_results
+from laser.records.results import read_results
 
 USERS = np.arange(50, dtype=np.int32)
 
@@ -92,7 +92,7 @@ def test_a_metric_that_was_added_later_leaves_an_empty_cell(desk, record, folder
     monkeypatch.setitem(RANK_METRICS, "recall@1", lambda ranks: (ranks <= 1).astype(np.float64))
     update(desk, folder, "add=new", f"runs=[{record(1, best=2)}]", "references=[old]")
     page = (folder / "README.md").read_text()
-    assert cells_of(page, "old")["recall@1"] == "" and cells_of(page, "new")["recall@1"] == "0.5000"
+    assert cells_of(page, "old")["Recall@1"] == "" and cells_of(page, "new")["Recall@1"] == "0.5000"
     assert cells_of(page, "old")["NDCG@10"] == cells_of(page, "new")["NDCG@10"] != ""
 
 

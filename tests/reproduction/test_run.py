@@ -1,6 +1,7 @@
 """Cells are run once, an interruption costs at most an epoch, and the report says what was measured."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -8,6 +9,8 @@ import pytest
 import torch
 
 from laser.evaluation.user_ranks import TEST_RANKS, read_ranks
+from laser.records.results import read_results
+from laser.reproduction.benchmark import measure_benchmark
 from laser.reproduction.experts import association, expert_users, explained_share
 from laser.reproduction.make import listing, write_report
 from laser.reproduction.measure import measured_rows
@@ -172,6 +175,23 @@ def test_explained_share_and_association_by_hand():
     random = np.random.default_rng(0)
     assert association([str(v) for v in random.integers(0, 3, 3000)], random.integers(0, 4, 3000)) < 0.05
     assert association([None, "a", "a"], [0, 1, 0]) == 0.0
+
+
+def test_a_small_benchmark_measures_records_and_finds_its_runs_again(desk, finished, tmp_path: Path):
+    (tmp_path / "results").mkdir()
+    job = desk.job("benchmark=amazon-2014", "families=[popularity,item_knn]", f"results={tmp_path / 'results'}")
+    summary = measure_benchmark(job, desk.store, desk.tracking.find, environment())
+    report = json.loads(Path(summary["report"]).with_name("report.json").read_text())
+    assert list(report["ours"]) == ["popularity", "item_knn", "laser"] and report["published"] == []
+    counted, laser = report["ours"]["item_knn"], report["ours"]["laser"]
+    assert counted["tries"] == 12 and counted["statistics"] > 0 and counted["tokens"] == 0
+    assert laser["runs"] == {"0": finished.stored[finished.cells[0].key].run_id}  # the run of another table
+    assert laser["parameters"] > 0 and laser["tokens"] > 0
+    assert counted["masked"]["recall@5"] <= counted["masked"]["recall@10"] <= counted["masked"]["recall@50"] == 1.0
+    recorded = {result.name: result for result in read_results(tmp_path / "results")}
+    assert recorded["walks0-laser"].references == ("walks0-item_knn", "walks0-popularity")
+    again = measure_benchmark(job, desk.store, desk.tracking.find, environment())
+    assert json.loads(Path(again["report"]).with_name("report.json").read_text())["ours"] == report["ours"]
 
 
 def test_force_runs_anew_and_keeps_the_old_runs(desk, finished):

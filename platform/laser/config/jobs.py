@@ -12,6 +12,9 @@ from laser.config.section import NonNegativeFloat, Section, Seed
 TABLES = Path(__file__).parents[1] / "reproduction" / "tables"
 """The files of the tables and figures that can be run: `table-<name>.yaml`, `figure-<name>.yaml`."""
 
+PUBLISHED = TABLES.parents[1] / "records" / "published"
+"""The files of the benchmarks, with what others have published on them: `<name>.yaml`."""
+
 
 def _names(kind: str) -> tuple[int | str, ...]:
     """Names of the tables or figures, those of the paper as numbers and before the others."""
@@ -23,8 +26,10 @@ def _names(kind: str) -> tuple[int | str, ...]:
 if TYPE_CHECKING:
     TableName: TypeAlias = int | str
     FigureName: TypeAlias = int | str
+    BenchmarkName: TypeAlias = str
 else:  # what the files are called: `--help` and errors list it
     TableName, FigureName = Literal[_names("table")], Literal[_names("figure")]
+    BenchmarkName = Literal[tuple(sorted(path.stem for path in PUBLISHED.glob("*.yaml")))]
 
 
 class TrainJob(Experiment):
@@ -400,6 +405,10 @@ class ReproduceJob(Experiment):
     figure: FigureName | None = None
     """Figure of the paper: 3 zero-shot and low-resource transfer, 4 recommenders under the M-Former. A figure is a file
     `figure-<name>.yaml` in laser/reproduction/tables."""
+    benchmark: BenchmarkName | None = None
+    """Public data to measure baselines and Laser on, beside published rows: a file in laser/records/published."""
+    families: tuple[Family, ...] = ("popularity", "item_knn", "ease", "hybrid", "sasrec", "text_sasrec")
+    """benchmark: the baselines, each at the settings that its search chooses on validation."""
     seeds: tuple[NonNegativeInt, ...] = (0,)
     """Seeds of each cell: training.seed, or recommender.seed where the cell is a recommender. Spread and significance
     need three."""

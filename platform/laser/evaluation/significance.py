@@ -5,6 +5,7 @@ resampling does not, and nearly any difference becomes significant; so the size 
 p value (Ihemelandu and Ekstrand, SIGIR 2023).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,6 +68,18 @@ def compare(ours: UserRanks, theirs: UserRanks, num_resamples: int = 10_000, see
         name: _comparison(*values[name], differences_EM[:, number], means_SM[:, number])
         for number, name in enumerate(names)
     }
+
+
+def compare_with_values(
+    ranks: NDArray[np.int64], metric: str, values: Sequence[float], num_resamples: int = 10_000, seed: int = 0
+) -> list[Comparison]:
+    """Compare one metric of a system with numbers that are taken as exact, as others' publications have them.
+
+    All are compared on the same resampled users.
+    """
+    ours_E = user_metrics(ranks)[metric]
+    means_S = resampled_means(ours_E[:, None], num_resamples, seed)[:, 0]
+    return [_comparison(ours_E, np.full_like(ours_E, value), ours_E - value, means_S - value) for value in values]
 
 
 def resampled_means(differences_EM: NDArray[np.float64], num_resamples: int, seed: int) -> NDArray[np.float64]:

@@ -138,6 +138,37 @@ def points(labelled: Sequence[tuple[str, float, float]], best: int, x_axis: str,
         return _svg(figure)
 
 
+def quality_and_cost(
+    ours: Sequence[tuple[str, float, float]],
+    theirs: Sequence[tuple[str, float, float]],
+    levels: Sequence[tuple[str, float]],
+    x_axis: str,
+    y_axis: str,
+) -> str:
+    """Points (label, cost, quality) on a logarithmic axis that begins at 0, ours and theirs.
+
+    Args:
+        ours: in one colour.
+        theirs: in another.
+        levels: label and quality of systems whose cost is not known: a line across the drawing.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8, 4.5), layout="constrained")
+        axes = figure.add_subplot()
+        axes.set_xscale("symlog", linthresh=1e4)
+        for label, y in levels:
+            axes.axhline(y, color="#ccc", linewidth=0.8, zorder=0)
+            axes.annotate(label, (1.0, y), xycoords=("axes fraction", "data"), fontsize=6, ha="right", va="bottom")
+        for colour, group in ((BEST, ours), (COLOURS[0], theirs)):
+            for label, x, y in group:
+                axes.scatter([x], [y], color=colour, s=30)
+                axes.annotate(label, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=7)
+        axes.margins(x=0.12, y=0.1)
+        axes.set_xlabel(x_axis)
+        axes.set_ylabel(y_axis)
+        return _svg(figure)
+
+
 def two_courses(
     upper: Sequence[tuple[float, float]], lower: Sequence[tuple[float, float]], names: tuple[str, str, str]
 ) -> str:

@@ -53,7 +53,7 @@ class Pretrained:
 
     def run_results(self) -> RunResults:
         """Return what a run records of it."""
-        costs = ("epochs", "trainable_parameters", "tokens_per_second", "seconds")
+        costs = ("epochs", "trainable_parameters", "statistics", "tokens_per_second", "seconds")
         figures = {name: float(getattr(self.result, name)) for name in costs}
         for split, metrics in (("best", self.result.val), ("test", self.test or {})):
             figures |= {f"{split}/{name}": value for name, value in metrics.items()}

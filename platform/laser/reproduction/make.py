@@ -72,7 +72,8 @@ def write_report(reproduction: Reproduction, environment: Mapping[str, Any]) -> 
     (folder / "report.md").write_text(as_markdown(blocks), encoding="utf-8")
     (folder / "report.html").write_text(as_html(title, blocks), encoding="utf-8")
     (folder / "report.json").write_text(json.dumps(content, indent=1) + "\n")
-    return folder, {**summary, "failed": [cell.name for cell in reproduction.missing]}
+    whence = {"report": str(folder / "report.html"), "data": reproduction.dataset.facts()}
+    return folder, {**whence, **summary, "failed": [cell.name for cell in reproduction.missing]}
 
 
 def write_users(experts: ExpertUsers, path: Path) -> None:

@@ -176,7 +176,7 @@ class EASEConfig(FittedSection):
 class HybridConfig(CountsSection, TextSection):
     """The hybrid: item-kNN and the cosine of whitened text features, added up without training."""
 
-    search = {"history_decay": [0.7, 0.85], "text_weight": [3.0, 6.0, 9.0]}
+    search = {"history_decay": [0.5, 0.7, 0.85], "text_weight": [3.0, 6.0]}
     type: Literal["hybrid"] = "hybrid"
     """The recommender's family."""
     hidden_size: PositiveInt = 512

@@ -16,8 +16,9 @@ from laser.config.marks import FINGERPRINTED, LABEL, RECORDING, SEED, THIS_SESSI
 from laser.config.schema import Experiment
 from laser.errors import UserError
 from laser.evaluation.user_ranks import TEST_RANKS
-from laser.reproduction.report.results_page import results_figures, results_page
-from laser.reproduction.results import Result, SeedResult, read_results
+from laser.records.claims import as_json, check_claims
+from laser.records.results import CLAIMS_FILE, Result, SeedResult, read_results
+from laser.records.results_page import results_figures, results_page
 from laser.storage.files import write_json, write_whole
 from laser.tracking.interface import StoredRun
 
@@ -47,9 +48,12 @@ def update_results(job: ReproduceJob, find: Callable[[str], StoredRun]) -> dict[
     if job.add is not None:
         add_result(folder, job.add, [find(run_id) for run_id in job.runs], job.references)
     results = read_results(folder)
+    verdicts = check_claims(results, folder)
+    if verdicts:
+        write_whole(folder / CLAIMS_FILE, as_json(verdicts))
     for name, figure in results_figures(results).items():
         write_whole(folder / name, figure)
-    write_whole(folder / "README.md", results_page(results, folder))
+    write_whole(folder / "README.md", results_page(results, folder, verdicts))
     return {"page": str(folder / "README.md"), "results": [result.name for result in results], "added": job.add}
 
 

@@ -6,16 +6,13 @@ from statistics import fmean, stdev
 
 from laser.evaluation.lists import LIST_METRICS
 from laser.evaluation.metrics import RANK_METRICS, SELECTION_METRIC, masked_name, title
-from laser.evaluation.significance import compare
-from laser.evaluation.user_ranks import read_ranks
 from laser.pages.document import Block, Bullets, Code, Grid, Heading, Paragraph, as_markdown
 from laser.pages.plots import as_file, bars
-from laser.reproduction.results import Result
+from laser.records.claims import Verdict, sentences
+from laser.records.results import SAMPLES, Result, compared, paired_ranks
 
-SAMPLES = 10_000
 
-
-def results_page(results: Sequence[Result], folder: Path) -> str:
+def results_page(results: Sequence[Result], folder: Path, verdicts: Sequence[Verdict] = ()) -> str:
     """Write the page as Markdown, from the files alone: the same files give the same page."""
     blocks: list[Block] = [
         Heading("Results", 1),
@@ -25,6 +22,16 @@ def results_page(results: Sequence[Result], folder: Path) -> str:
             "catalogue, leave-one-out, test read once. Mean ± standard deviation over seeds."
         ),
     ]
+    if verdicts:
+        blocks += [
+            Heading("Claims"),
+            Paragraph(
+                "Each claim of claims.yaml, checked on the ranks of the same test users; "
+                "[claims.json](claims.json) names the files. In brackets: in how many of its ways it holds, in every "
+                "seed with p < .01. The ways are metrics, history shown or masked, and published rows."
+            ),
+            Bullets(sentences(verdicts)),
+        ]
     for dataset, of_dataset in by_dataset(results).items():
         figure = Paragraph(f"![{title(SELECTION_METRIC)} of {dataset}]({figure_name(dataset)})")
         blocks += [Heading(dataset), figure, _grid(of_dataset)]
@@ -89,8 +96,8 @@ def comparisons(results: Sequence[Result], folder: Path) -> list[list[str]]:
     by_name = {result.name: result for result in results}
     for result in results:
         for baseline in result.references:
-            for mine, theirs, seed in _paired(result, by_name[baseline]):
-                found = compare(read_ranks(folder / mine), read_ranks(folder / theirs), SAMPLES)
+            for mine, theirs, seed in paired_ranks(result, by_name[baseline]):
+                found = compared(folder / mine, folder / theirs)
                 for metric, history in ((SELECTION_METRIC, "shown"), (masked_name(SELECTION_METRIC), "masked")):
                     beside = found[metric]
                     ratio = f"{beside.ours / beside.theirs:.3f}" if beside.theirs else ""
@@ -99,16 +106,6 @@ def comparisons(results: Sequence[Result], folder: Path) -> list[list[str]]:
                     name = f"{result.name}, seed {seed}"
                     rows.append([name, baseline, history, f"{beside.difference:+.4f}", interval, ratio, p])
     return rows
-
-
-def _paired(result: Result, baseline: Result) -> list[tuple[str, str, str]]:
-    """Files of ranks of both, seed by seed; a baseline of one seed is compared with every seed."""
-    pairs = []
-    for seed, run in sorted(result.seeds.items()):
-        other = baseline.seeds.get(seed) or (baseline.runs()[0] if len(baseline.seeds) == 1 else None)
-        if other is not None and run.ranks is not None and other.ranks is not None:
-            pairs.append((run.ranks, other.ranks, seed))
-    return pairs
 
 
 def _grid(results: Sequence[Result]) -> Grid:

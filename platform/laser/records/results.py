@@ -3,10 +3,12 @@
 docs/results/
   <name>.json              one result: settings, command, commit, hardware, seeds, metrics, what it is compared with
   <name>-seed<n>.parquet   rank of each test user, and the recommended list (laser.evaluation.user_ranks)
+  claims.yaml              what is claimed of them; claims.json says whether it holds (`laser.records.claims`)
   <dataset>.svg            a figure of all results on it, written with the page
   README.md                the page, written from these files by `jobs/reproduce.py results=<folder>`
 """
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,14 @@ from pydantic import Field, ValidationError
 from laser.config.explain import complaint
 from laser.config.section import Section
 from laser.errors import UserError
+from laser.evaluation.metrics import RANK_METRICS
+from laser.evaluation.significance import Comparison, compare
+from laser.evaluation.user_ranks import read_ranks
+
+SAMPLES = 10_000
+"""Resamples of each comparison."""
+CLAIMS_FILE = "claims.json"
+"""What is claimed of the results, and whether it holds (`laser.records.claims`)."""
 
 
 class SeedResult(Section):
@@ -71,6 +81,8 @@ def read_results(folder: Path) -> list[Result]:
     """
     results = []
     for path in sorted(folder.glob("*.json")):
+        if path.name == CLAIMS_FILE:
+            continue
         try:
             result = Result.model_validate_json(path.read_text(encoding="utf-8"))
         except ValidationError as error:
@@ -91,3 +103,23 @@ def read_results(folder: Path) -> list[Result]:
                     f"{', '.join(sorted(names))}); add it first"
                 )
     return results
+
+
+def compared(mine: Path, theirs: Path) -> dict[str, Comparison]:
+    """Compare two files of ranks: metric → what a paired bootstrap over users says. Equal files are compared once."""
+    return _compared(mine, theirs, *(path.stat().st_mtime_ns for path in (mine, theirs)), *RANK_METRICS)
+
+
+@cache
+def _compared(mine: Path, theirs: Path, *_: int | str) -> dict[str, Comparison]:
+    return compare(read_ranks(mine), read_ranks(theirs), SAMPLES)
+
+
+def paired_ranks(result: Result, baseline: Result) -> list[tuple[str, str, str]]:
+    """Files of ranks of both, seed by seed; a baseline of one seed is compared with every seed."""
+    pairs = []
+    for seed, run in sorted(result.seeds.items()):
+        other = baseline.seeds.get(seed) or (baseline.runs()[0] if len(baseline.seeds) == 1 else None)
+        if other is not None and run.ranks is not None and other.ranks is not None:
+            pairs.append((run.ranks, other.ranks, seed))
+    return pairs

@@ -1,0 +1,1 @@
+"""Recorded results: files of a folder, what is claimed of them, what others have published, and the page of all"""
