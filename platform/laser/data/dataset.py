@@ -28,7 +28,7 @@ SCHEMA_VERSION = 2
 Split = Literal["train", "val", "test"]
 PER_USER = (
     "each sequence is divided at a time of its own, so training knows what comes after other users' targets "
-    "(arXiv 2507.16289); data.split=temporal divides all at one time"
+    "(arXiv 2507.16289); data.split.type=temporal divides all at one time"
 )
 """What a summary says of the splits that let the future in."""
 

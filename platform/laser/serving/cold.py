@@ -85,7 +85,7 @@ def without_items(config: Experiment, data: ColdData) -> Experiment:
     if not config.data.split.neutral:
         raise UserError(
             f"data.split.type: {config.data.split.type}; items are left out of data with leave_one_out alone; leave "
-            "data.split out, or train on data.split=cold instead"
+            "data.split out, or train on data.split.type=cold instead"
         )
     plain = DataConfig(path=str(data.folder), format="pairs", seed=config.data.seed)
     return config.model_copy(update={"data": plain})

@@ -15,7 +15,6 @@ Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 class LeaveOneOut(Section):
     """Each user's last item is for test, and the one before it for validation. A split of the source's own is kept."""
 
-    main: ClassVar[str | None] = "type"
     neutral: ClassVar[bool] = True
     type: Literal["leave_one_out"] = "leave_one_out"
     """How interactions are divided. leave_one_out, ratio and cold divide each user's sequence at a time of its own, so
@@ -25,7 +24,6 @@ class LeaveOneOut(Section):
 class HeldOutShares(Section):
     """What the splits share that hold out the latest interactions."""
 
-    main: ClassVar[str | None] = "type"
     val_fraction: Share = 0.1
     """Share of the interactions for validation, which come before those for test."""
     test_fraction: Share = 0.1
@@ -62,7 +60,6 @@ class RatioSplit(HeldOutShares):
 class ColdSplit(Section):
     """Targets are items that no training sequence holds."""
 
-    main: ClassVar[str | None] = "type"
     type: Literal["cold"] = "cold"
     """How interactions are divided. A user's target is the last cold item that she took; what comes after it, and
     earlier cold items, are left out. Half of the cold items are targets of validation, half of test."""
