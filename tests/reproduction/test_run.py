@@ -208,7 +208,7 @@ def test_a_recommender_that_diverges_takes_no_other_cell_with_it(make_desk, capl
     rows = {cell.key: cell.row for cell in reproduction.cells}
     assert {rows[cell.key] for cell in reproduction.missing} == {"sasrec", "laser-sasrec"}
     assert {rows[key] for key in reproduction.stored} == {"bert4rec", "laser-bert4rec-to-sasrec", "laser-alone"}
-    assert "FloatingPointError: epoch 1: loss nan; lower recommender.learning_rate" in caplog.text
+    assert "sasrec seed=0: FloatingPointError: " in caplog.text  # in the loss or in the scores, whichever comes first
     [failed] = desk.tracking.search("attributes.status = 'FAILED'")
     assert failed.tags()["recommender"] == "sasrec"
     assert write_report(reproduction, environment())[1]["failed"] == [cell.name for cell in reproduction.missing]
