@@ -17,6 +17,8 @@ from laser.config.jobs import UiJob
 
 OUTDATED = "ignore:starlette.middleware.wsgi is deprecated"
 """MLflow's server imports it in each of its processes, which would each say so below the address."""
+WITHOUT_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+"""MLflow would start eight more processes, for jobs of its judges and traces, which these runs do not have."""
 
 
 def main(job: UiJob) -> Mapping[str, Any]:
@@ -29,9 +31,10 @@ def main(job: UiJob) -> Mapping[str, Any]:
     print(f"the runs of {tracking.experiment}: {address or masked(server)}", file=sys.stderr, flush=True)
     if server != tracking.uri:
         command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", tracking.uri]
-        command += ["--host", "127.0.0.1", "--port", str(job.port), "--uvicorn-opts", "--log-level=warning"]
+        command += ["--host", "127.0.0.1", "--port", str(job.port), "--workers", "1"]
+        command += ["--uvicorn-opts", "--log-level=warning"]
         try:
-            subprocess.run(command, check=True, env={**os.environ, "PYTHONWARNINGS": OUTDATED})
+            subprocess.run(command, check=True, env={**WITHOUT_JOBS, **os.environ, "PYTHONWARNINGS": OUTDATED})
         except KeyboardInterrupt:
             pass
     return {"address": address}

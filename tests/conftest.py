@@ -18,6 +18,7 @@ _home = tempfile.TemporaryDirectory(prefix="laser-tests-", ignore_cleanup_errors
 os.environ["HF_HOME"] = _home.name  # neither the account's models nor its token
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test depends on a hub
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # as jobs/ui.py; eight processes, 40 s of CPU time
 os.environ["RAY_AUTH_MODE"] = "token"  # else the first local ray.init() decides for every later one of this account
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"

@@ -38,13 +38,10 @@ class Server:
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.directory / 'server.db'}"]
         command += ["--artifacts-destination", str(self.directory / "artifacts")]
-        # Nothing here asks for MLflow's own jobs; their eight processes would take 40 s of CPU time to start.
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         with (self.directory / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 command,
                 cwd=self.directory,
-                env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
