@@ -28,7 +28,7 @@ site_children = {
         "your-data", "your-llm", "search-space", "recommend-and-serve", "python", "gpu-workstation", "clusters", "aws",
         "kubernetes", "reproduce", "no-network",
     ],
-    "recipes/README": ["recommender", "layout", "metric", "tuning-method", "decoder", "selector", "table"],
+    "recipes/README": ["recommender", "layout", "split", "metric", "tuning-method", "decoder", "selector", "table"],
     "reference/README": ["jobs", "settings", "python", "seams"],
     "results/README": ["table-4/report", "table-7/report", "additions/report"],
     "decisions/README": ["house", "models", "training", "data", "recommenders", "evaluation", "cluster"],
