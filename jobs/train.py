@@ -21,14 +21,14 @@ def main(job: TrainJob) -> Mapping[str, Any]:
         from laser.forecast.dry_run import describe_training
 
         return describe_training(config)
-    from laser.api import load_data, train
+    from laser.api import train
 
     run = train(config)
     return {
         "run_id": run.stored.run_id,
         "runs_address": run.address,
         "run_dir": str(run.directory),
-        "data": load_data(config).facts(),
+        "data": run.data,
         **asdict(run.outcome),
     }
 

@@ -23,7 +23,7 @@ from laser.cli.job import let_threads_sleep
 from laser.config.compose import load_config, read_yaml, validate, with_overrides
 from laser.config.paths import check_places, with_absolute_paths
 from laser.config.schema import Experiment, TrackingConfig
-from laser.data.dataset import Dataset
+from laser.data.dataset import Dataset, open_dataset
 from laser.tracking.interface import StoredRun
 
 if TYPE_CHECKING:
@@ -99,7 +99,8 @@ def train(experiment: Experiment) -> "TrainedRun":
             remember_run(run_dir, run.run_id)
             outcome = train_laser(config, artifacts, run_dir, run.report)
             run.record(run_results(run_dir))
-    return TrainedRun(run, config.cache_dir, run_dir, outcome, tracking.address())
+    data = open_dataset(artifacts.dataset_directory).facts()
+    return TrainedRun(run, config.cache_dir, run_dir, outcome, data, tracking.address())
 
 
 def open_run(run_id: str, cache_dir: str = ".cache/laser", tracking_uri: str | None = None) -> "Run":
@@ -186,6 +187,8 @@ class TrainedRun(Run):
     directory: Path
     """Its checkpoints, history and ranks."""
     outcome: "Outcome"
+    data: dict[str, Any]
+    """What summaries say of the data."""
     address: str | None
     """Opens on the runs in a browser, while MLflow's page is served."""
 

@@ -7,8 +7,8 @@ import pytest
 
 from laser.config.compose import load_config
 from laser.config.jobs import ReproduceJob
+from laser.engine.peak import peak_memory
 from laser.records.published import Published, published_files, read_published
-from laser.reproduction.memory import peak_memory
 from laser.reproduction.report.benchmark import Entry, benchmark_page, verdicts
 
 ROW = {"name": "A", "source": "its paper", "numbers": {"Beauty": {"recall@10": 0.08, "ndcg@10": 0.05}}}

@@ -9,13 +9,13 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from laser.cli.progress import progress
 from laser.cli.tables import markdown_table
+from laser.engine.peak import reset_peak, resident_mib
 
 Work = Callable[[], object]
 PEAK_SIZE = 2048
@@ -90,15 +90,10 @@ def matrix_product(dtype: torch.dtype, device: torch.device, size: int = PEAK_SI
 def peak_mib(work: Callable[[], object]) -> float:
     """Return the most MiB that the call adds to this process's resident memory (Linux, glibc)."""
     ctypes.CDLL(None).malloc_trim(0)  # without it, the call could reuse memory that was freed, unseen
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before = _status_kib("VmRSS")
+    reset_peak()
+    before = resident_mib("VmRSS")
     work()
-    return (_status_kib("VmHWM") - before) / 1024
-
-
-def _status_kib(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+    return resident_mib("VmHWM") - before
 
 
 def wait(device: torch.device) -> None:

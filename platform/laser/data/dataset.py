@@ -165,6 +165,11 @@ class Dataset:
             return None
         return np.flatnonzero(self.train_counts == 0)
 
+    @property
+    def num_candidates(self) -> int:
+        """How many items are ranked."""
+        return self.num_items if self.candidates is None else len(self.candidates)
+
     @cached_property
     def times(self) -> NDArray[np.int64] | None:
         """The times of all interactions, as `item_ids`; None without timestamps. Their unit is the source's own."""

@@ -53,9 +53,8 @@ def segment_context(dataset: Dataset, examples: Examples) -> SegmentContext:
 def evidence(dataset: Dataset, examples: Examples, ranks: UserRanks) -> Evidence:
     """Return what findings are looked for in."""
     in_history = [target in examples.whole_history(row) for row, target in enumerate(examples.targets)]
-    num_items = dataset.num_items if dataset.candidates is None else len(dataset.candidates)
     last_items_E = dataset.item_ids[examples.ends - 1].astype(np.int64)
-    return Evidence(ranks, num_items, last_items_E, np.array(in_history), _first_times(dataset))
+    return Evidence(ranks, dataset.num_candidates, last_items_E, np.array(in_history), _first_times(dataset))
 
 
 def _first_times(dataset: Dataset) -> NDArray[np.float64] | None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laser.errors import UserError
-from laser.evaluation.metrics import masked_name, user_metrics
+from laser.evaluation.metrics import masked_name, rank_metric, user_metrics
 from laser.evaluation.user_ranks import UserRanks
 
 RESAMPLES_AT_ONCE = 64
@@ -77,7 +77,7 @@ def compare_with_values(
 
     All are compared on the same resampled users.
     """
-    ours_E = user_metrics(ranks)[metric]
+    ours_E = rank_metric(metric)(ranks)
     means_S = resampled_means(ours_E[:, None], num_resamples, seed)[:, 0]
     return [_comparison(ours_E, np.full_like(ours_E, value), ours_E - value, means_S - value) for value in values]
 

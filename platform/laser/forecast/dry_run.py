@@ -246,9 +246,7 @@ def _speed(config: Experiment) -> tuple[float | None, str]:
     if device.type == "cuda" and not torch.cuda.is_available():
         return None, "unknown: this process has no GPU to measure"
     dtype, before = choose_dtype(config.llm.dtype, device), torch.get_num_threads()
-    threads = (
-        min(before, max(1, int(training.num_workers * training.cpus_per_worker))) if training.num_workers else before
-    )
+    threads = _threads(config)
     torch.set_num_threads(threads)
     size = 4096 if device.type == "cuda" else 768
     left = torch.randn(size, size, device=device).to(dtype)

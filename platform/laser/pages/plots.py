@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
@@ -130,12 +131,16 @@ def points(labelled: Sequence[tuple[str, float, float]], best: int, x_axis: str,
         figure = Figure(figsize=(WIDTH, 4), layout="constrained")
         axes = figure.add_subplot()
         for number, (label, x, y) in enumerate(labelled):
-            axes.scatter([x], [y], color=BEST if number == best else COLOURS[0], s=30)
-            axes.annotate(label, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
+            _labelled_point(axes, label, (x, y), BEST if number == best else COLOURS[0], 8)
         axes.margins(x=0.12, y=0.1)
         axes.set_xlabel(x_axis)
         axes.set_ylabel(y_axis)
         return _svg(figure)
+
+
+def _labelled_point(axes: Axes, label: str, place: tuple[float, float], colour: str, fontsize: int) -> None:
+    axes.scatter([place[0]], [place[1]], color=colour, s=30)
+    axes.annotate(label, place, xytext=(5, 4), textcoords="offset points", fontsize=fontsize)
 
 
 def quality_and_cost(
@@ -161,8 +166,7 @@ def quality_and_cost(
             axes.annotate(label, (1.0, y), xycoords=("axes fraction", "data"), fontsize=6, ha="right", va="bottom")
         for colour, group in ((BEST, ours), (COLOURS[0], theirs)):
             for label, x, y in group:
-                axes.scatter([x], [y], color=colour, s=30)
-                axes.annotate(label, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=7)
+                _labelled_point(axes, label, (x, y), colour, 7)
         axes.margins(x=0.12, y=0.1)
         axes.set_xlabel(x_axis)
         axes.set_ylabel(y_axis)

@@ -17,8 +17,9 @@ from laser.config.jobs import ReferencesJob, ReproduceJob
 from laser.config.schema import Experiment, PromptConfig
 from laser.data.dataset import Dataset
 from laser.data.prompts import item_texts
-from laser.evaluation.metrics import ndcg, recall
-from laser.evaluation.user_ranks import UserRanks, read_ranks
+from laser.engine.peak import peak_memory
+from laser.evaluation.metrics import Ranks, rank_metric
+from laser.evaluation.user_ranks import TEST_RANKS, UserRanks, read_ranks
 from laser.forecast.cost import cell_cost
 from laser.llm.loading import load_tokenizer
 from laser.llm.source import resolve_llm
@@ -28,7 +29,6 @@ from laser.recommenders.baselines import best_baseline
 from laser.records.published import METRICS, read_published
 from laser.records.record import add_result
 from laser.reproduction.cells import base_experiment
-from laser.reproduction.memory import peak_memory
 from laser.reproduction.paper import Row, Table
 from laser.reproduction.report.benchmark import Entry, as_json, benchmark_page, cost_figure, verdicts
 from laser.reproduction.run import look_up, run_missing
@@ -50,14 +50,6 @@ Find = Callable[[str], OpenRun]
 """Run id → its run."""
 
 
-def place_of(job: ReproduceJob) -> Path:
-    """Return the folder of the benchmark's page, named after the benchmark and the data."""
-    dataset = prepare_dataset(base_experiment(job).data, Path(job.cache_dir).expanduser())
-    place = Path(job.output_dir).expanduser().absolute() / f"benchmark-{job.benchmark}" / dataset.name
-    place.mkdir(parents=True, exist_ok=True)
-    return place
-
-
 def measure_benchmark(job: ReproduceJob, store: Store, find: Find, environment: Mapping[str, Any]) -> dict[str, Any]:
     """Make every system that is not stored yet, Laser last, and write the page.
 
@@ -67,8 +59,10 @@ def measure_benchmark(job: ReproduceJob, store: Store, find: Find, environment: 
         UserError: a setting or the data is wrong.
     """
     assert job.benchmark is not None
-    base, place = base_experiment(job), place_of(job)
+    base = base_experiment(job)
     dataset = prepare_dataset(base.data, Path(base.cache_dir).expanduser())
+    place = Path(job.output_dir).expanduser().absolute() / f"benchmark-{job.benchmark}" / dataset.name
+    place.mkdir(parents=True, exist_ok=True)
     entries = [_baseline(job, base, family, dataset, store, find) for family in job.families]
     entries.append(_entry(job, Row(id=LASER, name="Laser", kind="laser"), base, 1, dataset, store, find))
     published = read_published(job.benchmark)
@@ -161,17 +155,12 @@ def _entry(
 
 def _ranks(run: StoredRun) -> UserRanks:
     with tempfile.TemporaryDirectory() as temporary:
-        return read_ranks(run.fetch("ranks", Path(temporary)) / "test.parquet")
+        return read_ranks(run.fetch("ranks", Path(temporary)) / TEST_RANKS.name)
 
 
-def _metrics(ranks: Any) -> dict[str, float]:
+def _metrics(ranks: Ranks) -> dict[str, float]:
     """Return the metrics of `published.METRICS`: at 5, 10 and 50."""
-    functions = {"recall": recall, "ndcg": ndcg}
-    found = {}
-    for metric in METRICS:
-        name, _, cutoff = metric.partition("@")
-        found[metric] = float(functions[name](ranks, int(cutoff)).mean())
-    return found
+    return {metric: float(rank_metric(metric)(ranks).mean()) for metric in METRICS}
 
 
 def _text_tokens(section: FamilySection, dataset: Dataset, cache: Path) -> int:

@@ -5,7 +5,7 @@ Shape suffixes: S systems, E users.
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +154,7 @@ def compare_systems(systems: Sequence[System], dataset: Dataset, job: CompareJob
     }
     examples = evaluated_examples(dataset, order[0].ranks)
     values_SE = metrics[job.metrics[0]]
+    known = evidence(dataset, examples, order[0].ranks)
     return Comparison(
         systems=order,
         metrics=metrics,
@@ -161,7 +162,7 @@ def compare_systems(systems: Sequence[System], dataset: Dataset, job: CompareJob
         lists=_list_metrics([system.ranks for system in order], dataset),
         pairs=compare_all(values_SE, job.rounds, job.seed, job.alpha),
         segments=segments(segment_context(dataset, examples)),
-        findings=[findings(evidence(dataset, examples, system.ranks)) for system in order],
+        findings=[findings(replace(known, ranks=system.ranks)) for system in order],
         dataset=dataset,
         job=job,
     )

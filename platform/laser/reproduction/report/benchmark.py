@@ -140,12 +140,7 @@ def _grid(entries: Sequence[Entry], rows: Numbers, masked: bool) -> Grid:
         lines += [(row.name, numbers) for row, numbers in rows]
     lines.sort(key=lambda line: -line[1].get("recall@10", 0.0))
     shown = [[name, *(f"{numbers[m]:.4f}" if m in numbers else "" for m in METRICS)] for name, numbers in lines]
-    return Grid(["history masked" if masked else "history shown", *map(_title, METRICS)], shown)
-
-
-def _title(metric: str) -> str:
-    name, _, cutoff = metric.partition("@")
-    return f"{'NDCG' if name == 'ndcg' else 'Recall'}@{cutoff}"
+    return Grid(["history masked" if masked else "history shown", *map(title, METRICS)], shown)
 
 
 def _costs(entries: Sequence[Entry]) -> Grid:

@@ -53,10 +53,9 @@ def comparison_page(comparison: Comparison) -> list[Block]:
 
 def _protocol(comparison: Comparison) -> str:
     dataset, systems = comparison.dataset, comparison.systems
-    candidates = dataset.num_items if dataset.candidates is None else len(dataset.candidates)
     shown = "among the candidates" if comparison.job.history == "shown" else "masked"
     return (
-        f"{len(systems[0].ranks):,} test users, {candidates:,} candidates, the history {shown}. Split "
+        f"{len(systems[0].ranks):,} test users, {dataset.num_candidates:,} candidates, the history {shown}. Split "
         f"{dataset.split.type}, fingerprint {dataset.fingerprint}."
     )
 
