@@ -5,10 +5,12 @@ them (4 · N · (T + L + 1) operations a history, forward and backward). Under c
 virtual tokens depends on nothing that is trained. So `[text; prefix; suffix]` costs 4 · N · (L + 1).
 
 Shape suffixes: B histories, T tokens of the longest text, V virtual tokens of a history, P = B · V, A query heads, G
-key and value heads, X = A / G · V queries that share a key, E head width, H LLM width.
+key and value heads, R = A / G heads that share a key, C queries of a history, X = R · C, S = T + V, U keys that are
+hidden from some, E head width, H LLM width.
 """
 
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import torch
@@ -43,9 +45,10 @@ def _padded(llm: PreTrainedModel, virtual_BVH: Tensor, text: TextStates) -> Tens
     virtual, longest = virtual_BVH.shape[1], mask_BT.shape[1]
     turns, cache = text.turning(llm), DynamicCache()
     left_BT = (torch.arange(longest, device=length_B.device) - (longest - length_B)[:, None]) % longest
+    none_B0GE = text.rows_RN2GE.new_empty(len(length_B), 0, *text.rows_RN2GE.shape[3:])
     for number in range(llm.config.get_text_config().num_hidden_layers):
-        states = text.block(number, turns, virtual_BVH.device)
-        cache.update(*(_by_head(state.gather(1, _like(left_BT, state))) for state in states), number)
+        states = text.block(number, turns, (none_B0GE, none_B0GE))
+        cache.update(*(state_BGTE.gather(2, _like(left_BT, state_BGTE)) for state_BGTE in states), number)
     seen_BS = torch.cat([mask_BT.gather(1, left_BT), mask_BT.new_ones(len(length_B), virtual)], dim=1)
     return llm(
         inputs_embeds=virtual_BVH,
@@ -56,12 +59,8 @@ def _padded(llm: PreTrainedModel, virtual_BVH: Tensor, text: TextStates) -> Tens
     ).last_hidden_state[:, -1]
 
 
-def _like(index_BT: Tensor, state_BTGE: Tensor) -> Tensor:
-    return index_BT[:, :, None, None].expand_as(state_BTGE)
-
-
-def _by_head(state_BTGE: Tensor) -> Tensor:
-    return state_BTGE.transpose(1, 2).contiguous()
+def _like(index_BT: Tensor, state_BGTE: Tensor) -> Tensor:
+    return index_BT[:, None, :, None].expand_as(state_BGTE)
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class LatePacking(Packing):
         )
 
     def hidden_from(self, queries: int, window: int | None) -> Tensor:
-        """Return what the last so many virtual tokens do not see of text and virtual tokens, hidden_BCS."""
+        """Return which of the last U keys the last so many virtual tokens do not see, hidden_BCU. They see the others."""
         if (queries, window) not in self.hidden:
             self.hidden[queries, window] = self._hidden_from(queries, window)
         return self.hidden[queries, window]
@@ -94,15 +93,16 @@ class LatePacking(Packing):
     def _hidden_from(self, queries: int, window: int | None) -> Tensor:
         length_B1, virtual = self.text.places.length_B[:, None], self.lengths[0]
         device, longest = length_B1.device, self.text.places.row_BT.shape[1]
-        text_position_BT = torch.arange(longest, device=device).expand(len(length_B1), -1)
+        seen_by_all = int(length_B1.min()) if window is None else 0
+        text_position_BT = torch.arange(seen_by_all, longest, device=device).expand(len(length_B1), -1)
         virtual_BV = length_B1 + torch.arange(virtual, device=device)
-        key_BS, query_BC1 = torch.cat([text_position_BT, virtual_BV], dim=1), virtual_BV[:, -queries:, None]
-        seen_BCS = key_BS[:, None] <= query_BC1
+        key_BU, query_BC1 = torch.cat([text_position_BT, virtual_BV], dim=1), virtual_BV[:, -queries:, None]
+        seen_BCU = key_BU[:, None] <= query_BC1
         if window is not None:
-            seen_BCS &= key_BS[:, None] > query_BC1 - window
-        is_text = torch.arange(longest + virtual, device=device) < longest
-        padding_BS = is_text & (key_BS >= length_B1)
-        return ~seen_BCS | padding_BS[:, None]
+            seen_BCU &= key_BU[:, None] > query_BC1 - window
+        is_text_U = torch.arange(seen_by_all, longest + virtual, device=device) < longest
+        padding_BU = is_text_U & (key_BU >= length_B1)
+        return ~seen_BCU | padding_BU[:, None]
 
     def of_block(self, number: int) -> "_Block":
         return _Block(self, number)
@@ -126,18 +126,16 @@ class _Block:
     def pieces(self, device: torch.device) -> list[slice]:
         """Return the histories to take at once: few on a CPU, so that their text stays in its caches."""
         batch, longest = self.packing.text.places.row_BT.shape
-        size = batch if device.type == "cuda" else max(1, PIECE_TOKENS // longest)
-        return [slice(start, min(start + size, batch)) for start in range(0, batch, size)]
+        if device.type == "cuda":
+            return [slice(0, batch)]
+        number = ceil(batch / max(1, PIECE_TOKENS // longest))
+        ends = [batch * (piece + 1) // number for piece in range(number)]
+        return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
-    def keys_and_values(self, key_PGE: Tensor, value_PGE: Tensor, histories: slice) -> tuple[Tensor, Tensor]:
+    def keys_and_values(self, virtual: tuple[Tensor, Tensor], histories: slice) -> tuple[Tensor, Tensor]:
         """Return keys and values of text and virtual tokens of some histories: two (B, G, S, E)."""
         packing = self.packing
-        text = packing.text.block(self.number, packing.turns, key_PGE.device, packing.kernels, histories)
-        key_BSGE, value_BSGE = (
-            torch.cat([text_BTGE, x_PGE.unflatten(0, (-1, packing.lengths[0]))[histories]], dim=1)
-            for text_BTGE, x_PGE in zip(text, (key_PGE, value_PGE), strict=True)
-        )
-        return key_BSGE.transpose(1, 2), value_BSGE.transpose(1, 2)
+        return packing.text.block(self.number, packing.turns, virtual, packing.kernels, histories)
 
 
 class _LateAttention(torch.autograd.Function):
@@ -147,37 +145,52 @@ class _LateAttention(torch.autograd.Function):
     def forward(
         ctx: Any, query_PAE: Tensor, key_PGE: Tensor, value_PGE: Tensor, block: _Block, last: bool, scoring: Scoring
     ) -> Tensor:
-        queries, groups = 1 if last else block.packing.lengths[0], key_PGE.shape[1]
+        packing, groups = block.packing, key_PGE.shape[1]
+        queries = 1 if last else packing.lengths[0]
         query_BCAE = query_PAE.unflatten(0, (-1, queries)) * scoring.factor(query_PAE.shape[-1])
-        hidden_BCS = block.packing.hidden_from(queries, scoring.window)
-        out_BCAE, kept = torch.empty_like(query_BCAE), []
+        query_BGXE = by_key(query_BCAE, groups)
+        virtual = _by_history(key_PGE, packing), _by_history(value_PGE, packing)
+        hidden_BCU = packing.hidden_from(queries, scoring.window)
+        out_BGXE, kept = torch.empty_like(query_BGXE), []
         for histories in block.pieces(query_PAE.device):
-            key_BGSE, value_BGSE = block.keys_and_values(key_PGE, value_PGE, histories)
-            scores_BGXS = by_key(query_BCAE[histories], groups) @ key_BGSE.transpose(2, 3)
-            scores_BGXS.unflatten(2, (-1, queries)).masked_fill_(hidden_BCS[histories, None, None], -torch.inf)
+            key_BGSE, value_BGSE = block.keys_and_values(virtual, histories)
+            scores_BGXS = query_BGXE[histories] @ key_BGSE.transpose(2, 3)
+            scores_BGRCU = scores_BGXS.unflatten(2, (-1, queries))[..., -hidden_BCU.shape[2] :]
+            scores_BGRCU.masked_fill_(hidden_BCU[histories, None, None], -torch.inf)
             probability_BGXS = scores_BGXS.softmax(dim=-1)
-            out_BCAE[histories] = by_token(probability_BGXS @ value_BGSE, queries)
+            out_BGXE[histories] = probability_BGXS @ value_BGSE
             kept.append(probability_BGXS)
-        ctx.block, ctx.scoring = block, scoring
-        ctx.save_for_backward(query_BCAE, key_PGE, value_PGE, *kept)
-        return out_BCAE.flatten(2).flatten(0, 1)
+        ctx.block, ctx.scoring, ctx.queries = block, scoring, queries
+        ctx.save_for_backward(query_BGXE, key_PGE, value_PGE, *kept)
+        return by_token(out_BGXE, queries).flatten(2).flatten(0, 1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
-        query_BCAE, key_PGE, value_PGE, *kept = ctx.saved_tensors
+        query_BGXE, key_PGE, value_PGE, *kept = ctx.saved_tensors
         block: _Block = ctx.block
-        virtual, groups = block.packing.lengths[0], key_PGE.shape[1]
-        queries, factor = query_BCAE.shape[1], ctx.scoring.factor(query_BCAE.shape[-1])
-        gradient_BCAE, to_query_BCAE = gradients[0].view(query_BCAE.shape), torch.empty_like(query_BCAE)
-        to_key_BVGE, to_value_BVGE = (torch.empty_like(x).unflatten(0, (-1, virtual)) for x in (key_PGE, value_PGE))
+        packing, (_, groups, _, width) = block.packing, query_BGXE.shape
+        virtual = _by_history(key_PGE, packing), _by_history(value_PGE, packing)
+        gradient_BCAE = gradients[0].unflatten(0, (-1, ctx.queries)).unflatten(2, (-1, width))
+        gradient_BGXE = by_key(gradient_BCAE, groups)
+        to_query_BGXE, to_scores = torch.empty_like(query_BGXE), []
         for histories, probability_BGXS in zip(block.pieces(key_PGE.device), kept, strict=True):
-            key_BGSE, value_BGSE = block.keys_and_values(key_PGE, value_PGE, histories)
-            gradient_BGXE = by_key(gradient_BCAE[histories], groups)
-            to_scores_BGXS = softmax_backward(gradient_BGXE @ value_BGSE.transpose(2, 3), probability_BGXS)
-            to_query_BCAE[histories] = by_token(to_scores_BGXS @ key_BGSE, queries)
-            of_virtual = (to_scores_BGXS[..., -virtual:], probability_BGXS[..., -virtual:])
-            sources = (by_key(query_BCAE[histories], groups), gradient_BGXE)
-            for into, weight, source in zip((to_key_BVGE, to_value_BVGE), of_virtual, sources, strict=True):
-                into[histories] = (weight.transpose(2, 3) @ source).transpose(1, 2)
-        to_query = to_query_BCAE.mul_(factor).flatten(0, 1)
-        return to_query, to_key_BVGE.flatten(0, 1), to_value_BVGE.flatten(0, 1), None, None, None
+            key_BGSE, value_BGSE = block.keys_and_values(virtual, histories)
+            to_probability_BGXS = gradient_BGXE[histories] @ value_BGSE.transpose(2, 3)
+            to_scores_BGXS = softmax_backward(to_probability_BGXS, probability_BGXS)
+            to_query_BGXE[histories] = to_scores_BGXS @ key_BGSE
+            to_scores.append(to_scores_BGXS[..., -packing.lengths[0] :])
+        to_query = by_token(to_query_BGXE, ctx.queries).flatten(0, 1) * ctx.scoring.factor(width)
+        probability_BGXV = torch.cat([part[..., -packing.lengths[0] :] for part in kept])
+        to_key, to_value = (
+            (weight_BGXV.transpose(2, 3) @ source_BGXE).transpose(1, 2).flatten(0, 1)
+            for weight_BGXV, source_BGXE in (
+                (torch.cat(to_scores), query_BGXE),
+                (probability_BGXV, gradient_BGXE),
+            )
+        )
+        return to_query, to_key, to_value, None, None, None
+
+
+def _by_history(x_PGE: Tensor, packing: LatePacking) -> Tensor:
+    """Return x_BVGE, the virtual tokens of each history."""
+    return x_PGE.unflatten(0, (-1, packing.lengths[0]))

@@ -14,7 +14,10 @@ Shape suffixes: R rows, N blocks, G key and value heads, E head width, T texts.
 import hashlib
 import logging
 import os
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +32,7 @@ from laser.cli.progress import progress
 from laser.data.batches import inference_batches
 from laser.llm.loading import Decoder
 from laser.llm.text_files import StateShape
-from laser.llm.text_states import read_texts
+from laser.llm.text_states import read_texts, spread
 from laser.storage.locks import exclusive
 
 logger = logging.getLogger(__name__)
@@ -101,12 +104,9 @@ class TextCache:
 
     def open(self) -> Tensor:
         """Map the rows, rows_RN2GE; all processes of a machine share the memory."""
-        return self._map(self._states.stat().st_size // self.shape.row_bytes, shared=False)
-
-    def _map(self, rows: int, shared: bool) -> Tensor:
-        """Map the first rows of the file. What is written into a shared mapping gets into the file."""
+        rows = self._states.stat().st_size // self.shape.row_bytes
         size = rows * int(np.prod(self.shape.row))
-        flat = torch.from_file(str(self._states), shared=shared, size=size, dtype=self.shape.dtype)
+        flat = torch.from_file(str(self._states), shared=False, size=size, dtype=self.shape.dtype)
         return flat.view(rows, *self.shape.row)
 
     @property
@@ -151,28 +151,39 @@ class TextCache:
         return digest.hexdigest()
 
     def _append(self, texts: Sequence[Text], llm: Decoder, device: torch.device) -> None:
+        """Read the texts, long ones first, and write the rows of each batch while the LLM reads the next one."""
         names, starts, lengths, _ = self._read_index()
-        first = sum(lengths)
+        first, started, in_llm = sum(lengths), time.perf_counter(), 0.0
+        token_counts = np.array([len(text.token_ids) for text in texts])
+        batches = inference_batches(token_counts, BATCH_TOKENS[device.type])
+        texts = [texts[index] for batch in batches for index in batch]
         kept = np.array([text.num_kept for text in texts])
-        start_of = first + np.concatenate([[0], np.cumsum(kept)[:-1]])
-        batches = inference_batches(np.array([len(text.token_ids) for text in texts]), BATCH_TOKENS[device.type])
-        num_rows = first + int(kept.sum())
-        with self._states.open("r+b" if self._states.exists() else "w+b") as file:
-            size = num_rows * self.shape.row_bytes
-            os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error here; in the mapping it kills
-            file.truncate(size)
-        rows_RN2GE = self._map(num_rows, shared=True)
-        with progress(batches, "read texts", "batch") as steps, torch.inference_mode():
-            for batch in steps:
-                chosen = [texts[index] for index in batch]
-                length_B = torch.tensor([len(text.token_ids) for text in chosen], device=device)
-                ids_Q = np.concatenate([text.token_ids for text in chosen]).astype(np.int64)
-                read = read_texts(llm, torch.from_numpy(ids_Q).to(device), length_B).cpu()
-                for index, text, states in zip(batch, chosen, read.split(length_B.tolist()), strict=True):
-                    rows_RN2GE[start_of[index] : start_of[index] + text.num_kept] = states[text.kept_from :]
+        start_of = first + np.cumsum(kept) - kept
+        size = int(kept.sum()) * self.shape.row_bytes
+        left = iter(texts)
+        with self._states.open("r+b" if self._states.exists() else "w+b") as file, ThreadPoolExecutor(1) as writer:
+            end = first * self.shape.row_bytes + size
+            os.posix_fallocate(file.fileno(), 0, end)  # a full disk is an error here, and not after minutes
+            file.truncate(end)
+            file.seek(end - size)
+            writing: Future[int] | None = None
+            with progress(batches, "read texts", "batch") as steps:
+                for batch in steps:
+                    reading = time.perf_counter()
+                    rows_QN2GE = _kept_rows(list(islice(left, len(batch))), llm, device)
+                    in_llm += time.perf_counter() - reading
+                    if writing is not None:
+                        writing.result()
+                    writing = writer.submit(file.write, rows_QN2GE.view(-1).view(torch.uint8).numpy().data)
+            if writing is not None:
+                writing.result()
         self._write_index(
             [*names, *(text.name for text in texts)], [*starts, *start_of.tolist()], [*lengths, *kept.tolist()]
         )
+        logger.info(
+            "text cache: %d texts of %d tokens, %d MiB, took %.1f s; the LLM read them in %.1f s of these",
+            len(texts), token_counts.sum(), size >> 20, time.perf_counter() - started, in_llm,
+        )  # fmt: skip
 
     def _write_index(self, names: list[bytes], starts: list[int], lengths: list[int]) -> None:
         aside = self._index.with_name(".index.writing")
@@ -183,3 +194,16 @@ class TextCache:
         }
         save_file(content, aside, metadata={"checksum": self._checksum(sum(lengths))})
         os.replace(aside, self._index)
+
+
+@torch.inference_mode()
+def _kept_rows(texts: Sequence[Text], llm: Decoder, device: torch.device) -> Tensor:
+    """Read texts in one pass and return the rows that they keep, text after text, on the CPU."""
+    token_ids_Q = np.concatenate([text.token_ids for text in texts]).astype(np.int64)
+    length_B = torch.tensor([len(text.token_ids) for text in texts])
+    rows_QN2GE = read_texts(llm, torch.from_numpy(token_ids_Q).to(device), length_B.to(device)).cpu()
+    if not any(text.kept_from for text in texts):
+        return rows_QN2GE
+    kept_from_B = torch.tensor([text.kept_from for text in texts])
+    first_B = length_B.cumsum(0) - length_B + kept_from_B
+    return rows_QN2GE.index_select(0, spread(first_B, length_B - kept_from_B))

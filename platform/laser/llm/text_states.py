@@ -9,6 +9,7 @@ all texts, S segments of all histories.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from laser.llm.packed.attention import Packing, Scoring
 from laser.llm.packed.decoder import PackedDecoder
 from laser.llm.packed.fused import EAGER, Kernels
 from laser.llm.packed.rotation import turning
+from laser.llm.text_files import StateShape
 
 Turns = list[tuple[Tensor, Tensor]]
 """For each block, the cosines and sines that turn keys to their places."""
@@ -97,26 +99,28 @@ class TextStates:
         self,
         number: int,
         turns: Turns | None,
-        device: torch.device,
+        virtual: tuple[Tensor, Tensor],
         kernels: Kernels = EAGER,
         histories: slice = slice(None),
     ) -> tuple[Tensor, Tensor]:
-        """Return keys and values of one block at their places: two (B, T, G, E); those of padding mean nothing.
+        """Return keys and values of one block, those of virtual tokens after the text's: two (B, G, T + V, E).
+
+        Those of padding mean nothing.
 
         Args:
             number: of the block.
             turns: what `turning` returned.
-            device: where they are read.
+            virtual: keys and values of virtual tokens (B, V, G, E).
             kernels: eager or compiled elementwise functions.
             histories: those of the batch to return.
         """
-        row_BT = self.places.row_BT[histories]
-        rows = row_BT.flatten().to(self.rows_RN2GE.device)
-        key_QGE, value_QGE = self.rows_RN2GE[:, number].index_select(0, rows).to(device).unbind(1)
+        turns_BTE = None
         if turns is not None:
-            cos_QE, sin_QE = (part[histories].flatten(0, 1) for part in turns[number])
-            key_QGE = kernels.rotate(key_QGE, cos_QE, sin_QE, key_QGE.shape[1])
-        return key_QGE.unflatten(0, row_BT.shape), value_QGE.unflatten(0, row_BT.shape)
+            cos_BTE, sin_BTE = turns[number]
+            turns_BTE = cos_BTE[histories], sin_BTE[histories]
+        key_BVGE, value_BVGE = (part[histories] for part in virtual)
+        rows_R2GE, row_BT = self.rows_RN2GE[:, number], self.places.row_BT[histories]
+        return kernels.text_then_virtual(rows_R2GE, row_BT, turns_BTE, key_BVGE, value_BVGE)
 
 
 def read_histories(llm: Decoder, token_ids_Q: Tensor, length_B: Tensor) -> TextStates:
@@ -194,9 +198,11 @@ def read_texts(llm: Decoder, token_ids_Q: Tensor, length_B: Tensor) -> Tensor:
 
 
 def _packed(llm: PackedDecoder, token_ids_Q: Tensor, length_B: Tensor) -> Tensor:
-    packing = _Recording.start(length_B)
+    shape = StateShape.of(llm.config, llm.get_input_embeddings().weight.dtype)
+    rows_QN2GE = token_ids_Q.new_empty(len(token_ids_Q), *shape.row, dtype=shape.dtype)
+    packing = _Recording(**vars(Packing.of(length_B)), rows_QN2GE=rows_QN2GE)
     llm(llm.get_input_embeddings()(token_ids_Q), packing)
-    return torch.stack(packing.states, dim=1)
+    return rows_QN2GE
 
 
 def _padded(llm: PreTrainedModel, token_ids_Q: Tensor, length_B: Tensor) -> Tensor:
@@ -209,14 +215,25 @@ def _padded(llm: PreTrainedModel, token_ids_Q: Tensor, length_B: Tensor) -> Tens
 
 @dataclass(frozen=True)
 class _Recording(Packing):
-    """A packing that keeps the keys and values of all blocks, in their order."""
+    """A packing that keeps the keys and values of all blocks."""
 
-    states: list[Tensor]
+    rows_QN2GE: Tensor
 
-    @staticmethod
-    def start(length_B: Tensor) -> "_Recording":
-        return _Recording(**vars(Packing.of(length_B)), states=[])
+    def of_block(self, number: int) -> "_RecordingBlock":
+        return _RecordingBlock(self, number)
+
+
+class _RecordingBlock(NamedTuple):
+    """What one block asks of a `_Recording`."""
+
+    packing: _Recording
+    number: int
+
+    @property
+    def last_B(self) -> Tensor:
+        return self.packing.last_B
 
     def attend(self, query_PAE: Tensor, key_PGE: Tensor, value_PGE: Tensor, last: bool, scoring: Scoring) -> Tensor:
-        self.states.append(torch.stack([key_PGE, value_PGE], dim=1))
-        return super().attend(query_PAE, key_PGE, value_PGE, last, scoring)
+        self.packing.rows_QN2GE[:, self.number, 0] = key_PGE
+        self.packing.rows_QN2GE[:, self.number, 1] = value_PGE
+        return self.packing.attend(query_PAE, key_PGE, value_PGE, last, scoring)
