@@ -35,3 +35,12 @@ def test_work_without_steps_shows_the_time_that_it_takes(capsys, monkeypatch):
     with waiting("invert"):
         time.sleep(0.1)
     assert capsys.readouterr().err.splitlines() == ["invert: 0 s, not done yet", "invert: done, 0 s"]
+
+
+def test_the_log_says_once_how_long_after_the_start_of_the_process_something_is_reached(caplog):
+    caplog.set_level("INFO")
+    for what in ("first test", "first test", "second test"):
+        module.log_once_reached(what)
+    first, second = caplog.messages
+    assert first.startswith("first test ") and second.endswith(" s after the process started")
+    assert 0 < float(first.split()[2]) < 24 * 3600

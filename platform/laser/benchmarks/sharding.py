@@ -2,6 +2,8 @@
 
 Each setting starts its workers anew: processes with one thread each, and gloo (or nccl) between them. They train over
 the same sampled histories and report; the settings take turns. Ray would only start such workers, so it is left out.
+Resident memory counts a file that two workers map twice, proportional memory once: so with a late prefix the difference
+shows that the text cache is shared.
 """
 
 import json
@@ -23,6 +25,7 @@ from laser.config.jobs import BenchmarkJob
 from laser.data.batches import training_batches
 from laser.engine.step import training_step
 from laser.llm.loading import choose_dtype
+from laser.llm.text_files import STATES
 from laser.training.artifacts import Artifacts
 from laser.training.inputs import open_inputs
 from laser.training.loop import own_micro_batches
@@ -48,16 +51,20 @@ def run(job: BenchmarkJob) -> BenchmarkResult:
             "stage": stage,
             "LLM held, MiB a worker": max(worker["llm_held_mib"] for worker in rounds[0]),
             "peak memory, MiB a worker": statistics.median(max(w["peak_mib"] for w in workers_) for workers_ in rounds),
+            "resident, MiB a worker": max(worker["resident_mib"] for worker in rounds[0]),
+            "proportional, MiB a worker": max(worker["proportional_mib"] for worker in rounds[0]),
             "seconds": statistics.median(workers_[0]["seconds"] for workers_ in rounds),
             "loss": rounds[0][0]["loss"],
         }
         for (workers, stage), rounds in found.items()
     ]
     by_setting = {(row["workers"], row["stage"]): row for row in rows}
+    files = artifacts.texts
     held = "LLM held, MiB a worker"
     ratios = [three[0]["seconds"] / zero[0]["seconds"] for three, zero in zip(found[2, 3], found[2, 0], strict=True)]
     figures = {
         "settings": rows,
+        "text_cache_mib": 0 if files is None else (files.folder / STATES).stat().st_size >> 20,
         "llm_held_2_workers_over_1": round(by_setting[2, 3][held] / by_setting[1, 3][held], 4),
         "zero3_cost_over_zero0": {
             "median": round(statistics.median(ratios), 3),
@@ -114,6 +121,14 @@ def _worker(rank: int, workers: int, text: str, artifacts: Artifacts, folder: st
         "seconds": time.perf_counter() - started,
         "loss": loss,
     }
+    dist.barrier()  # all workers hold what they hold
+    report |= {"resident_mib": _memory_mib("Rss"), "proportional_mib": _memory_mib("Pss")}
     (Path(folder) / f"{rank}.json").write_text(json.dumps(report))
     dist.barrier()
     dist.destroy_process_group()
+
+
+def _memory_mib(name: str) -> float:
+    """Return this process's resident memory (Rss), or with what it shares divided by those that share it (Pss)."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return round(next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024, 1)

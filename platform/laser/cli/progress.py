@@ -1,14 +1,20 @@
 """Progress of long work on standard error: a bar in a terminal, plain lines in a log."""
 
+import logging
+import os
 import sys
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from threading import Event, Thread
 from types import TracebackType
 from typing import Generic, TypeVar
 
 from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -106,3 +112,12 @@ def waiting(label: str) -> Iterator[None]:
         thread.join()
     if shown.is_set():
         tqdm.write(f"{label}: done, {time.monotonic() - started:.0f} s", file=sys.stderr)
+
+
+@cache
+def log_once_reached(what: str) -> None:
+    """Log, the first time in this process, how many seconds after its start something is reached (Linux only)."""
+    stat = Path("/proc/self/stat")
+    if stat.exists():
+        started = int(stat.read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+        logger.info("%s %.1f s after the process started", what, time.clock_gettime(time.CLOCK_BOOTTIME) - started)

@@ -85,7 +85,7 @@ class LatePacking(Packing):
         )
 
     def hidden_from(self, queries: int, window: int | None) -> Tensor:
-        """Return which of the last U keys the last so many virtual tokens do not see, hidden_BCU. They see the others."""
+        """Return which of the last U keys the last virtual tokens do not see, hidden_BCU. They see all others."""
         if (queries, window) not in self.hidden:
             self.hidden[queries, window] = self._hidden_from(queries, window)
         return self.hidden[queries, window]

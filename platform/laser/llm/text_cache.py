@@ -31,7 +31,7 @@ from torch import Tensor
 from laser.cli.progress import progress
 from laser.data.batches import inference_batches
 from laser.llm.loading import Decoder
-from laser.llm.text_files import StateShape
+from laser.llm.text_files import STATES, StateShape
 from laser.llm.text_states import read_texts, spread
 from laser.storage.locks import exclusive
 
@@ -111,7 +111,7 @@ class TextCache:
 
     @property
     def _states(self) -> Path:
-        return self.folder / "states.bin"
+        return self.folder / STATES
 
     @property
     def _index(self) -> Path:

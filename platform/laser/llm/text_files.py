@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
+STATES = "states.bin"
+"""The file of rows in a folder of cached texts."""
+
+
 @dataclass(frozen=True)
 class StateShape:
     """The shape of a row, and its dtype."""

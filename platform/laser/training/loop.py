@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from laser.cli.progress import progress
+from laser.cli.progress import log_once_reached, progress
 from laser.config.schema import TrainingConfig
 from laser.data.batches import inference_batches, training_batches
 from laser.engine.base import Engine
@@ -84,6 +84,7 @@ def train_epoch(
     with progress(batches, label, "step", enabled=engine.rank == 0) as steps:
         for number, indices in enumerate(steps):
             result = take_step(indices, number, schedule.factor(number))
+            log_once_reached("first step")
             guard.check(number, result.contrastive, result.load_balance, histories.examples.users[indices])
             contrastive += result.contrastive * result.num_examples
             load_balance += result.load_balance * result.num_examples
