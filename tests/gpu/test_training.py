@@ -69,8 +69,8 @@ def test_a_late_prefix_reads_the_same_rows_wherever_they_lie(experiment: Experim
     resident = text.of(indices, device)
     text.memory.on_device[device] = None  # as where the device has no room for all rows
     fetched = text.of(indices, device)
-    assert resident is not None and fetched is not None and len(fetched.rows_RN2GE) < len(resident.rows_RN2GE)
-    none_B0GE = resident.rows_RN2GE.new_empty(len(indices), 0, *resident.rows_RN2GE.shape[3:])
+    assert resident is not None and fetched is not None and len(fetched.states[0]) < len(resident.states[0])
+    none_B0GE = resident.states[0].new_empty(len(indices), 0, *resident.states[0].shape[2:])
     for block in range(2):
         states = [text.block(block, None, (none_B0GE, none_B0GE)) for text in (resident, fetched)]
         for all_rows, own_rows in zip(*states, strict=True):

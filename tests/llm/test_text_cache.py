@@ -11,7 +11,7 @@ from safetensors import safe_open
 from laser.config.schema import LLMConfig
 from laser.llm.loading import llm_config, load_llm
 from laser.llm.text_cache import Text, TextCache
-from laser.llm.text_files import StateShape
+from laser.llm.text_files import StateShape, state_files
 from laser.llm.text_states import read_texts
 from tiny.laser import CPU
 
@@ -35,13 +35,13 @@ def cache(tiny_llm, tmp_path) -> TextCache:
 
 def rows(cache: TextCache, text: Text) -> torch.Tensor:
     start = int(cache.starts([text])[0])
-    return cache.open()[start : start + text.num_kept].clone()
+    return torch.stack([rows_R2GE[start : start + text.num_kept] for rows_R2GE in cache.open()])
 
 
 def expected(load, text: Text) -> torch.Tensor:
     ids = torch.from_numpy(text.token_ids.astype(np.int64))
     with torch.no_grad():
-        return read_texts(load(), ids, torch.tensor([len(ids)]))[text.kept_from :]
+        return read_texts(load(), ids, torch.tensor([len(ids)]))[:, text.kept_from :]
 
 
 def test_rows_are_the_states_of_each_text_read_alone(cache, load):
@@ -52,10 +52,10 @@ def test_rows_are_the_states_of_each_text_read_alone(cache, load):
 
 def test_a_new_text_is_added_without_touching_the_others(cache, load):
     cache.add(TEXTS[:2], load, CPU)
-    before = (cache.folder / "states.bin").read_bytes()
+    before = [path.read_bytes() for path in state_files(cache.folder, 2)]
     cache.add(TEXTS, load, CPU)
-    after = (cache.folder / "states.bin").read_bytes()
-    assert after[: len(before)] == before and len(after) > len(before)
+    after = [path.read_bytes() for path in state_files(cache.folder, 2)]
+    assert all(new.startswith(old) and len(new) > len(old) for old, new in zip(before, after, strict=True))
     cache.add(TEXTS, never, CPU)
 
 
@@ -63,13 +63,13 @@ def test_what_a_text_keeps_is_part_of_its_name(cache, load):
     cache.add([TEXTS[1]], load, CPU)
     whole = Text(TEXTS[1].token_ids)
     cache.add([whole], load, CPU)
-    torch.testing.assert_close(rows(cache, whole)[3:], rows(cache, TEXTS[1]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(rows(cache, whole)[:, 3:], rows(cache, TEXTS[1]), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("damage", ["cut", "altered", "index", "gone"])
 def test_a_damaged_cache_is_noticed_and_made_again(cache, load, damage, caplog):
     cache.add(TEXTS, load, CPU)
-    states, index = cache.folder / "states.bin", cache.folder / "index.safetensors"
+    states, index = state_files(cache.folder, 2)[1], cache.folder / "index.safetensors"
     content = states.read_bytes()
     if damage == "cut":
         states.write_bytes(content[:-100])
@@ -87,7 +87,7 @@ def test_a_damaged_cache_is_noticed_and_made_again(cache, load, damage, caplog):
 
 def test_rows_that_a_killed_writer_left_behind_are_written_over(cache, load):
     cache.add(TEXTS[:1], load, CPU)
-    with (cache.folder / "states.bin").open("ab") as file:
+    with state_files(cache.folder, 2)[1].open("ab") as file:
         file.write(b"x" * 12_345)
     cache.add(TEXTS, load, CPU)
     torch.testing.assert_close(rows(cache, TEXTS[2]), expected(load, TEXTS[2]), rtol=0, atol=1e-5)
@@ -116,7 +116,7 @@ import numpy as np, torch
 from laser.config.schema import LLMConfig
 from laser.llm.loading import llm_config, load_llm
 from laser.llm.text_cache import Text, TextCache
-from laser.llm.text_files import StateShape
+from laser.llm.text_files import StateShape, state_files
 llm, folder, first = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 cpu = torch.device("cpu")
 cache = TextCache(folder, StateShape.of(llm_config(llm, None), torch.float32))
@@ -138,6 +138,6 @@ def test_two_processes_add_at_once(cache, load, tiny_llm):
         torch.testing.assert_close(rows(cache, text), expected(load, text), rtol=0, atol=1e-5)
 
 
-def test_a_row_has_the_size_of_keys_and_values_of_all_blocks(tiny_llm):
+def test_a_row_has_the_size_of_the_keys_and_values_of_a_token(tiny_llm):
     shape = StateShape.of(llm_config(tiny_llm, None), torch.bfloat16)
-    assert shape.row == (2, 2, 2, 8) and shape.row_bytes == 128
+    assert shape.row == (2, 2, 8) and shape.row_bytes == 64 and shape.token_bytes == 128

@@ -25,7 +25,6 @@ from laser.config.jobs import BenchmarkJob
 from laser.data.batches import training_batches
 from laser.engine.step import training_step
 from laser.llm.loading import choose_dtype
-from laser.llm.text_files import STATES
 from laser.training.artifacts import Artifacts
 from laser.training.inputs import open_inputs
 from laser.training.loop import own_micro_batches
@@ -64,7 +63,7 @@ def run(job: BenchmarkJob) -> BenchmarkResult:
     ratios = [three[0]["seconds"] / zero[0]["seconds"] for three, zero in zip(found[2, 3], found[2, 0], strict=True)]
     figures = {
         "settings": rows,
-        "text_cache_mib": 0 if files is None else (files.folder / STATES).stat().st_size >> 20,
+        "text_cache_mib": 0 if files is None else files.nbytes >> 20,
         "llm_held_2_workers_over_1": round(by_setting[2, 3][held] / by_setting[1, 3][held], 4),
         "zero3_cost_over_zero0": {
             "median": round(statistics.median(ratios), 3),

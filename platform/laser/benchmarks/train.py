@@ -162,8 +162,7 @@ class Ours:
         self.num_histories = len(inputs.train)
         self.num_tokens = int(inputs.train.lengths.sum()) + laser.num_added_tokens * self.num_histories
         self.losses: list[float] = []
-        rows = None if inputs.train.text is None else inputs.train.text.rows_RN2GE
-        self.text_mib = 0 if rows is None else rows.nbytes >> 20
+        self.text_mib = 0 if inputs.train.text is None else inputs.train.text.cached_bytes >> 20
 
     def epoch(self, batch_size: int) -> Work:
         """Return optimizer steps over all histories, data and update included."""

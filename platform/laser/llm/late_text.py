@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
-from torch import Tensor
 from transformers import PretrainedConfig
 
 from laser.config.identity import stage_key
@@ -33,7 +32,7 @@ from laser.storage.cache import make_once
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Raised when the states of the same text change."""
 MIB = 2**20
 ROWS = "rows"
@@ -58,26 +57,26 @@ class LateText:
     """First row of the instruction, if each item is read by itself."""
 
     @property
-    def rows_RN2GE(self) -> Tensor | None:
-        """The cached states as they lie on disk, mapped; None if the text is read anew."""
-        return None if self.memory is None else self.memory.rows_RN2GE
+    def cached_bytes(self) -> int:
+        """Bytes of the cached states; 0 if the text is read anew."""
+        return 0 if self.memory is None else self.memory.nbytes
 
     def costs(self, lengths: NDArray[np.int64], num_added_tokens: int) -> NDArray[np.int64]:
         """Return what reading histories of these lengths costs, in tokens that pass through the LLM."""
-        return lengths if self.rows_RN2GE is None else num_added_tokens + lengths // TOKENS_LOOKED_UP
+        return lengths if self.memory is None else num_added_tokens + lengths // TOKENS_LOOKED_UP
 
     def of(self, indices: NDArray[np.int64], device: torch.device) -> TextStates | Segments | None:
         """Return what `Batch.text` holds for some examples."""
-        if not self.own and self.rows_RN2GE is None:
+        if not self.own and self.memory is None:
             return None
         counts_B, lengths_S, rows_S = (torch.from_numpy(part) for part in self._segments(indices))
         segments = Segments(lengths_S.to(device), counts_B.to(device))
         if self.memory is None:
             return segments
-        rows_RN2GE = self.memory.resident(device)
-        if rows_RN2GE is None:
-            rows_RN2GE, rows_S = fetch(self.memory.rows_RN2GE, rows_S, lengths_S, device)
-        return TextStates(rows_RN2GE, segments.places(rows_S.to(device), moved=self.own))
+        states = self.memory.resident(device)
+        if states is None:
+            states, rows_S = fetch(self.memory.states, rows_S, lengths_S, device)
+        return TextStates(states, segments.places(rows_S.to(device), moved=self.own))
 
     def _segments(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
         """Return the number of segments of each history; and of each segment the tokens and the first row.
@@ -164,13 +163,13 @@ def make_texts(
     if not (files.starts.is_file() and cache.is_whole()):
         texts, chosen = (_item_texts if own else _history_texts)(examples, prompts)
         num_rows = sum({text.name: text.num_kept for text in texts}.values())
-        if not _fits(num_rows * shape.row_bytes, config.llm.cache_mib):
+        if not _fits(num_rows * shape.token_bytes, config.llm.cache_mib):
             return None
         cache.add(texts, lambda: load_llm(llm_directory, shape.dtype, config.llm, device), device)
         starts = cache.starts(texts)
         content = {name: starts[numbers] for name, numbers in chosen.items()} | {ROWS: np.array([num_rows])}
         make_once(files.starts, lambda aside: save_file(content, aside))
-    elif not _fits(int(load_file(files.starts)[ROWS][0]) * shape.row_bytes, config.llm.cache_mib):
+    elif not _fits(int(load_file(files.starts)[ROWS][0]) * shape.token_bytes, config.llm.cache_mib):
         return None
     return files
 

@@ -1,11 +1,12 @@
-"""A file of the frozen LLM's keys and values, which grows by the texts that it lacks.
+"""Files of the frozen LLM's keys and values, which grow by the texts that they lack.
 
-A folder belongs to one LLM, depth and dtype. Its rows are the states of texts, one row for each token, and its index
-says which rows belong to which text. Rows that the index knows never change. So a new item is new rows at the end,
-and any number of processes map the file into memory once.
+A folder belongs to one LLM, depth and dtype. Each block of the LLM has a file, whose rows are the states of texts, one
+row for each token. So what a block reads of a text lies in one piece. The index says which rows belong to which text.
+Rows that the index knows never change. So a new item is new rows at the end, and any number of processes map the files
+into memory once.
 
     <folder>/
-        states.bin           rows_RN2GE
+        block-<n>.bin        rows_R2GE
         index.safetensors    name, first row and number of rows of each text; a checksum of samples of the rows
 
 Shape suffixes: R rows, N blocks, G key and value heads, E head width, T texts.
@@ -17,9 +18,10 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -31,15 +33,15 @@ from torch import Tensor
 from laser.cli.progress import progress
 from laser.data.batches import inference_batches
 from laser.llm.loading import Decoder
-from laser.llm.text_files import STATES, StateShape
-from laser.llm.text_states import read_texts, spread
+from laser.llm.text_files import StateShape, state_files
+from laser.llm.text_states import States, read_texts, spread
 from laser.storage.locks import exclusive
 
 logger = logging.getLogger(__name__)
 
-SAMPLES, SAMPLE_BYTES = 64, 4096
-"""The checksum covers so many places of the rows, and so many bytes at each: it finds what was cut, replaced or zeroed,
-and costs milliseconds."""
+SAMPLES, SAMPLE_BYTES = 8, 4096
+"""The checksum covers so many places of each file, and so many bytes at each. It finds what was cut, replaced or
+zeroed, and costs milliseconds."""
 BATCH_TOKENS = {"cpu": 2048, "cuda": 32_768}
 """Tokens that pass through the LLM at once. So many fit a CPU's caches; a GPU wants large products."""
 
@@ -102,16 +104,19 @@ class TextCache:
         start_of = dict(zip(*self._read_index()[:2], strict=True))
         return np.array([start_of[text.name] if text.num_kept else 0 for text in texts], np.int64)
 
-    def open(self) -> Tensor:
-        """Map the rows, rows_RN2GE; all processes of a machine share the memory."""
-        rows = self._states.stat().st_size // self.shape.row_bytes
+    def open(self) -> States:
+        """Map the rows; all processes of a machine share the memory."""
+        return tuple(self._open(path) for path in self._files)
+
+    def _open(self, path: Path) -> Tensor:
+        rows = path.stat().st_size // self.shape.row_bytes
         size = rows * int(np.prod(self.shape.row))
-        flat = torch.from_file(str(self._states), shared=False, size=size, dtype=self.shape.dtype)
+        flat = torch.from_file(str(path), shared=False, size=size, dtype=self.shape.dtype)
         return flat.view(rows, *self.shape.row)
 
     @property
-    def _states(self) -> Path:
-        return self.folder / STATES
+    def _files(self) -> list[Path]:
+        return state_files(self.folder, self.shape.blocks)
 
     @property
     def _index(self) -> Path:
@@ -141,13 +146,14 @@ class TextCache:
     def _checksum(self, rows: int) -> str:
         """Hash samples of the first rows; a file that is too short has another checksum."""
         size = rows * self.shape.row_bytes
-        if not self._states.is_file() or self._states.stat().st_size < size:
-            return "cut short"
         digest = hashlib.sha256(str(size).encode())
-        with self._states.open("rb") as file:
-            for place in np.linspace(0, max(0, size - SAMPLE_BYTES), SAMPLES).astype(np.int64):
-                file.seek(int(place))
-                digest.update(file.read(min(SAMPLE_BYTES, size - int(place))))
+        for path in self._files:
+            if not path.is_file() or path.stat().st_size < size:
+                return "cut short"
+            with path.open("rb") as file:
+                for place in np.linspace(0, max(0, size - SAMPLE_BYTES), SAMPLES).astype(np.int64):
+                    file.seek(int(place))
+                    digest.update(file.read(min(SAMPLE_BYTES, size - int(place))))
         return digest.hexdigest()
 
     def _append(self, texts: Sequence[Text], llm: Decoder, device: torch.device) -> None:
@@ -161,20 +167,23 @@ class TextCache:
         start_of = first + np.cumsum(kept) - kept
         size = int(kept.sum()) * self.shape.row_bytes
         left = iter(texts)
-        with self._states.open("r+b" if self._states.exists() else "w+b") as file, ThreadPoolExecutor(1) as writer:
+        with ExitStack() as stack:
+            files = [stack.enter_context(path.open("r+b" if path.exists() else "w+b")) for path in self._files]
             end = first * self.shape.row_bytes + size
-            os.posix_fallocate(file.fileno(), 0, end)  # a full disk is an error here, and not after minutes
-            file.truncate(end)
-            file.seek(end - size)
-            writing: Future[int] | None = None
+            for file in files:
+                os.posix_fallocate(file.fileno(), 0, end)  # a full disk is an error here, and not after minutes
+                file.truncate(end)
+                file.seek(end - size)
+            writer = stack.enter_context(ThreadPoolExecutor(1))
+            writing: Future[None] | None = None
             with progress(batches, "read texts", "batch") as steps:
                 for batch in steps:
                     reading = time.perf_counter()
-                    rows_QN2GE = _kept_rows(list(islice(left, len(batch))), llm, device)
+                    rows_NQ2GE = _kept_rows(list(islice(left, len(batch))), llm, device)
                     in_llm += time.perf_counter() - reading
                     if writing is not None:
                         writing.result()
-                    writing = writer.submit(file.write, rows_QN2GE.view(-1).view(torch.uint8).numpy().data)
+                    writing = writer.submit(_write, files, rows_NQ2GE)
             if writing is not None:
                 writing.result()
         self._write_index(
@@ -182,7 +191,7 @@ class TextCache:
         )
         logger.info(
             "text cache: %d texts of %d tokens, %d MiB, took %.1f s; the LLM read them in %.1f s of these",
-            len(texts), token_counts.sum(), size >> 20, time.perf_counter() - started, in_llm,
+            len(texts), token_counts.sum(), size * self.shape.blocks >> 20, time.perf_counter() - started, in_llm,
         )  # fmt: skip
 
     def _write_index(self, names: list[bytes], starts: list[int], lengths: list[int]) -> None:
@@ -198,12 +207,17 @@ class TextCache:
 
 @torch.inference_mode()
 def _kept_rows(texts: Sequence[Text], llm: Decoder, device: torch.device) -> Tensor:
-    """Read texts in one pass and return the rows that they keep, text after text, on the CPU."""
+    """Read texts in one pass and return the rows_NQ2GE that they keep, text after text, on the CPU."""
     token_ids_Q = np.concatenate([text.token_ids for text in texts]).astype(np.int64)
     length_B = torch.tensor([len(text.token_ids) for text in texts])
-    rows_QN2GE = read_texts(llm, torch.from_numpy(token_ids_Q).to(device), length_B.to(device)).cpu()
+    rows_NQ2GE = read_texts(llm, torch.from_numpy(token_ids_Q).to(device), length_B.to(device)).cpu()
     if not any(text.kept_from for text in texts):
-        return rows_QN2GE
+        return rows_NQ2GE
     kept_from_B = torch.tensor([text.kept_from for text in texts])
     first_B = length_B.cumsum(0) - length_B + kept_from_B
-    return rows_QN2GE.index_select(0, spread(first_B, length_B - kept_from_B))
+    return rows_NQ2GE.index_select(1, spread(first_B, length_B - kept_from_B))
+
+
+def _write(files: Sequence[BinaryIO], rows_NQ2GE: Tensor) -> None:
+    for file, rows_Q2GE in zip(files, rows_NQ2GE, strict=True):
+        file.write(rows_Q2GE.view(-1).view(torch.uint8).numpy().data)

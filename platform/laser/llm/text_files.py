@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
-STATES = "states.bin"
-"""The file of rows in a folder of cached texts."""
+def state_files(folder: Path, blocks: int) -> list[Path]:
+    """Return the files of rows in a folder of cached texts, one for each block of the LLM."""
+    return [folder / f"block-{number}.bin" for number in range(blocks)]
 
 
 @dataclass(frozen=True)
 class StateShape:
-    """The shape of a row, and its dtype."""
+    """The number of blocks, and the shape and dtype of a row of each."""
 
     blocks: int
     heads: int
@@ -36,11 +37,18 @@ class StateShape:
 
     @property
     def row(self) -> tuple[int, ...]:
-        return (self.blocks, 2, self.heads, self.head_width)
+        """Keys and values of one token in one block."""
+        return (2, self.heads, self.head_width)
 
     @property
     def row_bytes(self) -> int:
+        """Bytes of one token in one block."""
         return int(np.prod(self.row)) * self.dtype.itemsize
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of one token in all blocks."""
+        return self.blocks * self.row_bytes
 
 
 @dataclass(frozen=True)
@@ -51,3 +59,8 @@ class TextFiles:
     shape: StateShape
     starts: Path
     """First rows: of each split's items or examples, and of its instruction."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows on disk."""
+        return sum(path.stat().st_size for path in state_files(self.folder, self.shape.blocks))

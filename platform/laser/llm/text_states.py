@@ -1,11 +1,11 @@
 """Keys and values of texts, as the blocks of a frozen LLM keep them: what the late prefix reads of a history.
 
-Nothing that is trained stands before the text, so its keys and values never change. They are rows, one for each token
-of each text, and a history is a choice of rows. A text that lies elsewhere in the history than where it was read has
-its keys turned by the distance (rotary positions are relative).
+Nothing that is trained stands before the text, so its keys and values never change. In each block they are rows, one
+for each token of each text, and a history is a choice of rows. A text that lies elsewhere in the history than where it
+was read has its keys turned by the distance (rotary positions are relative).
 
 Shape suffixes: R rows, N blocks, G key and value heads, E head width, B histories, T tokens of the longest, Q tokens of
-all texts, S segments of all histories.
+all texts, S segments of all histories, D distances.
 """
 
 from dataclasses import dataclass
@@ -24,8 +24,11 @@ from laser.llm.packed.fused import EAGER, Kernels
 from laser.llm.packed.rotation import turning
 from laser.llm.text_files import StateShape
 
+States = tuple[Tensor, ...]
+"""For each block the keys, rotated as they were read, and values of all tokens: rows_R2GE, in the LLM's dtype."""
+
 Turns = list[tuple[Tensor, Tensor]]
-"""For each block, the cosines and sines that turn keys to their places."""
+"""For each block the cosines and sines that turn a key by each distance, half a head wide, float32: two (D, E)."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +80,14 @@ class Segments:
 class TextStates:
     """Rows and their places in a batch of histories."""
 
-    rows_RN2GE: Tensor
-    """Keys, rotated as they were read, and values, in the LLM's dtype; it may be a memory-mapped file."""
+    states: States
+    """They may be memory-mapped files."""
     places: Places
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The LLM's."""
+        return self.states[0].dtype
 
     @property
     def mask_BT(self) -> Tensor:
@@ -89,11 +97,13 @@ class TextStates:
 
     def turning(self, llm: Decoder) -> Turns | None:
         """Return for each block what turns the keys to their places; None where they are there."""
-        if self.places.distance_BT is None:
+        distance_BT = self.places.distance_BT
+        if distance_BT is None:
             return None
         config = llm.config.get_text_config()
         rotary = llm.rotary if isinstance(llm, PackedDecoder) else ARCHITECTURES[config.model_type].rotary(config)
-        return turning(config, rotary, self.places.distance_BT)
+        distance_D = torch.arange(distance_BT.shape[1], device=distance_BT.device)  # a key moves within its history
+        return turning(config, rotary, distance_D)
 
     def block(
         self,
@@ -114,20 +124,22 @@ class TextStates:
             kernels: eager or compiled elementwise functions.
             histories: those of the batch to return.
         """
-        turns_BTE = None
-        if turns is not None:
-            cos_BTE, sin_BTE = turns[number]
-            turns_BTE = cos_BTE[histories], sin_BTE[histories]
-        key_BVGE, value_BVGE = (part[histories] for part in virtual)
-        rows_R2GE, row_BT = self.rows_RN2GE[:, number], self.places.row_BT[histories]
-        return kernels.text_then_virtual(rows_R2GE, row_BT, turns_BTE, key_BVGE, value_BVGE)
+        room = (0, virtual[0].shape[1])
+        row_BS, distance_BT = F.pad(self.places.row_BT[histories], room), self.places.distance_BT
+        turning = None
+        if turns is not None and distance_BT is not None:
+            turning = F.pad(distance_BT[histories], room), *turns[number]
+        states = kernels.look_up(self.states[number], row_BS, turning)
+        for state_BGSE, virtual_BVGE in zip(states, virtual, strict=True):
+            state_BGSE[:, :, row_BS.shape[1] - room[1] :] = virtual_BVGE[histories].transpose(1, 2)
+        return states
 
 
 def read_histories(llm: Decoder, token_ids_Q: Tensor, length_B: Tensor) -> TextStates:
     """Read whole histories as ordinary text, in which a token sees all tokens before it."""
     segments = Segments(length_B, torch.ones_like(length_B))
-    rows_RN2GE = read_texts(llm, token_ids_Q, length_B)
-    return TextStates(rows_RN2GE, segments.places(length_B.cumsum(0) - length_B, moved=False))
+    rows_NQ2GE = read_texts(llm, token_ids_Q, length_B)
+    return TextStates(rows_NQ2GE.unbind(0), segments.places(length_B.cumsum(0) - length_B, moved=False))
 
 
 def read_items(llm: Decoder, token_ids_Q: Tensor, segments: Segments) -> TextStates:
@@ -138,12 +150,12 @@ def read_items(llm: Decoder, token_ids_Q: Tensor, segments: Segments) -> TextSta
     instructions = firsts_B.repeat_interleave(segments.counts_B - 1)  # the segment before each item's own text
     both = torch.stack([instructions, is_item_S.nonzero()[:, 0]], dim=1).flatten()
     lengths = lengths_S[both].view(-1, 2).sum(dim=1)
-    rows_RN2GE = read_texts(llm, token_ids_Q[spread(starts_S[both], lengths_S[both])], lengths)
+    rows_NQ2GE = read_texts(llm, token_ids_Q[spread(starts_S[both], lengths_S[both])], lengths)
     text_starts = lengths.cumsum(0) - lengths
     first_row_S = torch.empty_like(lengths_S)
     first_row_S[is_item_S] = text_starts + lengths_S[instructions]
     first_row_S[firsts_B] = text_starts[firsts_B - torch.arange(len(firsts_B), device=firsts_B.device)]
-    return TextStates(rows_RN2GE, segments.places(first_row_S, moved=True))
+    return TextStates(rows_NQ2GE.unbind(0), segments.places(first_row_S, moved=True))
 
 
 def spread(first_S: Tensor, lengths_S: Tensor) -> Tensor:
@@ -181,13 +193,13 @@ def joined_text(
         if above.distance_BT is not None and below.distance_BT is not None:
             distance_BT = stacked(above.distance_BT, below.distance_BT)
         length_B = torch.cat([above.length_B, below.length_B])
-        return TextStates(users.rows_RN2GE, Places(stacked(above.row_BT, below.row_BT), distance_BT, length_B))
+        return TextStates(users.states, Places(stacked(above.row_BT, below.row_BT), distance_BT, length_B))
     assert users is None and items is None
     return None
 
 
 def read_texts(llm: Decoder, token_ids_Q: Tensor, length_B: Tensor) -> Tensor:
-    """Run texts through the LLM, each by itself, and return the states of all tokens, rows_RN2GE, text after text.
+    """Run texts through the LLM, each by itself, and return the states of all tokens, rows_NQ2GE, text after text.
 
     A gradient flows through them where weights of the LLM are trained.
     """
@@ -199,10 +211,10 @@ def read_texts(llm: Decoder, token_ids_Q: Tensor, length_B: Tensor) -> Tensor:
 
 def _packed(llm: PackedDecoder, token_ids_Q: Tensor, length_B: Tensor) -> Tensor:
     shape = StateShape.of(llm.config, llm.get_input_embeddings().weight.dtype)
-    rows_QN2GE = token_ids_Q.new_empty(len(token_ids_Q), *shape.row, dtype=shape.dtype)
-    packing = _Recording(**vars(Packing.of(length_B)), rows_QN2GE=rows_QN2GE)
+    rows_NQ2GE = token_ids_Q.new_empty(shape.blocks, len(token_ids_Q), *shape.row, dtype=shape.dtype)
+    packing = _Recording(**vars(Packing.of(length_B)), rows_NQ2GE=rows_NQ2GE)
     llm(llm.get_input_embeddings()(token_ids_Q), packing)
-    return rows_QN2GE
+    return rows_NQ2GE
 
 
 def _padded(llm: PreTrainedModel, token_ids_Q: Tensor, length_B: Tensor) -> Tensor:
@@ -210,14 +222,14 @@ def _padded(llm: PreTrainedModel, token_ids_Q: Tensor, length_B: Tensor) -> Tens
     cache = DynamicCache()  # without the config, it keeps what a sliding window has left
     llm(inputs_embeds=llm.get_input_embeddings()(token_ids_BT), past_key_values=cache, use_cache=True)
     states = [torch.stack([layer.keys, layer.values], dim=3) for layer in cache.layers]  # each (B, G, T, 2, E)
-    return torch.stack([state.transpose(1, 2)[mask_BT].transpose(1, 2) for state in states], dim=1)
+    return torch.stack([state.transpose(1, 2)[mask_BT].transpose(1, 2) for state in states])
 
 
 @dataclass(frozen=True)
 class _Recording(Packing):
     """A packing that keeps the keys and values of all blocks."""
 
-    rows_QN2GE: Tensor
+    rows_NQ2GE: Tensor
 
     def of_block(self, number: int) -> "_RecordingBlock":
         return _RecordingBlock(self, number)
@@ -234,6 +246,6 @@ class _RecordingBlock(NamedTuple):
         return self.packing.last_B
 
     def attend(self, query_PAE: Tensor, key_PGE: Tensor, value_PGE: Tensor, last: bool, scoring: Scoring) -> Tensor:
-        self.packing.rows_QN2GE[:, self.number, 0] = key_PGE
-        self.packing.rows_QN2GE[:, self.number, 1] = value_PGE
+        self.packing.rows_NQ2GE[self.number, :, 0] = key_PGE
+        self.packing.rows_NQ2GE[self.number, :, 1] = value_PGE
         return self.packing.attend(query_PAE, key_PGE, value_PGE, last, scoring)

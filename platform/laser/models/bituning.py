@@ -110,7 +110,7 @@ class BiTuning(nn.Module):
             text = read_items(llm, token_ids_Q, text)
         end_EH = self._end(llm, token_ids_Q)
         virtual_BVH = torch.cat([prefix_BLH.float(), end_EH.float().expand(len(text_lengths_B), -1, -1)], dim=1)
-        return read_after(llm, virtual_BVH.to(text.rows_RN2GE.dtype), text)
+        return read_after(llm, virtual_BVH.to(text.dtype), text)
 
     def _packed(self, llm: PackedDecoder, prefix_BLH: Tensor, token_ids_Q: Tensor, text_lengths_B: Tensor) -> Tensor:
         """Read the sequences one after the other, without padding."""

@@ -130,12 +130,10 @@ def kernel_arguments() -> dict[str, tuple]:
         "rotate": (heads, cos_PE, sin_PE, 4),
         "norm_rotate": (heads, weight_RE, 1e-5, cos_PE, sin_PE),
         "norm_rotate_backward": (random(7, 5, 8), heads, weight_RE, scale_PR1, cos_PE, sin_PE),
-        "text_then_virtual": (
+        "look_up": (
             random(9, 2, 3, 8),
             torch.tensor([[4, 0, 8], [1, 7, 7]]),
-            (random(2, 3, 4), random(2, 3, 4)),
-            random(2, 5, 3, 8),
-            random(2, 5, 3, 8),
+            (torch.tensor([[0, 2, 5], [1, 1, 4]]), random(6, 4), random(6, 4)),
         ),
         "swiglu": (random(7, 12),),
         "swiglu_backward": (random(7, 6), random(7, 12)),

@@ -186,10 +186,10 @@ class Speed:
         laser = late.engine.laser
         products = 4.0 * laser.llm_block_weights * laser.num_added_tokens / self.peak
         text, length = inputs.train.text, float(inputs.train.lengths.mean())
-        rows = None if text is None else text.rows_RN2GE
-        row_bytes = 0 if rows is None else rows.nbytes / len(rows)
+        cached = None if text is None else text.memory
+        token_bytes = 0 if cached is None else cached.nbytes / len(cached.states[0])
         weights = 2.0 * laser.llm_block_weights * self.dtype.itemsize / size
-        memory = (2.0 * length * row_bytes + weights) / self.bandwidth
+        memory = (2.0 * length * token_bytes + weights) / self.bandwidth
         bound = 1.0 / max(products, memory)
         return {
             "added_tokens": laser.num_added_tokens,

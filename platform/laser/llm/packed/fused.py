@@ -8,8 +8,8 @@ Arithmetic is float32 inside, and the result is rounded once to the dtype of the
 gradient.
 
 Shape suffixes: P packed tokens, H width, N heads of queries, keys and values, R heads that are rotated (queries and
-keys), E head width or half of it, M width of the MLP. `text_then_virtual` has those of
-`laser.llm.late_prefix`, and R for rows.
+keys), E head width or half of it, M width of the MLP. `look_up` has those of `laser.llm.late_prefix`, R for rows
+and D for distances.
 """
 
 import logging
@@ -111,24 +111,20 @@ def norm_rotate_backward(
     return torch.cat([to_x_PRE, gradient_PNE[:, num_rotated:]], dim=1)
 
 
-def text_then_virtual(
-    rows_R2GE: Tensor, row_BT: Tensor, turns_BTE: tuple[Tensor, Tensor] | None, key_BVGE: Tensor, value_BVGE: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return keys and values of cached text and of the virtual tokens after it: two (B, G, T + V, E), contiguous.
+def look_up(rows_R2GE: Tensor, row_BS: Tensor, turning: tuple[Tensor, Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+    """Return keys and values of cached text, head by head: two (B, G, S, E), contiguous.
 
     Args:
         rows_R2GE: keys and values of all cached tokens, as one block keeps them.
-        row_BT: int64, the rows of each history's text.
-        turns_BTE: cosines and sines that turn the keys to their places, half a head wide, float32; None for no turn.
-        key_BVGE: keys of the virtual tokens; there may be none.
-        value_BVGE: their values.
+        row_BS: int64, the rows of each history's text.
+        turning: distance_BS, int64, by which each key is moved, and the cosines and sines of each distance, cos_DE and
+            sin_DE, half a head wide, float32; None where the keys lie where they were read.
     """
-    text_key_BTGE, text_value_BTGE = rows_R2GE[row_BT].unbind(2)
-    if turns_BTE is not None:
-        cos_BT1E, sin_BT1E = (part_BTE[:, :, None] for part_BTE in turns_BTE)
-        text_key_BTGE = turn(text_key_BTGE.float(), cos_BT1E, sin_BT1E).to(rows_R2GE.dtype)
-    key_BSGE = torch.cat([text_key_BTGE, key_BVGE], dim=1)
-    value_BSGE = torch.cat([text_value_BTGE, value_BVGE], dim=1)
+    key_BSGE, value_BSGE = rows_R2GE[row_BS].unbind(2)
+    if turning is not None:
+        distance_BS, *turns_DE = turning
+        cos_BS1E, sin_BS1E = (turn_DE[distance_BS][:, :, None] for turn_DE in turns_DE)
+        key_BSGE = turn(key_BSGE.float(), cos_BS1E, sin_BS1E).to(rows_R2GE.dtype)
     return key_BSGE.transpose(1, 2).contiguous(), value_BSGE.transpose(1, 2).contiguous()
 
 
@@ -176,7 +172,7 @@ class Kernels(NamedTuple):
     rotate: Callable[[Tensor, Tensor, Tensor, int], Tensor]
     norm_rotate: Callable[[Tensor, Tensor, float, Tensor, Tensor], tuple[Tensor, Tensor]]
     norm_rotate_backward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
-    text_then_virtual: Callable[[Tensor, Tensor, tuple[Tensor, Tensor] | None, Tensor, Tensor], tuple[Tensor, Tensor]]
+    look_up: Callable[[Tensor, Tensor, tuple[Tensor, Tensor, Tensor] | None], tuple[Tensor, Tensor]]
     swiglu: Callable[[Tensor], Tensor]
     swiglu_backward: Callable[[Tensor, Tensor], Tensor]
     geglu: Callable[[Tensor], Tensor]
@@ -191,7 +187,7 @@ EAGER = Kernels(
     rotate,
     norm_rotate,
     norm_rotate_backward,
-    text_then_virtual,
+    look_up,
     swiglu,
     swiglu_backward,
     geglu,

@@ -45,5 +45,5 @@ def turning(config: PretrainedConfig, rotary: nn.Module, distance_N: Tensor) -> 
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate heads, whose first half and second half are the two coordinates; all broadcast together."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    first, second = x.unflatten(-1, (2, -1)).unbind(-2)
+    return torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-2).flatten(-2)
