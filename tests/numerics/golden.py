@@ -45,9 +45,10 @@ VARIANTS: dict[str, dict[str, object]] = {
     "after": AFTER,
     "own": {**AFTER, "prompt.item_attention": "own"},
     "lora": {"finetuning.type": "lora"},
+    "peso": {"finetuning.type": "peso", "finetuning.restart_every": 6, "finetuning.probe_batches": 2},
 }
 """Place of the prefix, or weights of the LLM that are trained → the settings that say so."""
-CASES = ("tiny-before", "smollm2-before", "tiny-after", "tiny-own", "smollm2-own", "tiny-lora")
+CASES = ("tiny-before", "smollm2-before", "tiny-after", "tiny-own", "smollm2-own", "tiny-lora", "tiny-peso")
 
 Losses = list[list[float]]
 """Each step's contrastive loss and load-balance loss."""

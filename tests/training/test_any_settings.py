@@ -11,9 +11,9 @@ from random import Random
 import pytest
 import torch
 
+from laser.cli.unused import unused_settings
 from laser.config.compose import flatten, validate, with_overrides
 from laser.config.schema import Experiment
-from laser.config.unused import unused_settings
 from laser.errors import UserError
 from laser.training.artifacts import Artifacts
 from laser.training.prepare import make_artifacts

@@ -17,9 +17,9 @@ from pydantic import BaseModel
 
 from laser.cli.help import help_text
 from laser.cli.quiet import quieten
+from laser.cli.unused import unused_line
 from laser.config.compose import load_config
 from laser.config.credentials import masked
-from laser.config.unused import unused_line
 from laser.errors import UserError
 
 logger = logging.getLogger(__name__)

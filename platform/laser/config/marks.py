@@ -51,7 +51,7 @@ PERMISSION = Mark("PERMISSION")
 class ReadIf:
     """Says when anything reads the setting at all: with one of these values of another one.
 
-    `laser.config.unused` tells a user of settings that nothing reads. Several marks at a field must all hold. A mark at
+    `laser.cli.unused` tells a user of settings that nothing reads. Several marks at a field must all hold. A mark at
     a setting stands in place of the one at its section.
     """
 

@@ -413,6 +413,11 @@ class Experiment(Section):
                 f'finetuning.type: "{self.finetuning.type}"; the head is made ready on outputs of a packed LLM: set '
                 "warm_start.epochs to 0 and head.standardise to false, or finetuning.type to none"
             )
+        if self.finetuning.whole_moments and self.training.zero_stage in (2, 3):
+            raise ValueError(
+                f'training.zero_stage: {self.training.zero_stage}; finetuning.type "{self.finetuning.type}" rewrites '
+                "Adam's moments, which must be whole on each worker: set it to 0 or auto"
+            )
         if self.warm_start.epochs and not self.head.is_there:
             raise ValueError(
                 f"warm_start.epochs: {self.warm_start.epochs}; there is no head to train: set head.width or "

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from laser.config.schema import TrainingConfig
+from laser.engine.restarts import Restarts
 from laser.models.batch import Batch
 from laser.models.laser import Laser, LaserOutput, Reading
 
 OptimizerState = dict[str, Tensor]
-"""`<parameter>.exp_avg` and `<parameter>.exp_avg_sq` in full shape, and `step` (one number), all on the CPU."""
+"""`<parameter>.exp_avg` and `<parameter>.exp_avg_sq` in full shape, and `step` (one number), all on the CPU. A weight
+whose moments have seen fewer steps than that has `<parameter>.step` too."""
 
 
 class Engine(Protocol):
@@ -25,6 +27,7 @@ class Engine(Protocol):
     device: torch.device
     rank: int
     world_size: int
+    restarts: Restarts
 
     def forward(self, batch: Batch, reading: Reading = Laser.represent) -> LaserOutput:
         """Run the model on this worker's batch. Under ZeRO-3 all workers must call it equally often."""
@@ -72,7 +75,8 @@ def parameter_groups(laser: Laser, config: TrainingConfig) -> list[dict]:
 
     named = laser.trainable_parameters()
     groups: list[dict] = [
-        {"params": [p for name, p in named.items() if kind(name) == group], "lr": rate} for group, rate in rates.items()
+        {"name": group, "params": [p for name, p in named.items() if kind(name) == group], "lr": rate}
+        for group, rate in rates.items()
     ]
     groups = [group for group in groups if group["params"]]
     for group in groups:
@@ -88,21 +92,25 @@ def adam(laser: Laser, config: TrainingConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(parameter_groups(laser, config), weight_decay=config.weight_decay, fused=True)
 
 
-def scale_learning_rates(groups: Iterable[dict], factor: float) -> None:
-    """Set each group's learning rate to its own rate times the schedule's factor."""
+def scale_learning_rates(groups: Iterable[dict], factor: float, llm_factor: float) -> None:
+    """Set each group's learning rate to its own rate times the schedule's factor, within the LLM times another one."""
     for group in groups:
-        group["lr"] = group["base_lr"] * factor
+        group["lr"] = group["base_lr"] * factor * (llm_factor if group["name"] == "llm" else 1.0)
 
 
 def read_adam_state(optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter]) -> OptimizerState:
     """Copy Adam's moments to the CPU, by parameter name; empty before the first step."""
     state: OptimizerState = {}
+    steps: OptimizerState = {}
     for name, parameter in named.items():
         moments = optimizer.state.get(parameter)
         if moments:
             state[f"{name}.exp_avg"] = moments["exp_avg"].to("cpu", copy=True)
             state[f"{name}.exp_avg_sq"] = moments["exp_avg_sq"].to("cpu", copy=True)
-            state["step"] = moments["step"].to("cpu", copy=True).reshape(1)
+            steps[f"{name}.step"] = moments["step"].to("cpu", copy=True).reshape(1)
+    if steps:
+        most = state["step"] = max(steps.values())
+        state |= {key: step for key, step in steps.items() if step < most}
     return state
 
 
@@ -115,7 +123,7 @@ def write_adam_state(
         return
     for name, parameter in named.items():
         optimizer.state[parameter] = {
-            "step": state["step"].reshape(()).to(parameter.device, copy=True),
+            "step": state.get(f"{name}.step", state["step"]).reshape(()).to(parameter.device, copy=True),
             "exp_avg": state[f"{name}.exp_avg"].to(parameter.device, copy=True),
             "exp_avg_sq": state[f"{name}.exp_avg_sq"].to(parameter.device, copy=True),
         }

@@ -37,6 +37,7 @@ from laser.engine.deepspeed_private import (
     write_sharded_moment,
 )
 from laser.engine.memory import GATHERED_BLOCKS
+from laser.engine.restarts import Restarts
 from laser.llm.loading import Decoder, decoder_weights, empty_llm, llm_config
 from laser.models.batch import Batch
 from laser.models.laser import Laser, LaserOutput, Reading
@@ -118,8 +119,10 @@ class DeepSpeedEngine:
         )
         if self.level:
             materialise_moments(self.engine.optimizer, sharded=self.level == 3)
+        self.restarts = Restarts(laser.llm, self._inner_optimizer(), self.sum, self.world_size)
 
     def forward(self, batch: Batch, reading: Reading = Laser.represent) -> LaserOutput:
+        self.restarts.before_pass()
         return self.engine(batch, reading)
 
     def backward(self, loss: Tensor) -> None:
@@ -127,8 +130,9 @@ class DeepSpeedEngine:
         self.engine.backward(loss * self.world_size, scale_wrt_gas=False)
 
     def step(self, learning_rate_factor: float) -> None:
-        scale_learning_rates(self.engine.optimizer.param_groups, learning_rate_factor)
+        scale_learning_rates(self.engine.optimizer.param_groups, learning_rate_factor, self.restarts.rate_factor)
         self.engine.step()
+        self.restarts.after_step()
 
     def sum(self, tensor: Tensor) -> Tensor:
         total = tensor.clone()

@@ -12,7 +12,7 @@ from math import ceil
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from laser.config.schema import Experiment
 from laser.models.laser import Laser
@@ -33,7 +33,7 @@ class Footprint:
     """The sizes in bytes that a worker's memory depends on."""
 
     llm: int
-    """The LLM's frozen weights."""
+    """The LLM's frozen weights, and what a finetuning method keeps beside them."""
     largest_block: int
     """The largest group of LLM weights that level 3 gathers at once."""
     trainable: int
@@ -98,7 +98,8 @@ def footprint(laser: Laser, config: Experiment, longest: int, catalogue: int) ->
     if not training.gradient_checkpointing:  # and queries, keys, values, attended, middle, probabilities, MLP's halves
         width += 6 * decoder.hidden_size + 2 * decoder.intermediate_size
     return Footprint(
-        llm=_bytes(weight for weight in laser.llm.parameters() if not weight.requires_grad),
+        llm=_bytes(weight for weight in laser.llm.parameters() if not weight.requires_grad)
+        + _bytes(laser.statistics().values()),
         largest_block=max(_bytes(module.parameters(recurse=False)) for module in laser.llm.modules()),
         trainable=_bytes(laser.trainable_parameters().values()),
         activations=tokens * decoder.num_hidden_layers * width * size
@@ -115,7 +116,7 @@ def free_memory(device: torch.device, workers_of_node: int) -> int:
     return psutil.virtual_memory().available // workers_of_node
 
 
-def _bytes(parameters: Iterable[nn.Parameter]) -> int:
+def _bytes(parameters: Iterable[Tensor]) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
 
 

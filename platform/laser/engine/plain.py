@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from laser.config.schema import TrainingConfig
 from laser.engine.base import OptimizerState, adam, read_adam_state, scale_learning_rates, write_adam_state
+from laser.engine.restarts import Restarts
 from laser.models.batch import Batch
 from laser.models.laser import Laser, LaserOutput, Reading
 
@@ -20,8 +21,10 @@ class PlainEngine:
         self.rank, self.world_size = 0, 1
         self.config = config
         self.optimizer = adam(laser, config)
+        self.restarts = Restarts(laser.llm, self.optimizer, self.sum, self.world_size)
 
     def forward(self, batch: Batch, reading: Reading = Laser.represent) -> LaserOutput:
+        self.restarts.before_pass()
         return self.laser(batch, reading)
 
     def backward(self, loss: Tensor) -> None:
@@ -34,9 +37,10 @@ class PlainEngine:
                 parameter.grad = torch.zeros_like(parameter)
         if self.config.max_grad_norm:
             nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
-        scale_learning_rates(self.optimizer.param_groups, learning_rate_factor)
+        scale_learning_rates(self.optimizer.param_groups, learning_rate_factor, self.restarts.rate_factor)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.restarts.after_step()
 
     def sum(self, tensor: Tensor) -> Tensor:
         return tensor

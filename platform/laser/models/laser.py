@@ -15,7 +15,7 @@ from laser.config.schema import Experiment, HeadConfig, MFormerConfig
 from laser.llm.loading import Decoder, embedding_width, eos_token_id
 from laser.models.batch import Batch
 from laser.models.bituning import BiTuning, mean_text_embeddings
-from laser.models.finetuning import finetune
+from laser.models.finetuning import KEPT_BUFFERS, finetune
 from laser.models.head import ITEMS, USERS, Head
 from laser.models.mformer import MFormer, Routing
 
@@ -105,8 +105,12 @@ class Laser(nn.Module):
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def statistics(self) -> dict[str, Tensor]:
-        """Return the head's buffers by name. They are not trained, are small, and are whole on every worker."""
-        return {name: buffer for name, buffer in self.named_buffers() if name.startswith("head.")}
+        """Return the buffers of the head and of a finetuning method by name; they are whole on every worker."""
+        return {
+            name: buffer
+            for name, buffer in self.named_buffers()
+            if name.startswith("head.") or (name.startswith("llm.") and name.rpartition(".")[2] in KEPT_BUFFERS)
+        }
 
     @property
     def num_added_tokens(self) -> int:

@@ -105,6 +105,7 @@ def train_epoch(
     }
     for expert, count in enumerate(expert_counts_K.tolist()):
         figures[f"expert_load/{expert}"] = count / num_examples
+    figures |= engine.restarts.end_epoch()
     if engine.rank == 0:
         report_collapse(label, figures)
     return figures

@@ -41,6 +41,8 @@ def automatic_level(config: Experiment, inputs: Inputs, device: torch.device, wo
 
     The call is collective and needs the process group.
     """
+    if config.finetuning.whole_moments:
+        return 0
     laser = weightless_laser(config, inputs.artifacts.llm_directory, inputs.artifacts.recommender_width, device)
     longest = 0 if inputs.artifacts.texts else int(inputs.train.lengths.max())  # cached text is not run again
     needed = footprint(laser, config, longest, len(inputs.items))
@@ -50,8 +52,9 @@ def automatic_level(config: Experiment, inputs: Inputs, device: torch.device, wo
 
 
 def checkpoint_bytes(config: Experiment, artifacts: Artifacts) -> int:
-    """Return the size of a checkpoint: the trainable weights, Adam's two moments of each, and the item embeddings."""
+    """Return the size of a checkpoint: trainable weights, Adam's two moments of each, buffers, and item embeddings."""
     laser = weightless_laser(config, artifacts.llm_directory, artifacts.recommender_width, torch.device("cpu"))
     item_bytes = 2 if config.training.item_dtype == "bf16" else 4
     trainable = sum(weight.numel() for weight in laser.trainable_parameters().values())
-    return 3 * 4 * trainable + artifacts.num_items * laser.vector_width * item_bytes
+    kept = sum(buffer.numel() for buffer in laser.statistics().values())
+    return 3 * 4 * trainable + 4 * kept + artifacts.num_items * laser.vector_width * item_bytes

@@ -17,6 +17,7 @@ from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler
 
+from laser.cli.unused import refuse_unused
 from laser.cluster.join import cluster
 from laser.cluster.ray_private import check_temporary_folder, configure_tune
 from laser.config.compose import with_overrides
@@ -26,7 +27,6 @@ from laser.config.marks import ARTIFACT
 from laser.config.paths import check_places, with_absolute_paths
 from laser.config.schema import Experiment, SearchConfig, TuneExperiment
 from laser.config.space import Choice, Domain, LogUniform, RandInt, Uniform, parse_space
-from laser.config.unused import refuse_unused
 from laser.errors import UserError
 from laser.evaluation.metrics import SELECTION_METRIC
 from laser.tracking.interface import EPOCH, Tracker

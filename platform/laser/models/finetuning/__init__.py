@@ -5,6 +5,9 @@ from importlib import import_module
 from laser.config.families.finetuning import FinetuningConfig
 from laser.llm.loading import Decoder
 
+KEPT_BUFFERS = ("anchor_OI", "down_RI", "restart_clock_2")
+"""Last parts of the names of buffers by which methods keep what steps do not train and checkpoints must hold."""
+
 
 def finetune(llm: Decoder, config: FinetuningConfig) -> None:
     """Prepare a frozen LLM for training by the method that `finetuning.type` names.

@@ -4,6 +4,7 @@ Shape suffixes: I input width, O output width, R rank.
 """
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -44,17 +45,23 @@ def apply(llm: Decoder, config: LoRAConfig) -> None:
     Raises:
         UserError: the LLM has no linear map of such a name.
     """
-    found = [
-        (name, module)
-        for name, module in llm.named_modules()
-        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in config.modules
-    ]
-    missing = set(config.modules) - {name.rpartition(".")[2] for name, _ in found}
+    replace_maps(llm, config.modules, lambda base: LoRALinear(base, config.rank, config.alpha))
+
+
+def replace_maps(llm: Decoder, names: Sequence[str], make: Callable[[nn.Linear], nn.Module]) -> None:
+    """Replace each linear map whose last part of the name is one of `names` by what `make` makes of it.
+
+    Raises:
+        UserError: the LLM has no linear map of such a name.
+    """
+    maps = {name: module for name, module in llm.named_modules() if isinstance(module, nn.Linear)}
+    known = {name.rpartition(".")[2] for name in maps}
+    missing = sorted(set(names) - known)
     if missing:
-        known = sorted({n.rpartition(".")[2] for n, module in llm.named_modules() if isinstance(module, nn.Linear)})
         raise UserError(
-            f"finetuning.modules: {sorted(missing)[0]!r} is no linear map of the LLM; choose from {', '.join(known)}"
+            f"finetuning.modules: {missing[0]!r} is no linear map of the LLM; choose from {', '.join(sorted(known))}"
         )
-    for name, module in found:
+    for name, module in maps.items():
         parent, _, last = name.rpartition(".")
-        setattr(llm.get_submodule(parent), last, LoRALinear(module, config.rank, config.alpha))
+        if last in names:
+            setattr(llm.get_submodule(parent), last, make(module))

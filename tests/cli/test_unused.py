@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from laser.cli.job import run_job
+from laser.cli.unused import refuse_unused, unused_line, unused_settings
 from laser.config.compose import load_config, with_overrides
 from laser.config.jobs import BenchmarkJob
 from laser.config.schema import Experiment, TuneExperiment
-from laser.config.unused import refuse_unused, unused_line, unused_settings
 from laser.errors import UserError
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").rglob("*.yaml"))
