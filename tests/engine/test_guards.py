@@ -13,8 +13,8 @@ import torch
 
 from laser.config.compose import with_overrides
 from laser.config.schema import Experiment, TrainingConfig
+from laser.engine.guards import WINDOW, LossGuard, memory_advice, report_collapse
 from laser.errors import UserError
-from laser.training.guards import WINDOW, LossGuard, memory_advice, report_collapse
 from laser.training.prepare import make_artifacts
 from laser.training.run.checkpoint import latest_checkpoint
 from laser.training.train import preflight

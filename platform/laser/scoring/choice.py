@@ -1,0 +1,116 @@
+"""Chooses training users by influence and effort, and keeps the choice with what it was made of (arXiv 2401.17197)."""
+
+from collections.abc import Callable
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from laser.config.families.selection import GroupedUsers, MatchedUsers, ScoredUsers
+from laser.config.identity import stage_key
+from laser.data.dataset import Dataset
+from laser.scoring.coverage import (
+    PRUNED,
+    Indices,
+    Numbers,
+    combined,
+    draw_as_long,
+    draw_from_groups,
+    highest,
+    score_groups,
+)
+from laser.scoring.influence import influence
+from laser.scoring.scored import Column, write_selection
+
+VERSION = 1
+
+
+def choose_users(
+    config: ScoredUsers,
+    dataset: Dataset,
+    users: NDArray[np.int32],
+    seed: int,
+    cache: Path,
+    effort: Callable[[], Column],
+) -> Path:
+    """Return the file of the chosen users (`laser.scoring.scored`), from the cache or made now.
+
+    Args:
+        config: the selection.
+        dataset: with the training sequences that the surrogate learns from.
+        users: those to choose among, sorted.
+        seed: `training.seed`.
+        cache: the cache of all artifacts.
+        effort: returns the users' effort; called unless it weighs nothing.
+    """
+    found = influence(config, dataset, users, seed, cache)
+    spent = effort() if config.effort_weight else None
+    key = stage_key("selection", VERSION, found.column.name, spent and spent.name, config, seed)
+    path = cache / "selections" / f"{key}.parquet"
+    if path.exists():
+        return path
+    efforts = None if spent is None else spent.values
+    scores = combined(found.column.values, efforts, config.effort_weight)
+    groups, chosen = draw(config, scores, dataset.num_train_items[users], np.random.default_rng(seed))
+    facts = {
+        "surrogate_seconds": found.surrogate.result.seconds,
+        "influence_seconds": found.column.facts["seconds"],
+        "effort_seconds": 0.0 if spent is None else spent.facts["seconds"],
+        "gradient_ratio": found.column.facts["gradient_ratio"],
+        "hessian_products": found.column.facts["hessian_products"],
+    }
+    columns = {
+        "user": pa.array(users),
+        "influence": pa.array(found.column.values),
+        "effort": pa.nulls(len(users), pa.float64()) if efforts is None else pa.array(efforts),
+        "score": pa.array(scores),
+        "group": pa.array(groups),
+        "chosen": pa.array(np.isin(np.arange(len(users)), chosen)),
+    }
+    write_selection(path, columns, facts)
+    return path
+
+
+def draw(
+    config: ScoredUsers, scores_U: Numbers, lengths_U: Indices, random: np.random.Generator
+) -> tuple[Indices, Indices]:
+    """Return each user's group, which is 0 without groups, and the indices of the chosen users, sorted.
+
+    Args:
+        config: the selection.
+        scores_U: the users' scores, by id.
+        lengths_U: training items of each user.
+        random: draws the users.
+    """
+    size = config.size(len(scores_U))
+    if not isinstance(config, GroupedUsers):
+        return np.zeros(len(scores_U), np.int64), highest(scores_U, size)
+    num_pruned = min(int(config.hard_prune * len(scores_U)), len(scores_U) - size)
+    groups_U = score_groups(scores_U, config.num_groups, num_pruned)
+    chosen = draw_from_groups(groups_U, size, random)
+    if isinstance(config, MatchedUsers):
+        chosen = draw_as_long(lengths_U, chosen, random)
+    return groups_U, chosen
+
+
+def group_sizes(groups_U: Indices) -> dict[str, int]:
+    """Return how many groups have users, the smallest and largest of these, and how many users are left out before."""
+    sizes = np.unique(groups_U[groups_U != PRUNED], return_counts=True)[1]
+    pruned = int((groups_U == PRUNED).sum())
+    return {"filled": len(sizes), "smallest": int(sizes.min()), "largest": int(sizes.max()), "pruned": pruned}
+
+
+def rank_correlations(table: pa.Table, lengths_U: Indices) -> dict[str, float]:
+    """Return Spearman's correlations of the columns of a selection with one another and with the users' lengths."""
+    columns = {name: table.column(name).to_numpy() for name in ("influence", "effort", "score")}
+    columns = {name: values for name, values in columns.items() if not np.isnan(values).any()} | {"length": lengths_U}
+    ranked = {name: _mean_ranks(values) for name, values in columns.items()}
+    return {f"{a}, {b}": float(np.corrcoef(ranked[a], ranked[b])[0, 1]) for a, b in combinations(ranked, 2)}
+
+
+def _mean_ranks(values: Numbers | Indices) -> Numbers:
+    """Return the rank of each value, and of equal ones the mean of theirs."""
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[places]

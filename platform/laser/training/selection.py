@@ -1,0 +1,161 @@
+"""Chooses the training users of an experiment by scores: the effort of all of them, by the untrained model.
+
+Shape suffixes: U training users, I items, H LLM width, D width of what is compared.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from laser.cli.progress import progress
+from laser.config.families.selection import AllUsers, ScoredUsers
+from laser.config.identity import settings_key, stage_key
+from laser.config.schema import Experiment, TrainingConfig
+from laser.data.batches import inference_batches
+from laser.data.dataset import Dataset
+from laser.engine.plain import PlainEngine
+from laser.models.head import ITEMS, USERS
+from laser.recommenders.storage import content_hash
+from laser.scoring.choice import choose_users, group_sizes, rank_correlations
+from laser.scoring.effort import adapter_efforts, check_effort, head_efforts, suffix_efforts
+from laser.scoring.scored import Column, cached_column, read_facts, read_selection
+from laser.training.examples import select_examples
+from laser.training.inputs import Histories, Inputs
+from laser.training.loop import outputs
+from laser.training.model import whole_laser
+from laser.training.run.transfer import starting_weights
+
+VERSION = 1
+READ = ("data", "prompt", "llm", "recommender", "finetuning", "bituning", "mformer", "head")
+READ_OF_TRAINING = (
+    "start_from", "temperature", "train_fraction", "train_users", "seed", "use_gpu", "inference_batch_tokens",
+    "gradient_checkpointing",
+)  # fmt: skip
+"""What the effort depends on; it is computed without any other setting."""
+
+
+def scored_users(config: Experiment, dataset: Dataset, prepare: Callable[[Experiment], Inputs]) -> Path | None:
+    """Return the file of the users to train on; None where the selection needs no scores.
+
+    Args:
+        config: the experiment.
+        dataset: its data.
+        prepare: makes and opens the artifacts of an experiment.
+    """
+    selection, training = config.selection, config.training
+    if not isinstance(selection, ScoredUsers):
+        return None
+    everyone = _everyone(config)
+    known = dataset.trained_on(training.train_fraction, training.seed)
+    users = np.unique(known.examples("train").sample_users(training.train_users, training.seed).users)
+    cache = Path(config.cache_dir).expanduser().absolute()
+
+    def effort() -> Column:
+        inputs = prepare(everyone)
+        assert np.array_equal(inputs.train.examples.users, users)
+        recommender = inputs.artifacts.recommender
+        content = None if recommender is None else content_hash(recommender)
+        key = stage_key("effort", VERSION, settings_key(everyone, dataset.fingerprint), content, selection.effort)
+        return cached_column(
+            cache / "selections" / f"{key}.parquet",
+            "effort",
+            users,
+            lambda: efforts(everyone, inputs, selection.effort),
+        )
+
+    return choose_users(selection, known, users, training.seed, cache, effort)
+
+
+def _everyone(config: Experiment) -> Experiment:
+    """Return the experiment with all users, one example of each, and no setting that the effort does not depend on."""
+    read = {name: getattr(config.training, name) for name in READ_OF_TRAINING}
+    unread = {name: field.default for name, field in Experiment.model_fields.items() if name not in READ}
+    kept = {"cache_dir": config.cache_dir, "selection": AllUsers()}
+    return config.model_copy(update={**unread, **kept, "training": TrainingConfig(**read)})
+
+
+def efforts(config: Experiment, inputs: Inputs, kind: str) -> tuple[NDArray[np.float64], dict[str, float]]:
+    """Return the effort of each training user by the weights that the training starts from, and the seconds it took."""
+    started = time.perf_counter()
+    device = torch.device("cuda" if config.training.use_gpu else "cpu")
+    laser = whole_laser(config, inputs.artifacts, device)
+    engine = PlainEngine(laser, config.training, device)
+    check_effort(laser, kind)
+    if config.training.start_from is not None:
+        engine.load_trainable(starting_weights(config.training.start_from, laser))
+    items_IH, users_UH = _read(engine, inputs.items, config), None
+    if kind == "head" or config.head.standardise:
+        users_UH = _read(engine, inputs.train, config)
+    if config.head.standardise:
+        assert laser.head is not None and users_UH is not None
+        laser.head.standardise(users_UH, USERS)
+        laser.head.standardise(items_IH, ITEMS)
+    items_ID, temperature = _item_embeddings(engine, inputs.items, items_IH), config.training.temperature
+    found_U = np.zeros(len(inputs.train))
+    costs = inputs.train.costs(laser.num_added_tokens)
+    batches = inference_batches(costs, config.training.inference_batch_tokens)
+    with progress(batches, f"effort ({kind})", "batch") as steps:
+        for indices in steps:
+            batch = inputs.train.batch(indices, [1.0] * len(indices), device)
+            if kind == "head":
+                assert laser.head is not None and users_UH is not None
+                found_B = head_efforts(laser.head, batch, users_UH[indices], items_ID, temperature)
+            else:
+                of = suffix_efforts if kind == "suffix" else adapter_efforts
+                found_B = of(laser, batch, items_ID, temperature)
+            found_U[indices] = found_B.double().cpu().numpy()
+    return found_U, {"seconds": time.perf_counter() - started}
+
+
+def _read(engine: PlainEngine, histories: Histories, config: Experiment) -> Tensor:
+    """Return what the LLM gives for each history: float32 outputs_UH."""
+    found_UH = torch.zeros(len(histories), engine.laser.llm_width, device=engine.device)
+    for indices, output in outputs(engine, histories, config.training.inference_batch_tokens, "read for the effort"):
+        found_UH[torch.from_numpy(indices).to(engine.device)] = output.representation_BH
+    return found_UH
+
+
+@torch.no_grad()
+def _item_embeddings(engine: PlainEngine, items: Histories, items_IH: Tensor) -> Tensor:
+    if engine.laser.head is None:
+        return F.normalize(items_IH, dim=-1)
+    states_IC = torch.from_numpy(items.states(np.arange(len(items)))).to(engine.device)
+    return cast(Tensor, engine.laser.head(items_IH, ITEMS, states_IC).vector_BD)
+
+
+def describe_selection(config: Experiment, dataset: Dataset, users: Path | None) -> dict[str, Any]:
+    """Say what `jobs/select.py` says of the users that an experiment trains on.
+
+    Args:
+        config: the experiment.
+        dataset: its data.
+        users: the file of users that were chosen by scores, or None.
+    """
+    neutral = config.model_copy(update={"selection": AllUsers()})
+    lengths = {
+        name: dataset.num_train_items[np.unique(select_examples(dataset, one, file)["train"].users)]
+        for name, one, file in (("chosen", config, users), ("all", neutral, None))
+    }
+    figures: dict[str, Any] = {
+        "selection": config.selection.type,
+        "num_users": {name: len(part) for name, part in lengths.items()},
+        "mean_train_items": {name: round(float(part.mean()), 2) for name, part in lengths.items()},
+        "users": None if users is None else str(users),
+    }
+    if users is None:
+        return figures
+    table = read_selection(users)
+    return {
+        **figures,
+        **read_facts(users),
+        "gradient_ratio_of_noise": 1 / len(table) ** 0.5,
+        "groups": group_sizes(table.column("group").to_numpy()),
+        "spearman": rank_correlations(table, lengths["all"]),
+    }
