@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from laser.config.families.selection import DealrecGreedyUsers, DealrecUsers, MatchedUsers
-from laser.scoring.choice import draw, group_sizes
+from laser.scoring.choice import draw
 from laser.scoring.coverage import (
     PRUNED,
     combined,
@@ -14,6 +14,7 @@ from laser.scoring.coverage import (
     min_max,
     score_groups,
 )
+from laser.scoring.description import group_sizes
 
 SCORES = np.array([0.0, 0.1, 0.15, 0.3, 0.35, 0.36, 0.37, 0.9, 0.95, 1.0])
 

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 from laser.config.compose import validate, with_overrides
+from laser.config.families.selection import AllUsers
 from laser.config.schema import Experiment
 from laser.pages.run_figures import run_figures
+from laser.scoring.description import describe_selection
 from laser.scoring.scored import chosen_in, read_facts, read_selection
+from laser.training.examples import select_examples
 from laser.training.prepare import make_artifacts, prepare_inputs
 from laser.training.run.outcome import run_results
-from laser.training.selection import describe_selection
 from laser.training.train import train_laser
 
 
@@ -112,11 +114,10 @@ def test_a_run_keeps_its_users_and_what_choosing_them_took(scored: Experiment, t
     np.testing.assert_array_equal(chosen_in(kept), chosen_in(artifacts.users))
 
 
-def test_the_job_says_who_was_chosen(scored: Experiment):
+def test_a_description_says_who_was_chosen(scored: Experiment):
     inputs = prepare_inputs(scored)
-    found = describe_selection(scored, inputs.dataset, inputs.artifacts.users)
+    everyone = select_examples(inputs.dataset, scored.model_copy(update={"selection": AllUsers()}))["train"]
+    found = describe_selection(inputs.dataset, inputs.train.examples, everyone, inputs.artifacts.users)
     assert found["num_users"] == {"chosen": 12, "all": 40}
     assert found["groups"]["pruned"] == 4
     assert set(found["spearman"]) >= {"influence, effort", "effort, length"}
-    random = with_overrides(scored, {"selection.type": "random", "selection.num_users": 5})
-    assert describe_selection(random, inputs.dataset, None)["num_users"] == {"chosen": 5, "all": 40}

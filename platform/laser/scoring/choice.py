@@ -1,7 +1,6 @@
 """Chooses training users by influence and effort, and keeps the choice with what it was made of (arXiv 2401.17197)."""
 
 from collections.abc import Callable
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ from laser.config.families.selection import GroupedUsers, MatchedUsers, ScoredUs
 from laser.config.identity import stage_key
 from laser.data.dataset import Dataset
 from laser.scoring.coverage import (
-    PRUNED,
     Indices,
     Numbers,
     combined,
@@ -93,24 +91,3 @@ def draw(
     if isinstance(config, MatchedUsers):
         chosen = draw_as_long(lengths_U, chosen, random)
     return groups_U, chosen
-
-
-def group_sizes(groups_U: Indices) -> dict[str, int]:
-    """Return how many groups have users, the smallest and largest of these, and how many users are left out before."""
-    sizes = np.unique(groups_U[groups_U != PRUNED], return_counts=True)[1]
-    pruned = int((groups_U == PRUNED).sum())
-    return {"filled": len(sizes), "smallest": int(sizes.min()), "largest": int(sizes.max()), "pruned": pruned}
-
-
-def rank_correlations(table: pa.Table, lengths_U: Indices) -> dict[str, float]:
-    """Return Spearman's correlations of the columns of a selection with one another and with the users' lengths."""
-    columns = {name: table.column(name).to_numpy() for name in ("influence", "effort", "score")}
-    columns = {name: values for name, values in columns.items() if not np.isnan(values).any()} | {"length": lengths_U}
-    ranked = {name: _mean_ranks(values) for name, values in columns.items()}
-    return {f"{a}, {b}": float(np.corrcoef(ranked[a], ranked[b])[0, 1]) for a, b in combinations(ranked, 2)}
-
-
-def _mean_ranks(values: Numbers | Indices) -> Numbers:
-    """Return the rank of each value, and of equal ones the mean of theirs."""
-    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[places]

@@ -3,15 +3,16 @@
 One backward pass gives the gradients of all users of a batch, each exactly. A user's loss is that of the stages: its
 next item in the softmax over the catalogue, whose item embeddings are fixed.
 
-Shape suffixes: B users of a batch, I catalogue items, D width of what is compared, H LLM width, S positions, P packed
+Shape suffixes: B users of a batch, I catalogue items, C recommender width, D width of what is compared, H LLM width, S
 positions, R rank, V input and W output width of a linear map.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
@@ -20,7 +21,7 @@ from laser.errors import UserError
 from laser.llm.packed.attention import Packing
 from laser.models.batch import Batch
 from laser.models.finetuning.lora import LoRALinear
-from laser.models.head import USERS, Head
+from laser.models.head import ITEMS, USERS, Head
 from laser.models.laser import Laser
 
 
@@ -39,6 +40,14 @@ def check_effort(laser: Laser, kind: str) -> None:
         )
     if kind == "adapters" and not _adapters(laser):
         raise UserError("selection.effort: adapters; the LLM has none: set finetuning.type to lora")
+
+
+@torch.no_grad()
+def item_vectors(laser: Laser, output_IH: Tensor, state_IC: Tensor) -> Tensor:
+    """Return the item embeddings of what the LLM gives for the items: items_ID."""
+    if laser.head is None:
+        return F.normalize(output_IH, dim=-1)
+    return cast(Tensor, laser.head(output_IH, ITEMS, state_IC).vector_BD)
 
 
 def head_efforts(head: Head, batch: Batch, output_BH: Tensor, items_ID: Tensor, temperature: float) -> Tensor:

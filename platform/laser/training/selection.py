@@ -1,16 +1,15 @@
 """Chooses the training users of an experiment by scores: the effort of all of them, by the untrained model.
 
-Shape suffixes: U training users, I items, H LLM width, D width of what is compared.
+Shape suffixes: U training users, I items, H LLM width, C recommender width, D width of what is
+compared.
 """
 
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -23,10 +22,9 @@ from laser.data.dataset import Dataset
 from laser.engine.plain import PlainEngine
 from laser.models.head import ITEMS, USERS
 from laser.recommenders.storage import content_hash
-from laser.scoring.choice import choose_users, group_sizes, rank_correlations
-from laser.scoring.effort import adapter_efforts, check_effort, head_efforts, suffix_efforts
-from laser.scoring.scored import Column, cached_column, read_facts, read_selection
-from laser.training.examples import select_examples
+from laser.scoring.choice import choose_users
+from laser.scoring.effort import adapter_efforts, check_effort, head_efforts, item_vectors, suffix_efforts
+from laser.scoring.scored import Column, cached_column
 from laser.training.inputs import Histories, Inputs
 from laser.training.loop import outputs
 from laser.training.model import whole_laser
@@ -97,7 +95,8 @@ def efforts(config: Experiment, inputs: Inputs, kind: str) -> tuple[NDArray[np.f
         assert laser.head is not None and users_UH is not None
         laser.head.standardise(users_UH, USERS)
         laser.head.standardise(items_IH, ITEMS)
-    items_ID, temperature = _item_embeddings(engine, inputs.items, items_IH), config.training.temperature
+    states_IC = torch.from_numpy(inputs.items.states(np.arange(len(inputs.items)))).to(device)
+    items_ID, temperature = item_vectors(laser, items_IH, states_IC), config.training.temperature
     found_U = np.zeros(len(inputs.train))
     costs = inputs.train.costs(laser.num_added_tokens)
     batches = inference_batches(costs, config.training.inference_batch_tokens)
@@ -120,42 +119,3 @@ def _read(engine: PlainEngine, histories: Histories, config: Experiment) -> Tens
     for indices, output in outputs(engine, histories, config.training.inference_batch_tokens, "read for the effort"):
         found_UH[torch.from_numpy(indices).to(engine.device)] = output.representation_BH
     return found_UH
-
-
-@torch.no_grad()
-def _item_embeddings(engine: PlainEngine, items: Histories, items_IH: Tensor) -> Tensor:
-    if engine.laser.head is None:
-        return F.normalize(items_IH, dim=-1)
-    states_IC = torch.from_numpy(items.states(np.arange(len(items)))).to(engine.device)
-    return cast(Tensor, engine.laser.head(items_IH, ITEMS, states_IC).vector_BD)
-
-
-def describe_selection(config: Experiment, dataset: Dataset, users: Path | None) -> dict[str, Any]:
-    """Say what `jobs/select.py` says of the users that an experiment trains on.
-
-    Args:
-        config: the experiment.
-        dataset: its data.
-        users: the file of users that were chosen by scores, or None.
-    """
-    neutral = config.model_copy(update={"selection": AllUsers()})
-    lengths = {
-        name: dataset.num_train_items[np.unique(select_examples(dataset, one, file)["train"].users)]
-        for name, one, file in (("chosen", config, users), ("all", neutral, None))
-    }
-    figures: dict[str, Any] = {
-        "selection": config.selection.type,
-        "num_users": {name: len(part) for name, part in lengths.items()},
-        "mean_train_items": {name: round(float(part.mean()), 2) for name, part in lengths.items()},
-        "users": None if users is None else str(users),
-    }
-    if users is None:
-        return figures
-    table = read_selection(users)
-    return {
-        **figures,
-        **read_facts(users),
-        "gradient_ratio_of_noise": 1 / len(table) ** 0.5,
-        "groups": group_sizes(table.column("group").to_numpy()),
-        "spearman": rank_correlations(table, lengths["all"]),
-    }
