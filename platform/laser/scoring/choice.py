@@ -1,6 +1,7 @@
 """Chooses training users by influence and effort, and keeps the choice with what it was made of (arXiv 2401.17197)."""
 
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from laser.config.families.selection import GroupedUsers, MatchedUsers, ScoredUsers
 from laser.config.identity import stage_key
 from laser.data.dataset import Dataset
+from laser.recommenders.pretraining import ARTIFACT_VERSION
 from laser.scoring.coverage import (
     Indices,
     Numbers,
@@ -20,9 +22,10 @@ from laser.scoring.coverage import (
     score_groups,
 )
 from laser.scoring.influence import influence
-from laser.scoring.scored import Column, write_selection
+from laser.scoring.scored import Made, cached_column, write_selection
 
 VERSION = 1
+"""Raised when influence, effort or draw change their result."""
 
 
 def choose_users(
@@ -31,9 +34,12 @@ def choose_users(
     users: NDArray[np.int32],
     seed: int,
     cache: Path,
-    effort: Callable[[], Column],
+    effort_key: str,
+    make_effort: Callable[[], Made],
 ) -> Path:
     """Return the file of the chosen users (`laser.scoring.scored`), from the cache or made now.
+
+    Its name is known before anything is made, so that a choice is found where surrogate and scores are not.
 
     Args:
         config: the selection.
@@ -41,14 +47,19 @@ def choose_users(
         users: those to choose among, sorted.
         seed: `training.seed`.
         cache: the cache of all artifacts.
-        effort: returns the users' effort; called unless it weighs nothing.
+        effort_key: names what goes into the effort.
+        make_effort: computes the users' effort; called unless it weighs nothing, or is in the cache.
     """
-    found = influence(config, dataset, users, seed, cache)
-    spent = effort() if config.effort_weight else None
-    key = stage_key("selection", VERSION, found.column.name, spent and spent.name, config, seed)
-    path = cache / "selections" / f"{key}.parquet"
+    folder, of_users = cache / "selections", (dataset.fingerprint, sha256(users.tobytes()).hexdigest())
+    effort_key = effort_key if config.effort_weight else ""
+    path = folder / f"{stage_key('selection', VERSION, ARTIFACT_VERSION, *of_users, config, seed, effort_key)}.parquet"
     if path.exists():
         return path
+    found = influence(config, dataset, users, seed, cache)
+    spent = None
+    if effort_key:
+        place = folder / f"{stage_key('effort', VERSION, *of_users, effort_key)}.parquet"
+        spent = cached_column(place, "effort", users, make_effort)
     efforts = None if spent is None else spent.values
     scores = combined(found.column.values, efforts, config.effort_weight)
     groups, chosen = draw(config, scores, dataset.num_train_items[users], np.random.default_rng(seed))

@@ -24,7 +24,7 @@ from laser.data.examples import Examples
 from laser.recommenders.families.sasrec import SASRec
 from laser.recommenders.pretraining import Pretrained, pretrained_recommender
 from laser.recommenders.storage import content_hash
-from laser.scoring.scored import Column, cached_column
+from laser.scoring.scored import Column, Made, cached_column
 from laser.scoring.solvers import Product, Solution, conjugate_gradients, lissa
 from laser.scoring.surrogate import Sequences, Surrogate
 
@@ -59,7 +59,7 @@ def influence(config: ScoredUsers, dataset: Dataset, users: NDArray[np.int32], s
         "influence", VERSION, content_hash(surrogate.directory), dataset.fingerprint, digest, settings, seed
     )
 
-    def make() -> tuple[NDArray[np.float64], dict[str, float]]:
+    def make() -> Made:
         assert isinstance(surrogate.model, SASRec)
         with waiting(f"influence of {len(users):,} users"):
             return _influence(config, Surrogate(surrogate.model), dataset, users, seed)
@@ -69,7 +69,7 @@ def influence(config: ScoredUsers, dataset: Dataset, users: NDArray[np.int32], s
 
 def _influence(
     config: ScoredUsers, surrogate: Surrogate, dataset: Dataset, users: NDArray[np.int32], seed: int
-) -> tuple[NDArray[np.float64], dict[str, float]]:
+) -> Made:
     started = time.perf_counter()
     longest = surrogate.model.max_history + 1  # with the last target
     sequences = [dataset.train_items(int(user))[-longest:] for user in users]

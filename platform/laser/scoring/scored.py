@@ -17,22 +17,20 @@ from laser.storage.cache import make_once
 
 FACTS = b"facts"
 Facts = dict[str, float]
+Made = tuple[NDArray[np.float64], Facts]
+"""A number for each user, and what making them took."""
 
 
 @dataclass(frozen=True)
 class Column:
     """A number for each of some users, in the order of their ids."""
 
-    name: str
-    """Of its file, without suffix: it names all that went in."""
     values: NDArray[np.float64]
     facts: Facts
     """`seconds` that it took to make, and what else is known of it."""
 
 
-def cached_column(
-    path: Path, name: str, users: NDArray[np.int32], make: Callable[[], tuple[NDArray[np.float64], Facts]]
-) -> Column:
+def cached_column(path: Path, name: str, users: NDArray[np.int32], make: Callable[[], Made]) -> Column:
     """Return the column in a file, which `make` gives where it is missing."""
 
     def write(aside: Path) -> None:
@@ -41,7 +39,7 @@ def cached_column(
 
     make_once(path, write)
     table = pq.read_table(path)
-    return Column(path.stem, table.column(name).to_numpy(), read_facts(path))
+    return Column(table.column(name).to_numpy(), read_facts(path))
 
 
 def write_selection(path: Path, columns: dict[str, pa.Array], facts: Facts) -> None:

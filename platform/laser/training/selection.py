@@ -10,27 +10,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from laser.cli.progress import progress
 from laser.config.families.selection import AllUsers, ScoredUsers
-from laser.config.identity import settings_key, stage_key
+from laser.config.identity import settings_key
 from laser.config.schema import Experiment, TrainingConfig
 from laser.data.batches import inference_batches
 from laser.data.dataset import Dataset
 from laser.engine.plain import PlainEngine
 from laser.models.head import ITEMS, USERS
-from laser.recommenders.storage import content_hash
 from laser.scoring.choice import choose_users
 from laser.scoring.effort import adapter_efforts, check_effort, head_efforts, item_vectors, suffix_efforts
-from laser.scoring.scored import Column, cached_column
+from laser.scoring.scored import Made
 from laser.training.inputs import Histories, Inputs
 from laser.training.loop import outputs
 from laser.training.model import whole_laser
 from laser.training.run.transfer import starting_weights
 
-VERSION = 1
 READ = ("data", "prompt", "llm", "recommender", "finetuning", "bituning", "mformer", "head")
 READ_OF_TRAINING = (
     "start_from", "temperature", "train_fraction", "train_users", "seed", "use_gpu", "inference_batch_tokens",
@@ -54,21 +51,12 @@ def scored_users(config: Experiment, dataset: Dataset, prepare: Callable[[Experi
     known = dataset.trained_on(training.train_fraction, training.seed)
     users = np.unique(known.examples("train").sample_users(training.train_users, training.seed).users)
     cache = Path(config.cache_dir).expanduser().absolute()
+    effort_key = f"{selection.effort} {settings_key(everyone, dataset.fingerprint)}"
 
-    def effort() -> Column:
-        inputs = prepare(everyone)
-        assert np.array_equal(inputs.train.examples.users, users)
-        recommender = inputs.artifacts.recommender
-        content = None if recommender is None else content_hash(recommender)
-        key = stage_key("effort", VERSION, settings_key(everyone, dataset.fingerprint), content, selection.effort)
-        return cached_column(
-            cache / "selections" / f"{key}.parquet",
-            "effort",
-            users,
-            lambda: efforts(everyone, inputs, selection.effort),
-        )
+    def make_effort() -> Made:
+        return efforts(everyone, prepare(everyone), selection.effort)
 
-    return choose_users(selection, known, users, training.seed, cache, effort)
+    return choose_users(selection, known, users, training.seed, cache, effort_key, make_effort)
 
 
 def _everyone(config: Experiment) -> Experiment:
@@ -79,7 +67,7 @@ def _everyone(config: Experiment) -> Experiment:
     return config.model_copy(update={**unread, **kept, "training": TrainingConfig(**read)})
 
 
-def efforts(config: Experiment, inputs: Inputs, kind: str) -> tuple[NDArray[np.float64], dict[str, float]]:
+def efforts(config: Experiment, inputs: Inputs, kind: str) -> Made:
     """Return the effort of each training user by the weights that the training starts from, and the seconds it took."""
     started = time.perf_counter()
     device = torch.device("cuda" if config.training.use_gpu else "cpu")
