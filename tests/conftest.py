@@ -77,7 +77,7 @@ def cache() -> Path:
 def smollm2(cache: Path) -> Path:
     """Directory of the real SmolLM2-135M, fetched and converted on first use (93 MB)."""
     from laser.config.schema import LLMConfig
-    from laser.llm.source import resolve_llm
+    from laser.conversion.source import resolve_llm
 
     return resolve_llm(LLMConfig().source, cache)
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from laser.cli.job import let_threads_sleep
 from laser.config.compose import load_config, read_yaml, validate, with_overrides
+from laser.config.families.selection import AllUsers
 from laser.config.paths import check_places, with_absolute_paths
 from laser.config.schema import Experiment, TrackingConfig
 from laser.data.dataset import Dataset, open_dataset
@@ -221,6 +222,7 @@ def evaluated(run: StoredRun, cache_dir: str, split: Literal["val", "test"]) -> 
         config = validate(Experiment, read_yaml(run.fetch("config.yaml", directory)))
         recommender = run.fetch("recommender", directory) if config.uses_recommender else None
         config = with_absolute_paths(with_overrides(config, {"cache_dir": cache_dir}))
+        config = config.model_copy(update={"selection": AllUsers()})  # whom it trained on plays no part
         inputs = prepare_inputs(config, recommender)
         check_same_content(config, inputs.artifacts, run.tags())
         ranks = evaluate_checkpoint(config, inputs, checkpoint, split)

@@ -91,7 +91,7 @@ def test_every_config_loads(path: Path):
     from laser.config.compose import load_config
     from laser.config.jobs import BenchmarkJob
     from laser.config.schema import Experiment, TuneExperiment
-    from laser.config.space import parse_space
+    from laser.tuning.space import parse_space
 
     schema = {"tune": TuneExperiment, "benchmark": BenchmarkJob}.get(path.parent.name, Experiment)
     config = load_config(schema, [f"config={path}"], path)

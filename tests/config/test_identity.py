@@ -200,8 +200,9 @@ def test_a_setting_changes_the_keys_unless_a_mark_says_that_it_changes_no_result
     headed = with_overrides(headed, {"selection.type": "random", "selection.num_users": 3})
     keys = [key for key in flatten(headed) if family == "none" or key.startswith("recommender.")]
     unchecked = {key for key in keys if not _check(plain, key) and not _check(headed, key)}
-    # these need a prefix, a recommender, or a prefix after the text
-    assert unchecked <= {"training.alignment_epochs", "head.collaborative", "prompt.item_attention"}
+    # these need a prefix, a recommender, a prefix after the text, or no number of users
+    needing = {"training.alignment_epochs", "head.collaborative", "prompt.item_attention", "selection.fraction"}
+    assert unchecked <= needing
     assert flatten(plain).keys() <= settings(Experiment).keys()
 
 

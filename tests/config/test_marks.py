@@ -82,11 +82,12 @@ LISTS = {
         "llm.source training.test search.num_samples",
     ),
     "epochs": (Experiment, (NUM_EPOCHS,), "training.stage0_epochs training.stage1_epochs training.stage2_epochs"),
-    "seeds": (Experiment, (SEED,), "training.seed recommender.seed recommender.trained.seed"),
+    "seeds": (Experiment, (SEED,), "training.seed recommender.seed recommender.trained.seed selection.surrogate.seed"),
     "repetitions of a result": (
         Experiment,
         (SEED, LABEL, THIS_SESSION, FINGERPRINTED),
-        "training.seed recommender.seed recommender.trained.seed name cache_dir output_dir resume data.path",
+        "training.seed recommender.seed recommender.trained.seed selection.surrogate.seed name cache_dir output_dir "
+        "resume data.path",
     ),
     "no record": (
         Experiment,

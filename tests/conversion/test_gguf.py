@@ -24,9 +24,9 @@ from transformers import (
 )
 
 from laser.conversion.gguf import convert_gguf
+from laser.conversion.source import resolve_llm
 from laser.errors import UserError
 from laser.llm.packed.architectures import why_not_packed
-from laser.llm.source import resolve_llm
 from laser.models.llm_probe import max_positions
 from tiny.gguf import write_gguf
 

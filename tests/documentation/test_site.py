@@ -10,7 +10,7 @@ import pytest
 from laser.cli.help import SectionHelp, described
 from laser.config.compose import load_config
 from laser.config.schema import Experiment, TuneExperiment
-from laser.config.space import parse_space
+from laser.tuning.space import parse_space
 
 REPO = Path(__file__).resolve().parents[2]
 DOCS = REPO / "docs"

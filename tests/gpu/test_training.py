@@ -7,10 +7,10 @@ import torch
 from laser.config.compose import with_overrides
 from laser.config.schema import Experiment
 from laser.data.batches import training_batches
+from laser.engine.guards import memory_advice
 from laser.engine.plain import PlainEngine
 from laser.evaluation.ranking import catalogue_ranks
 from laser.llm.packed.fused import EAGER, compiled
-from laser.training.guards import memory_advice
 from laser.training.inputs import Inputs
 from laser.training.loop import catalogue_step, encode_items, evaluate
 from laser.training.model import whole_laser

@@ -21,9 +21,10 @@ from torch.multiprocessing.spawn import spawn
 from laser.config.compose import validate, with_overrides
 from laser.config.families.recommenders import SASRecConfig
 from laser.config.schema import DataConfig, Experiment, LLMConfig
+from laser.conversion.source import resolve_llm
 from laser.engine.base import Engine
 from laser.engine.plain import PlainEngine
-from laser.llm.source import resolve_llm
+from laser.engine.schedule import Schedule
 from laser.recommenders.registry import build_recommender
 from laser.recommenders.storage import save_recommender
 from laser.sources.prepare import prepare_dataset
@@ -32,7 +33,6 @@ from laser.training.inputs import Inputs, open_inputs
 from laser.training.loop import catalogue_step, encode_items, train_epoch
 from laser.training.model import around, whole_laser
 from laser.training.prepare import make_artifacts
-from laser.training.schedule import Schedule
 
 GOLDEN = Path(__file__).with_name("golden.json")
 STEPS, BATCH_SIZE = 20, 9

@@ -112,7 +112,9 @@ def train_and_check(config: Experiment, artifacts: Artifacts, run_dir: Path) -> 
 
 def without_unused(config: Experiment) -> Experiment:
     """Return the settings without those that are said to have no effect."""
-    unused, defaults = unused_settings(config), flatten(Experiment())
+    selection = flatten(type(config.selection).model_construct())
+    unused = unused_settings(config)
+    defaults = flatten(Experiment()) | {f"selection.{name}": value for name, value in selection.items()}
     changed = {key: defaults[key] for key in unused if not key.startswith("recommender.")}
     if len(changed) < len(unused):
         changed["recommender.type"] = "none"

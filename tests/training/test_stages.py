@@ -5,11 +5,11 @@ import torch
 
 from laser.config.compose import with_overrides
 from laser.engine.plain import PlainEngine
+from laser.engine.schedule import Schedule
 from laser.errors import UserError
 from laser.training.loop import catalogue_step, train_epoch
 from laser.training.model import whole_laser
 from laser.training.run.checkpoint import latest_checkpoint
-from laser.training.schedule import Schedule
 from tiny.laser import CPU
 from tiny.training import train
 

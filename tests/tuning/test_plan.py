@@ -5,8 +5,8 @@ import random
 import pytest
 
 from laser.config.schema import Experiment, SearchConfig
-from laser.config.space import parse_space
 from laser.tuning.plan import draw, planned_trials
+from laser.tuning.space import parse_space
 
 K_AND_L = {
     "mformer.num_experts": {"choice": [2, 4]},

@@ -21,8 +21,8 @@ from laser.bundle.parts import Entry, write_parts
 from laser.config.compose import with_overrides
 from laser.config.jobs import BundleConfig, BundleJob
 from laser.config.schema import Experiment
+from laser.conversion.source import resolve_llm
 from laser.errors import UserError
-from laser.llm.source import resolve_llm
 from laser.sources.registry import source_directory
 from laser.storage.files import write_json
 from laser.storage.places import check_new_folder
@@ -128,6 +128,7 @@ def places(artifacts: Artifacts) -> list[Path]:
     """Return the files and folders in the cache; the LLM and the texts are not among them."""
     found = [artifacts.dataset_directory, artifacts.prompts.items, artifacts.item_prompts.items]
     found += [path for path in (artifacts.recommender, artifacts.item_embeddings) if path is not None]
+    found += [] if artifacts.users is None else [artifacts.users]
     return [*found, *artifacts.encodings.values()]
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 
 from laser.config.schema import Experiment
+from laser.conversion.source import resolve_llm
 from laser.data.dataset import Dataset
 from laser.data.examples import Examples
 from laser.data.prompts import Prompts
 from laser.llm.late_text import TOKENS_LOOKED_UP
 from laser.llm.loading import choose_dtype, llm_config, load_tokenizer
-from laser.llm.source import resolve_llm
 from laser.tracking.interface import StoredRun
 from laser.training.examples import select_examples
 

@@ -22,12 +22,12 @@ from laser.config.compose import with_overrides
 from laser.config.credentials import masked
 from laser.config.paths import with_absolute_paths
 from laser.config.schema import Experiment, TuneExperiment
+from laser.conversion.source import resolve_llm
 from laser.data.dataset import Dataset
 from laser.data.prompts import Prompts
 from laser.engine.memory import LEVELS, footprint
 from laser.forecast.cost import Tokens, duration, run_tokens
 from laser.llm.loading import choose_dtype, load_tokenizer
-from laser.llm.source import resolve_llm
 from laser.models.laser import Laser
 from laser.recommenders.pretraining import pretrained_recommender
 from laser.recommenders.registry import build_recommender

@@ -1,6 +1,6 @@
 """Loads the frozen LLM's weights: whole in one process, or tensor by tensor for a sharded LLM.
 
-`laser.llm.source` finds the files; this module reads them. Any decoder of `transformers` that takes
+`laser.conversion.source` finds the files; this module reads them. Any decoder of `transformers` that takes
 `inputs_embeds` works. Those of `laser.llm.packed.architectures` run packed.
 """
 

@@ -15,9 +15,9 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from laser.config.identity import llm_content, stage_key
 from laser.config.schema import LLMConfig
+from laser.conversion.source import resolve_llm
 from laser.errors import UserError
 from laser.llm.loading import Decoder, embedding_width, first_line, llm_config, load_llm, load_tokenizer
-from laser.llm.source import resolve_llm
 from laser.models.bituning import BiTuning
 from laser.storage.cache import make_once
 

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from laser.evaluation.metrics import SELECTION_METRIC, title
 from laser.evaluation.user_ranks import TEST_RANKS, read_ranks
 
@@ -13,14 +15,15 @@ Rows = Sequence[Mapping[str, float]]
 """The metrics and `epoch` of each epoch."""
 
 
-def run_figures(history: Rows, ranks: Path | None = None) -> dict[str, str]:
+def run_figures(history: Rows, ranks: Path | None = None, selection: Path | None = None) -> dict[str, str]:
     """Draw what a run's page shows: name → SVG, to stand inside a page. What the run does not have is left out.
 
     Args:
         history: of the run, from epoch 0 on, the untrained model.
         ranks: folder with the ranks of the test users.
+        selection: folder with the training users that were chosen by scores.
     """
-    from laser.pages.plots import cumulative, shares, two_courses  # matplotlib takes a second to import
+    from laser.pages.plots import cumulative, histograms, shares, two_courses  # matplotlib takes a second to import
 
     figures = {}
     loss = [(row["epoch"], row["loss"]) for row in history if "loss" in row]
@@ -37,6 +40,12 @@ def run_figures(history: Rows, ranks: Path | None = None) -> dict[str, str]:
         users = read_ranks(file)
         kinds = {"all items are candidates": users.ranks, "without the user's own history": users.masked}
         figures["ranks"] = cumulative(kinds, "rank of the item that came next", "share of the test users")
+    if selection is not None:
+        (file,) = selection.glob("*.parquet")
+        table = pq.read_table(file, columns=["score", "chosen"])
+        scores = {"all users": table.column("score"), "chosen": table.filter(table.column("chosen")).column("score")}
+        numbers = {name: column.to_numpy() for name, column in scores.items()}
+        figures["selection"] = histograms(numbers, "score of a training user", "users")
     return figures
 
 

@@ -16,12 +16,12 @@ from safetensors.numpy import load_file, save_file
 from laser.cli.progress import progress
 from laser.config.identity import llm_content, stage_key
 from laser.config.schema import LLMConfig, PromptConfig
+from laser.conversion.source import resolve_llm
 from laser.data.batches import inference_batches
 from laser.data.dataset import Dataset
 from laser.data.prompts import Prompts, item_texts
 from laser.errors import UserError
 from laser.llm.loading import choose_dtype, embedding_width, load_llm, load_tokenizer
-from laser.llm.source import resolve_llm
 from laser.models.bituning import BiTuning
 from laser.models.llm_probe import max_positions, open_llm
 from laser.recommenders.sentence_encoder import encode_texts, is_sentence_encoder

@@ -15,6 +15,7 @@ from laser.config.compose import flatten
 from laser.config.families.recommenders import FamilySection, TextSection
 from laser.config.jobs import ReferencesJob, ReproduceJob
 from laser.config.schema import Experiment, PromptConfig
+from laser.conversion.source import resolve_llm
 from laser.data.dataset import Dataset
 from laser.data.prompts import item_texts
 from laser.engine.peak import peak_memory
@@ -22,7 +23,6 @@ from laser.evaluation.metrics import Ranks, rank_metric
 from laser.evaluation.user_ranks import TEST_RANKS, UserRanks, read_ranks
 from laser.forecast.cost import cell_cost
 from laser.llm.loading import load_tokenizer
-from laser.llm.source import resolve_llm
 from laser.pages.document import as_html, as_markdown
 from laser.pages.plots import as_file
 from laser.recommenders.baselines import best_baseline

@@ -16,7 +16,7 @@ from laser.evaluation.metrics import SELECTION_METRIC
 from laser.evaluation.significance import compare
 from laser.evaluation.user_ranks import UserRanks, read_ranks
 from laser.reproduction.cells import base_experiment
-from laser.reproduction.paper import Table, read_paper
+from laser.reproduction.paper import LASER, Table, read_paper
 from laser.reproduction.report.tables import Surroundings
 from laser.reproduction.rows import Measured
 from laser.reproduction.run import Reproduction, metrics_prefix
@@ -25,11 +25,8 @@ from laser.tracking.interface import StoredRun
 
 def measured_rows(reproduction: Reproduction) -> list[Measured]:
     """The rows of the table with the paper's numbers and those of the stored runs."""
-    table, paper_dataset, prefix = (
-        reproduction.table,
-        reproduction.job.paper_dataset,
-        metrics_prefix(reproduction.table),
-    )
+    table, prefix = reproduction.table, metrics_prefix(reproduction.table)
+    paper_dataset = table.dataset or reproduction.job.paper_dataset
     runs: dict[str, dict[int, StoredRun]] = {}
     for cell in reproduction.cells:
         if cell.key in reproduction.stored:
@@ -101,7 +98,7 @@ def surroundings(
     gpus = f", {', '.join(hardware['gpus'])}" if hardware["gpus"] else ", no GPU"
     return Surroundings(
         dataset=f"{dataset.name} ({_counts(dataset)})",
-        paper_dataset=job.paper_dataset,
+        paper_dataset=table.dataset or job.paper_dataset,
         llm=_llm(base),
         seeds=job.seeds,
         command=environment["command"],
@@ -115,6 +112,8 @@ def surroundings(
 def warnings(job: ReproduceJob, table: Table, dataset: Dataset, commits: list[str]) -> list[str]:
     """One sentence for each thing in which our experiment is not the paper's."""
     base, paper = base_experiment(job), read_paper()
+    if table.source != LASER:
+        return [f"data, model and settings are ours, not those of {table.source}.", *_of_runs(job, commits)]
     training = base.training
     found = []
     theirs = paper.datasets[job.paper_dataset]
@@ -144,6 +143,11 @@ def warnings(job: ReproduceJob, table: Table, dataset: Dataset, commits: list[st
     others = [key for key in settings if key not in sequence and not key.startswith(("data.", "llm.", "recommender."))]
     if others:
         found.append(f"{len(others)} more settings differ; they are listed below.")
+    return found + _of_runs(job, commits)
+
+
+def _of_runs(job: ReproduceJob, commits: list[str]) -> list[str]:
+    found = []
     if len(job.seeds) < 3:
         found.append(f"{len(job.seeds)} seed{'s' * (len(job.seeds) > 1)}: differences between rows may be chance.")
     if len(commits) > 1:

@@ -17,6 +17,7 @@ from laser.config.section import Section
 from laser.errors import UserError
 
 S = TypeVar("S", bound=Section)
+LASER = "Laser, arXiv 2409.01605"
 PAPER = TABLES.with_name("paper.yaml")
 
 
@@ -77,6 +78,10 @@ class Table(Section):
     """What it is about."""
     claim: str
     """What the paper concludes from it."""
+    source: str = LASER
+    """The paper that it is of."""
+    dataset: str | None = None
+    """The data of the numbers of another paper than Laser's."""
     split: Literal["val", "test"] = "test"
     """Which held-out items are ranked."""
     rows: dict[str, Row] = {}

@@ -6,8 +6,8 @@ import torch
 from transformers import AutoModel, LlamaConfig, PretrainedConfig
 
 from laser.config.schema import Experiment
+from laser.conversion.source import resolve_llm
 from laser.llm.loading import llm_config
-from laser.llm.source import resolve_llm
 from laser.models.laser import build_laser
 from laser.reproduction.paper import read_paper
 

@@ -7,6 +7,8 @@ from statistics import fmean, stdev
 
 from scipy.stats import t
 
+from laser.evaluation.metrics import SELECTION_METRIC
+
 UNCLEAR = "unclear"
 
 
@@ -80,7 +82,7 @@ def difference(row: Measured, rows: Sequence[Measured], metric: str) -> Differen
     reference = next((other for other in rows if other.id == row.reference), None)
     if reference is None:
         return Difference(None, None, None, 0)
-    paper = row.paper_difference
+    paper = row.paper_difference if metric == SELECTION_METRIC else None  # it is given of one metric
     if metric in row.paper and metric in reference.paper:
         paper = percent(row.paper[metric], reference.paper[metric])
     seeds = [

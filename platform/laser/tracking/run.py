@@ -86,7 +86,8 @@ class Run:
         self.summarise(results.figures)
         for name, directory in results.artifacts.items():
             self.log_directory(directory, name)
-        self.log_drawings(run_figures(results.history, results.artifacts.get("ranks")))
+        artifacts = results.artifacts
+        self.log_drawings(run_figures(results.history, artifacts.get("ranks"), artifacts.get("selection")))
         self.set_tags({NOTE: with_results(self.tags().get(NOTE, ""), results.figures)})
 
     def log_drawings(self, drawings: Mapping[str, str]) -> None:

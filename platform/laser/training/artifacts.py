@@ -44,6 +44,8 @@ class Artifacts:
     """Split → file of the recommender's encodings of its histories; empty without a recommender."""
     texts: TextFiles | None = None
     """Keys and values of the texts that a late prefix reads; None if they are not cached."""
+    users: Path | None = None
+    """The users to train on, where they were chosen by scores (`laser.scoring.scored`)."""
     digests: dict[str, str] = field(default_factory=dict)
     """Split → hash that identifies its histories."""
     checkpoint_bytes: int = 0

@@ -1,13 +1,25 @@
 """Chooses the histories to train, validate and test on, from the dataset and the settings alone."""
 
+from pathlib import Path
+
+import numpy as np
+
+from laser.config.families.selection import ScoredUsers
 from laser.config.schema import Experiment
 from laser.data.dataset import Dataset
 from laser.data.examples import Examples
 from laser.data.selectors.registry import select
+from laser.scoring.scored import chosen_in
 
 
-def select_examples(dataset: Dataset, config: Experiment) -> dict[str, Examples]:
+def select_examples(dataset: Dataset, config: Experiment, users: Path | None = None) -> dict[str, Examples]:
     """Return the examples of each split, with their histories cut to `prompt.max_history_items`.
+
+    Args:
+        dataset: the experiment's data.
+        config: the experiment.
+        users: the file of the users that were chosen by scores (`laser.training.selection`). Without it, as many random
+            ones stand for them, so that a forecast needs no scores.
 
     Returns:
         The splits `train`, `val` and `test`. `items` holds each item as a history of one item, in the order of internal
@@ -17,7 +29,12 @@ def select_examples(dataset: Dataset, config: Experiment) -> dict[str, Examples]
     train = dataset.examples("train", training.every_prefix, training.prefixes_per_user)
     train = train.share_of_users(training.train_fraction, training.seed)
     train = train.sample_users(training.train_users, training.seed)
-    train = select(dataset, train, config.selection, training.seed)
+    if users is not None:
+        train = train.of_users(chosen_in(users))
+    elif isinstance(config.selection, ScoredUsers):
+        train = train.sample_users(config.selection.size(len(np.unique(train.users))), training.seed)
+    else:
+        train = select(dataset, train, config.selection, training.seed)
     selected = {"train": train}
     if config.warms_up_head:
         selected["prefixes"] = dataset.examples("train", True, training.prefixes_per_user).of_users(train.users)

@@ -113,7 +113,7 @@ def open_inputs(config: Experiment, artifacts: Artifacts) -> Inputs:
     item_embeddings_IC = np.zeros((dataset.num_items, 0), np.float32)
     if artifacts.item_embeddings is not None:
         item_embeddings_IC = load_file(artifacts.item_embeddings)[ITEM_EMBEDDINGS]
-    selected = select_examples(dataset, config)
+    selected = select_examples(dataset, config, artifacts.users)
     words = {split: item_prompts if split == "items" else prompts for split in selected}
     texts = open_texts(artifacts.texts, selected, words, config)
     opened = {}

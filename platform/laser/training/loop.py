@@ -15,6 +15,8 @@ from laser.cli.progress import log_once_reached, progress
 from laser.config.schema import TrainingConfig
 from laser.data.batches import inference_batches, training_batches
 from laser.engine.base import Engine
+from laser.engine.guards import LossGuard, report_collapse
+from laser.engine.schedule import Schedule
 from laser.engine.step import StepResult, own_share, training_step
 from laser.evaluation.lists import LIST_SIZE
 from laser.evaluation.ranking import TILE_USERS, user_ranks
@@ -22,9 +24,7 @@ from laser.evaluation.top_items import top_items
 from laser.evaluation.user_ranks import UserRanks
 from laser.models.batch import Batch
 from laser.models.laser import Laser, LaserOutput, Reading
-from laser.training.guards import LossGuard, report_collapse
 from laser.training.inputs import Histories
-from laser.training.schedule import Schedule
 
 ITEM_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """Maps `training.item_dtype` to a dtype."""

@@ -7,10 +7,10 @@ import torch
 
 from laser.cluster.node_figures import node_figures
 from laser.config.schema import Experiment
+from laser.engine.guards import memory_advice
 from laser.engine.plain import PlainEngine
 from laser.tracking.interface import Report
 from laser.training.artifacts import Artifacts
-from laser.training.guards import memory_advice
 from laser.training.inputs import open_inputs
 from laser.training.model import whole_laser
 from laser.training.run.outcome import Outcome

@@ -30,6 +30,7 @@ from laser.training.examples import select_examples
 from laser.training.extensions.two_sided import check_negatives
 from laser.training.inputs import ITEM_EMBEDDINGS, Inputs, open_inputs
 from laser.training.model import checkpoint_bytes
+from laser.training.selection import scored_users
 
 
 def make_artifacts(config: Experiment, recommender_directory: Path | None = None) -> Artifacts:
@@ -51,7 +52,8 @@ def make_artifacts(config: Experiment, recommender_directory: Path | None = None
         eos_token_id(llm)
     if config.warms_up_head:
         _check_head_can_be_prepared(config, llm)
-    examples = select_examples(dataset, config)
+    users = scored_users(config, dataset, prepare_inputs)
+    examples = select_examples(dataset, config, users)
     _check_enough(config, examples)
     if config.training.stage0_epochs and config.training.negatives == "sampled":
         check_negatives(examples["train"], dataset.num_items)
@@ -83,6 +85,7 @@ def make_artifacts(config: Experiment, recommender_directory: Path | None = None
         embedding_std=embedding_std(llm_directory, remote_code),
         first_token=None if first_token_H is None else tuple(first_token_H.tolist()),
         recommender=None if recommender_directory is None else recommender_directory.absolute(),
+        users=users,
         digests={split: part.digest() for split, part in examples.items()},
     )
     if recommender is not None:

@@ -74,8 +74,8 @@ def _worker(settings: dict[str, Any]) -> None:
         logging.getLogger("laser").setLevel(logging.INFO)
     torch.set_num_threads(max(1, int(training.cpus_per_worker)))
     from laser.engine.deepspeed import DeepSpeedEngine, sharded_llm
+    from laser.engine.guards import memory_advice
     from laser.llm.loading import choose_dtype
-    from laser.training.guards import memory_advice
     from laser.training.inputs import open_inputs
     from laser.training.model import around, automatic_level, whole_laser
     from laser.training.stages import TwoStageTraining

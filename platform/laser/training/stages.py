@@ -22,6 +22,7 @@ from torch import Tensor
 from laser.config.schema import Experiment
 from laser.engine.base import Engine
 from laser.engine.deepspeed_private import whole_numel
+from laser.engine.schedule import Schedule
 from laser.evaluation.metrics import SELECTION_METRIC
 from laser.evaluation.user_ranks import TEST_RANKS
 from laser.tracking.interface import Report
@@ -43,7 +44,6 @@ from laser.training.run.checkpoint import (
 from laser.training.run.history import History, write_history
 from laser.training.run.outcome import Outcome, best_metrics, epoch_metrics, write_outcome
 from laser.training.run.transfer import starting_weights
-from laser.training.schedule import Schedule
 
 logger = logging.getLogger(__name__)
 

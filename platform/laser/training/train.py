@@ -15,7 +15,7 @@ from laser.storage.places import check_free
 from laser.tracking.interface import Report
 from laser.training.artifacts import Artifacts
 from laser.training.run.checkpoint import check_same_settings, dependent_settings, latest_checkpoint
-from laser.training.run.outcome import Outcome, read_outcome
+from laser.training.run.outcome import SELECTION, Outcome, read_outcome
 
 LLM_TAG = "llm_content"
 """Tag of a run: what names the content of its LLM (`laser.config.identity.llm_content`)."""
@@ -47,6 +47,9 @@ def train_laser(
     run_dir.mkdir(parents=True, exist_ok=True)
     if artifacts.recommender is not None:
         shutil.copytree(artifacts.recommender, run_dir / "recommender", dirs_exist_ok=True)
+    if artifacts.users is not None:
+        (run_dir / SELECTION.parent).mkdir(exist_ok=True)
+        shutil.copyfile(artifacts.users, run_dir / SELECTION)
     if config.training.num_workers == 0:
         from laser.training.plain import train_here
 

@@ -7,7 +7,7 @@ from math import exp, log
 from typing import Any
 
 from laser.config.schema import SearchConfig
-from laser.config.space import Choice, Domain, LogUniform, RandInt, Uniform, grid
+from laser.tuning.space import Choice, Domain, LogUniform, RandInt, Uniform, grid
 
 logger = logging.getLogger(__name__)
 

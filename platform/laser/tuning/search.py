@@ -21,12 +21,12 @@ from laser.cli.unused import refuse_unused
 from laser.cluster.join import cluster
 from laser.cluster.ray_private import check_temporary_folder, configure_tune
 from laser.config.compose import with_overrides
+from laser.config.families.selection import ScoredUsers
 from laser.config.fields import marked
 from laser.config.identity import as_experiment
 from laser.config.marks import ARTIFACT
 from laser.config.paths import check_places, with_absolute_paths
 from laser.config.schema import Experiment, SearchConfig, TuneExperiment
-from laser.config.space import Choice, Domain, LogUniform, RandInt, Uniform, parse_space
 from laser.errors import UserError
 from laser.evaluation.metrics import SELECTION_METRIC
 from laser.tracking.interface import EPOCH, Tracker
@@ -34,6 +34,7 @@ from laser.training.artifacts import Artifacts
 from laser.training.run.outcome import read_outcome
 from laser.training.train import run_tags
 from laser.tuning.plan import planned_trials, sampled_trials
+from laser.tuning.space import Choice, Domain, LogUniform, RandInt, Uniform, parse_space
 from laser.tuning.sweep import SYMBOLS, Sweep, Trial, TrialRecord, TrialState
 from laser.tuning.table import SweepTable
 from laser.tuning.trial import METRIC, best_report, end_trial, end_unfinished, epoch_reports, train_trial
@@ -94,7 +95,8 @@ def plan_search(config: TuneExperiment) -> SearchPlan:
     check_places(config)
     check_temporary_folder()
     plan = checked_search(config)
-    if not plan.space.keys().isdisjoint(marked(Experiment, ARTIFACT)):
+    scored = isinstance(plan.base.selection, ScoredUsers)  # scores depend on more than what is marked
+    if scored or not plan.space.keys().isdisjoint(marked(Experiment, ARTIFACT)):
         return plan
     from laser.training.model import checkpoint_bytes  # they import the models, which trials' own processes do without
     from laser.training.prepare import make_artifacts

@@ -3,13 +3,14 @@
 import json
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from laser.config.compose import with_overrides
-from laser.config.families.selection import LongestUsers, RandomUsers, RecentUsers, SomeUsers
+from laser.config.families.selection import LongestUsers, RandomUsers, RecentUsers, SelectionConfig, SomeUsers
 from laser.config.identity import settings_key
 from laser.config.schema import DataConfig, Experiment
 from laser.data import selectors
@@ -122,10 +123,22 @@ def test_the_most_recent_users_need_timestamps(tmp_path: Path):
 def test_stored_keys_are_as_before_and_a_selection_changes_them():
     base = Experiment()
     assert settings_key(base, "data") == "laser-2f8381027b"  # as it was before there were selections
+    names = [section.model_fields["type"].default for section in get_args(get_args(SelectionConfig)[0])]
     keys = {"laser-2f8381027b"}
-    for name in set(SECTIONS) - {"all"}:
+    for name in set(names) - {"all"}:
         keys.add(settings_key(with_overrides(base, {"selection.type": name, "selection.num_users": 3}), "data"))
-    assert len(keys) == len(SECTIONS)
+    assert len(keys) == len(names)
+    recent = with_overrides(base, {"selection.type": "recent", "selection.num_users": 3})
+    assert settings_key(recent, "data") == "laser-4c8f510437"  # as it was before there were shares
+
+
+def test_a_share_of_the_users_in_place_of_a_number(dataset: Dataset):
+    examples = dataset.examples("train")
+    assert users_of(select(dataset, examples, LongestUsers(fraction=0.5), seed=0)) == [0, 2, 3]
+    assert [RandomUsers(fraction=0.01).size(10), RandomUsers(num_users=20).size(10)] == [1, 10]
+    for sizes in ({}, {"num_users": 3, "fraction": 0.5}):
+        with pytest.raises(ValidationError, match="give one of them"):
+            LongestUsers(**sizes)
 
 
 class ShortestUsers(SomeUsers):

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from laser.config.schema import LLMConfig
+from laser.conversion.source import resolve_llm
 from laser.errors import UserError
 from laser.llm.loading import embedding_std, empty_llm, load_llm, load_tokenizer
 from laser.llm.packed.architectures import ARCHITECTURES, why_not_packed
@@ -31,7 +32,6 @@ from laser.llm.packed.attention import Packing
 from laser.llm.packed.decoder import PackedDecoder
 from laser.llm.packed.readings import read_at
 from laser.llm.packed.rotation import rotation
-from laser.llm.source import resolve_llm
 from laser.llm.text_states import Segments
 from laser.models.bituning import BiTuning
 from laser.storage.wheels import fetch_wheel

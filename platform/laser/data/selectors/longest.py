@@ -11,4 +11,4 @@ def select(dataset: Dataset, examples: Examples, config: LongestUsers, seed: int
     """Return the examples of these users. Of users with equal lengths, those of the lower ids come first."""
     users = np.unique(examples.users)
     longest_first = np.argsort(-dataset.num_train_items[users], kind="stable")
-    return examples.of_users(users[longest_first[: config.num_users]])
+    return examples.of_users(users[longest_first[: config.size(len(users))]])

@@ -22,4 +22,4 @@ def select(dataset: Dataset, examples: Examples, config: RecentUsers, seed: int)
             "selection.type to longest or random"
         )
     latest_first = np.argsort(~times, kind="stable")  # unlike -times, ~times reverses the lowest int64 too
-    return examples.of_users(users[latest_first[: config.num_users]])
+    return examples.of_users(users[latest_first[: config.size(len(users))]])

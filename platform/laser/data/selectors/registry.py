@@ -3,13 +3,17 @@
 import importlib
 from typing import cast, get_args
 
-from laser.config.families.selection import SelectionConfig
+from laser.config.families.selection import ScoredUsers, SelectionConfig
 from laser.data.dataset import Dataset
 from laser.data.examples import Examples
 from laser.data.selectors.base import Selector
 
-SECTIONS = {section.model_fields["type"].default: section for section in get_args(get_args(SelectionConfig)[0])}
-"""The settings of each selector, by its type."""
+SECTIONS = {
+    section.model_fields["type"].default: section
+    for section in get_args(get_args(SelectionConfig)[0])
+    if not issubclass(section, ScoredUsers)
+}
+"""The settings of each selector that has a module here, by its type; `laser.scoring` has the others."""
 
 
 def selector_module(name: str) -> Selector:

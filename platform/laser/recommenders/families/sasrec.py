@@ -74,6 +74,17 @@ class SASRec(TrainedRecommender):
         states_MC = self._states(item_ids_BN[:, :-1])[predicted_BN]
         return F.cross_entropy(states_MC @ self.decoder.wte.weight.T, item_ids_BN[:, 1:][predicted_BN])
 
+    def losses(self, item_ids_BN: Tensor, mask_BN: Tensor, last_only: bool = False) -> Tensor:
+        """Return the mean cross-entropy of each sequence over its next items, or that of its last item: losses_B."""
+        predicted_BN = mask_BN[:, 1:]
+        if last_only:
+            predicted_BN = predicted_BN & ~F.pad(predicted_BN[:, 1:], (0, 1))
+        states_MC = self._states(item_ids_BN[:, :-1])[predicted_BN]
+        wanted_M = item_ids_BN[:, 1:][predicted_BN]
+        losses_M = F.cross_entropy(states_MC @ self.decoder.wte.weight.T, wanted_M, reduction="none")
+        sums_B = losses_M.new_zeros(len(mask_BN)).index_add(0, predicted_BN.nonzero()[:, 0], losses_M)
+        return sums_B / predicted_BN.sum(dim=1)
+
 
 def build(config: SASRecConfig, num_items: int) -> SASRec:
     """Build an untrained model from the settings of its section."""

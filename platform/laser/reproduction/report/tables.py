@@ -119,7 +119,7 @@ def verdict(row: Measured, rows: Sequence[Measured]) -> str:
 def _head(table: Table, around: Surroundings) -> list[Block]:
     blocks: list[Block] = [
         Heading(f"{table.name.capitalize()}: {table.title}", 1),
-        Paragraph(f"Laser, arXiv 2409.01605. The paper's conclusion: {table.claim}"),
+        Paragraph(f"{table.source}. The paper's conclusion: {table.claim}"),
     ]
     if around.warnings:
         blocks.append(Warnings(around.warnings))
@@ -136,7 +136,10 @@ def _head(table: Table, around: Surroundings) -> list[Block]:
     ]
     if around.settings:
         changed = "\n".join(f"{key}={value}" for key, value in around.settings.items())
-        blocks += [Paragraph("Settings of the base that differ from the paper's:"), Code(changed)]
+        blocks += [
+            Paragraph("Settings of the base that differ from the defaults, which are Laser's paper's:"),
+            Code(changed),
+        ]
     return blocks
 
 

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from laser.config.schema import TrainingConfig
 from laser.engine.base import Engine
+from laser.engine.schedule import Schedule
 from laser.models.laser import Laser
 from laser.training.inputs import Histories
 from laser.training.loop import catalogue_step, outputs, train_epoch
-from laser.training.schedule import Schedule
 
 FIRST_EPOCH = 1_000_000
 """The alignment counts its epochs from here, so that its order of the data differs from that of the training."""

@@ -5,10 +5,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from laser.evaluation.user_ranks import TEST_RANKS
+from laser.scoring.scored import read_facts
 from laser.storage.files import write_json
 from laser.tracking.interface import RunResults
 from laser.training.run.checkpoint import Checkpoint, checkpoint_name, read_checkpoint
 from laser.training.run.history import read_history
+
+SELECTION = Path("selection/users.parquet")
+"""In a run's directory: the training users by their scores, where these chose among them."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,10 @@ def run_results(run_dir: Path) -> RunResults:
         figures |= _prefixed("test", outcome.test or {})
         costs = ("epochs", "trainable_parameters", "tokens_per_second", "seconds")
         figures |= {name: float(getattr(outcome, name)) for name in costs}
+    if (run_dir / SELECTION).is_file():
+        figures |= _prefixed("selection", read_facts(run_dir / SELECTION))
     artifacts = {"checkpoint": best.path, "recommender": run_dir / "recommender"}
-    artifacts["ranks"] = run_dir / TEST_RANKS.parent
+    artifacts |= {"ranks": run_dir / TEST_RANKS.parent, "selection": run_dir / SELECTION.parent}
     existing = {name: path for name, path in artifacts.items() if path.is_dir()}
     return RunResults(history.rows, figures, existing)
 

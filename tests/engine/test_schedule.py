@@ -3,7 +3,7 @@
 import pytest
 
 from laser.config.schema import TrainingConfig
-from laser.training.schedule import Schedule
+from laser.engine.schedule import Schedule
 
 
 def test_the_schedule_warms_up_in_each_stage_and_falls_along_a_cosine():

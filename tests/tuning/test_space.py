@@ -3,8 +3,8 @@
 import pytest
 
 from laser.config.schema import Experiment
-from laser.config.space import Choice, LogUniform, RandInt, grid, parse_space
 from laser.errors import UserError
+from laser.tuning.space import Choice, LogUniform, RandInt, grid, parse_space
 
 
 def test_each_kind_of_definition():
