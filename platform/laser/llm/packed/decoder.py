@@ -221,7 +221,8 @@ class _QueryKeyValue(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_PH: Tensor, block: _Block, cos_PE: Tensor, sin_PE: Tensor) -> tuple[Tensor, Tensor]:
-        normed_PH, scale_P1 = block.kernels.rms_norm(x_PH, block.norm(block.attention_norm), block.epsilon)
+        # Detached: torch compiles a function once more for inputs that want a gradient.
+        normed_PH, scale_P1 = block.kernels.rms_norm(x_PH.detach(), block.norm(block.attention_norm), block.epsilon)
         product = F.linear(normed_PH, block.query_key_value, block.query_key_value_bias)
         heads = product.unflatten(1, (-1, block.head_width))
         kept: tuple[Tensor, ...] = ()
@@ -247,7 +248,7 @@ class _QueryKeyValue(torch.autograd.Function):
             )
         to_normed_PH = to_heads.flatten(1) @ block.query_key_value
         weight_H = block.norm(block.attention_norm)
-        to_x_PH = block.kernels.rms_norm_backward(to_normed_PH, x_PH, weight_H, scale_P1, gradients[1])
+        to_x_PH = block.kernels.rms_norm_backward(to_normed_PH, x_PH.detach(), weight_H, scale_P1, gradients[1])
         return to_x_PH, None, None, None
 
 
