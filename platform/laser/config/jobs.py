@@ -400,7 +400,8 @@ class ReproduceJob(Experiment):
 
     table: TableName | None = None
     """Table of the paper: 2 main comparison, 3 trainable parameters, 4 ablation, 5 representation, 6 template, 7 K and
-    L. `additions` is our own table: each addition of the released code by itself, and the warm start. A table is a file
+    L. Our own tables: `additions`, each addition of the released code by itself, and the warm start; `tuning`, ways to
+    tune the LLM, and `peso`, subspaces that move, at rates of `tuning-rates` and `peso-rates`. A table is a file
     `table-<name>.yaml` in laser/reproduction/tables."""
     figure: FigureName | None = None
     """Figure of the paper: 3 zero-shot and low-resource transfer, 4 recommenders under the M-Former. A figure is a file

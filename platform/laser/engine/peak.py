@@ -1,5 +1,7 @@
 """How much memory this process has taken at most, as Linux counts it."""
 
+import ctypes
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,21 +24,38 @@ def peak_memory() -> Iterator[Peak]:
     """Measure the block's peak of resident memory, pages of mapped files included."""
     peak = Peak()
     try:
+        _note_peak()
         reset_peak()
-        counts = True
     except OSError:
-        counts = False
-    yield peak
-    if counts:
-        peak.mib = resident_mib("VmHWM")
+        yield peak
+        return
+    _running.append(peak)
+    try:
+        yield peak
+    finally:
+        _note_peak()
+        _running.remove(peak)
+
+
+_running: list[Peak] = []
+"""Blocks that have begun and not ended; one may lie within another, and begins to count anew for itself alone."""
+
+
+def _note_peak() -> None:
+    for peak in _running:
+        peak.mib = max(peak.mib or 0.0, resident_mib("VmHWM"))
 
 
 def reset_peak() -> None:
-    """Begin to count the peak anew.
+    """Give freed memory back to the system, and begin to count the peak anew.
 
     Raises:
         OSError: the system does not count it.
     """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc, which else keeps what another training freed
+    if trim is not None:
+        trim(0)
     CLEAR.write_text(RESET_PEAK)
 
 

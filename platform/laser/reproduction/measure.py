@@ -18,7 +18,7 @@ from laser.evaluation.user_ranks import UserRanks, read_ranks
 from laser.reproduction.cells import base_experiment
 from laser.reproduction.paper import LASER, Table, read_paper
 from laser.reproduction.report.tables import Surroundings
-from laser.reproduction.rows import Measured
+from laser.reproduction.rows import COSTS, Measured
 from laser.reproduction.run import Reproduction, metrics_prefix
 from laser.tracking.interface import StoredRun
 
@@ -36,8 +36,9 @@ def measured_rows(reproduction: Reproduction) -> list[Measured]:
         if row.kind == "hidden":
             continue
         of_row = runs.get(row.id, {})
-        seconds = [run.figures("").get("seconds") for run in of_row.values()]
-        timed = [value for value in seconds if value is not None]
+        figures = [run.figures("") for run in of_row.values()]
+        costs = {name: [one[name] for one in figures if name in one] for name in ("seconds", *COSTS)}
+        means = {name: fmean(values) for name, values in costs.items() if values}
         rows.append(
             Measured(
                 id=row.id,
@@ -48,7 +49,8 @@ def measured_rows(reproduction: Reproduction) -> list[Measured]:
                 runs={seed: run.run_id for seed, run in of_row.items()},
                 paper_difference=row.paper_difference.get(paper_dataset),
                 x=row.x,
-                seconds=fmean(timed) if timed else None,
+                seconds=means.pop("seconds", None),
+                costs=means,
             )
         )
     return rows

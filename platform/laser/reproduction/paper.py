@@ -86,6 +86,8 @@ class Table(Section):
     """Which held-out items are ranked."""
     rows: dict[str, Row] = {}
     """Id → row."""
+    costs: bool = False
+    """Show what each row costs too: trained weights, optimizer, time, memory."""
     counts: dict[str, Count] = {}
     """Way of tuning → its parameters, counted in place of runs."""
 

@@ -10,6 +10,8 @@ from scipy.stats import t
 from laser.evaluation.metrics import SELECTION_METRIC
 
 UNCLEAR = "unclear"
+COSTS = ("trainable_parameters", "train_seconds", "peak_mib")
+"""Figures of a run: numbers that steps change, seconds of the last epoch, and its most resident memory."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Measured:
     """Its place on a figure's axis."""
     seconds: float | None = None
     """Training time of a run, the mean over the seeds."""
+    costs: Mapping[str, float] = field(default_factory=dict)
+    """Figure of what it costs → the mean over the seeds: `COSTS`."""
 
     def values(self, metric: str) -> list[float]:
         """One value for each seed that has it, by seed."""

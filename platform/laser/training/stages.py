@@ -22,6 +22,7 @@ from torch import Tensor
 from laser.config.schema import Experiment
 from laser.engine.base import Engine
 from laser.engine.deepspeed_private import whole_numel
+from laser.engine.peak import peak_memory
 from laser.engine.schedule import Schedule
 from laser.evaluation.metrics import SELECTION_METRIC
 from laser.evaluation.user_ranks import TEST_RANKS
@@ -97,7 +98,8 @@ class TwoStageTraining:
             self.started -= state.seconds
             return state, checkpoint.item_embeddings().to(self.engine.device)
         if self.training.start_from is not None:
-            self.engine.load_trainable(starting_weights(self.training.start_from, self.engine.laser))
+            start = starting_weights(self.training.start_from, self.engine.laser)
+            self.engine.load_trainable(self.engine.trainable_state() | start)
         aligned = align(self.engine, self.inputs.items, self.training)
         if self.config.warms_up_head:
             return self._warm_start()
@@ -140,7 +142,9 @@ class TwoStageTraining:
             take_step = catalogue_step(engine, train, item_embeddings_IH, training)
         label = f"stage {stage} epoch {done + 1}"
         num_items = len(self.inputs.items)
-        return train_epoch(engine, train, take_step, training, state.epoch, label, schedule, num_items)
+        with peak_memory() as peak:
+            figures = train_epoch(engine, train, take_step, training, state.epoch, label, schedule, num_items)
+        return figures if peak.mib is None else {**figures, "peak_mib": peak.mib}
 
     def _end_epoch(
         self, state: TrainingState, stage: int, figures: Mapping[str, float], item_embeddings_IH: Tensor

@@ -7,9 +7,12 @@ from typing import Any
 from laser.evaluation.lists import LIST_METRICS
 from laser.evaluation.metrics import RANK_METRICS, SELECTION_METRIC, masked_name, selection_first, title
 from laser.pages.document import Block, Bullets, Code, Grid, Heading, Paragraph, Plot, Warnings
-from laser.pages.plots import bars, lines
+from laser.pages.plots import bars, lines, quality_and_cost
 from laser.reproduction.paper import Count, Table
 from laser.reproduction.rows import UNCLEAR, Measured, difference
+
+ADAM_BYTES = 8
+"""Of the two moments of a trained number, float32."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ def table_report(
     of_lists = {name: title(name) for name in LIST_METRICS}
     text = "The items of each user's best scores, history not masked; the paper does not report this."
     blocks += _extra_metrics(rows, of_lists, "Recommended lists", text)
+    if table.costs:
+        blocks += _costs(rows)
     blocks += _drawing(table, rows)
     blocks += [Heading("Runs"), _run_grid(rows)]
     missing = [row.name for row in rows if not row.ours and not row.paper]
@@ -175,6 +180,34 @@ def _metric_grid(rows: Sequence[Measured], metric: str, significance: Mapping[st
         if len(header) > 8:
             lines[-1].append(f"{significance[row.id]:.4f}" if row.id in significance else "")
     return Grid(header, lines)
+
+
+def _costs(rows: Sequence[Measured]) -> list[Block]:
+    """What each row costs, and a point for each at its quality."""
+    shown = [row for row in rows if row.ours]
+    cells = []
+    for row in shown:
+        parameters = row.costs.get("trainable_parameters", 0.0)
+        cells.append([
+            row.name, f"{parameters:,.0f}", f"{ADAM_BYTES * parameters / 1e6:.2f}",
+            *(f"{row.costs[name]:.1f}" if name in row.costs else "" for name in ("train_seconds", "peak_mib")),
+            _mean_text(row, SELECTION_METRIC),
+        ])  # fmt: skip
+    header = ["row", "trained numbers", "optimizer, MB", "seconds an epoch", "peak, MiB", title(SELECTION_METRIC)]
+    text = (
+        "Trained numbers are all that steps change, head included; Adam keeps two moments of each, in float32. Time "
+        "and peak memory are those of the last epoch; the peak is that of the process, with libraries and data."
+    )
+    points = [
+        (row.name, ADAM_BYTES * row.costs.get("trainable_parameters", 0.0), mean)
+        for row in shown
+        if (mean := row.mean(SELECTION_METRIC)) is not None
+    ]
+    plot = quality_and_cost(points, [], [], "bytes of the optimizer", title(SELECTION_METRIC))
+    return [
+        Heading("Cost"), Paragraph(text), Grid(header, cells),
+        Plot(plot, f"{title(SELECTION_METRIC)} of each row against the bytes of its optimizer"),
+    ]  # fmt: skip
 
 
 def _drawing(table: Table, rows: Sequence[Measured]) -> list[Block]:

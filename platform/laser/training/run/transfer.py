@@ -19,6 +19,8 @@ from laser.training.run.checkpoint import CHECKSUMS, Checkpoint, latest_checkpoi
 def starting_weights(start_from: str, laser: Laser) -> dict[str, Tensor]:
     """Return the trainable weights of a checkpoint, or of the best one of a run, for a model of the same shape.
 
+    Those within the LLM may be missing: another tuning method made them, or none.
+
     Args:
         start_from: directory of a checkpoint, or of a run.
         laser: the model that receives the weights: whole, sharded by ZeRO-3, or on the meta device.
@@ -61,8 +63,8 @@ def _checkpoint(start_from: str) -> Checkpoint:
 
 def _check_fit(start_from: str, there: Mapping[str, torch.Size], here: Mapping[str, torch.Size]) -> None:
     for name in sorted({*there, *here}):
-        if there.get(name) == here.get(name):
-            continue
+        if there.get(name) == here.get(name) or (name not in there and name.startswith("llm.")):
+            continue  # what a tuning method trains of the LLM may begin as it is
         shapes = [f"is {tuple(place[name])}" if name in place else "is missing" for place in (there, here)]
         raise UserError(
             f"training.start_from: weight {name} {shapes[0]} in {start_from} and {shapes[1]} here; set bituning.*, "
