@@ -14,6 +14,10 @@ TABLES = [path.stem.replace("-", "=", 1) for path in table_files() if path.stem 
 """All but the one that is counted, as the job names them."""
 
 
+RATED = ("table=tuning", "table=tuning-rates", "table=peso", "table=peso-rates")
+"""Their rows start from a run that has made the head ready."""
+
+
 def rows_to_run(table: Table) -> tuple[set[str], set[str]]:
     """Rows with a cell, and those among them that start from another row's run."""
     rows = {row.id for row in table.rows.values() if row.kind != "quoted"}
@@ -68,6 +72,9 @@ def test_a_base_with_a_warm_start_goes_with_every_table(desk):
         assert {cell.row for cell in cells} == rows_to_run(table)[0]
         for cell in cells:
             without = name == "table=5" or cell.row in ("transferred-0", "untrained-0", "no-warm-start", "alignment")
+            without |= "finetuning.type" in cell.overrides or (
+                name in RATED and "training.start_from" in cell.overrides
+            )
             assert cell.config.warms_up_head != without, cell.name
 
 

@@ -2,6 +2,9 @@
 
 import pytest
 
+from laser.pages.document import as_markdown
+from laser.reproduction.paper import Table
+from laser.reproduction.report.tables import Surroundings, table_report
 from laser.reproduction.rows import Measured, difference
 
 REFERENCE = Measured("a", "A", None, {"ndcg@10": 0.10}, {0: {"ndcg@10": 0.20}, 1: {"ndcg@10": 0.30}})
@@ -54,3 +57,13 @@ def test_the_paper_may_give_a_difference_in_place_of_numbers():
 
 def test_what_has_no_reference_differs_from_nothing():
     assert difference(REFERENCE, [REFERENCE], "ndcg@10").ours is None
+
+
+def test_a_report_shows_what_rows_cost_if_its_table_says_so():
+    costs = {"trainable_parameters": 250_000.0, "train_seconds": 12.34, "peak_mib": 900.0}
+    around = Surroundings("data", "Scientific", "LLM", (0,), "python", (), "2 cores", (), {})
+    for shown in (True, False):
+        table = Table(name="table tuning", title="t", claim="none", costs=shown)
+        page = as_markdown(table_report(table, [row({0: 0.05}, costs=costs)], around))
+        cells = [cell.strip() for line in page.splitlines() if "250,000" in line for cell in line.split("|")]
+        assert cells[2:-1] == (["250,000", "2.00", "12.3", "900.0", "0.0500"] if shown else [])

@@ -31,6 +31,12 @@ def test_zero_shot_evaluates_the_starting_weights_and_others_do_not_fit(experime
     for name, weight in latest_checkpoint(tmp_path / "target" / "checkpoints").trainable().items():
         assert torch.equal(weight, kept[name]), name
 
+    tuned = with_overrides(zero_shot, {"finetuning.type": "lora"})  # what it adds begins as it does without a start
+    train(tuned, tmp_path / "tuned", lambda metrics, epoch: None)
+    weights = latest_checkpoint(tmp_path / "tuned" / "checkpoints").trainable()
+    assert all(torch.equal(weights[name], weight) for name, weight in kept.items())
+    assert {name.partition(".")[0] for name in weights.keys() - kept.keys()} == {"llm"}
+
     other = with_overrides(zero_shot, {"mformer.num_experts": 2})
     with pytest.raises(
         UserError, match=r"start_from: weight mformer\.query_tokens is \(3, 4, 32\) in .* and is \(2, 4, 32\)"
