@@ -107,6 +107,16 @@ def footprint(laser: Laser, config: Experiment, longest: int, catalogue: int) ->
     )
 
 
+def stored_bytes(laser: Laser, num_items: int, item_dtype: Literal["fp32", "bf16"]) -> int:
+    """Count a checkpoint's bytes: trained weights, Adam's two moments of each, kept buffers, item embeddings.
+
+    The model may be on the meta device.
+    """
+    trained = sum(weight.numel() for weight in laser.trainable_parameters().values())
+    kept = sum(buffer.numel() for buffer in laser.statistics().values())
+    return 4 * (3 * trained + kept) + num_items * laser.vector_width * (2 if item_dtype == "bf16" else 4)
+
+
 def free_memory(device: torch.device, workers_of_node: int) -> int:
     """Return the bytes that this worker may take: its GPU's free memory, or its part of the node's."""
     if device.type == "cuda":

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 
 from laser.config.schema import Experiment
-from laser.engine.memory import Level, choose_level, footprint, free_memory
+from laser.engine.memory import Level, choose_level, footprint, free_memory, stored_bytes
 from laser.llm.loading import Decoder, choose_dtype, empty_llm, llm_config, load_llm
 from laser.models.laser import Laser, build_laser
 from laser.training.artifacts import Artifacts
@@ -52,9 +52,6 @@ def automatic_level(config: Experiment, inputs: Inputs, device: torch.device, wo
 
 
 def checkpoint_bytes(config: Experiment, artifacts: Artifacts) -> int:
-    """Return the size of a checkpoint: trainable weights, Adam's two moments of each, buffers, and item embeddings."""
+    """Return the size of a checkpoint of the experiment's model."""
     laser = weightless_laser(config, artifacts.llm_directory, artifacts.recommender_width, torch.device("cpu"))
-    item_bytes = 2 if config.training.item_dtype == "bf16" else 4
-    trainable = sum(weight.numel() for weight in laser.trainable_parameters().values())
-    kept = sum(buffer.numel() for buffer in laser.statistics().values())
-    return 3 * 4 * trainable + 4 * kept + artifacts.num_items * laser.vector_width * item_bytes
+    return stored_bytes(laser, artifacts.num_items, config.training.item_dtype)

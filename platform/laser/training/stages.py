@@ -43,7 +43,7 @@ from laser.training.run.checkpoint import (
     write_checkpoint,
 )
 from laser.training.run.history import History, write_history
-from laser.training.run.outcome import Outcome, best_metrics, epoch_metrics, write_outcome
+from laser.training.run.outcome import Outcome, best_metrics, epoch_metrics, prefixed, write_outcome
 from laser.training.run.transfer import starting_weights
 
 logger = logging.getLogger(__name__)
@@ -115,9 +115,9 @@ class TwoStageTraining:
         """Prepare the head. The warm start counts as the first epoch, and selection may choose it."""
         started = time.perf_counter()
         warm = warm_start(self.engine, self.inputs, self.config)
-        state = self._untrained(_prefixed(warm.untrained_val))
+        state = self._untrained(prefixed("val", warm.untrained_val))
         metrics = {"loss": warm.loss, "stage": 0.0, "train_seconds": time.perf_counter() - started}
-        metrics |= _prefixed(warm.val)
+        metrics |= prefixed("val", warm.val)
         state = replace(
             state,
             epoch=1,
@@ -176,7 +176,7 @@ class TwoStageTraining:
 
     def _validate(self, item_embeddings_IH: Tensor, label: str) -> dict[str, float]:
         ranks = evaluate(self.engine, self.inputs.val, item_embeddings_IH, self.training, label)
-        return _prefixed(ranks.metrics())
+        return prefixed("val", ranks.metrics())
 
     def _save(self, state: TrainingState, item_embeddings_IH: Tensor) -> TrainingState:
         """Gather the weights on all workers, write them on the first, and return when they are on disk."""
@@ -226,7 +226,3 @@ class TwoStageTraining:
 
     def _barrier(self) -> None:
         self.engine.sum(torch.zeros(1, device=self.engine.device))
-
-
-def _prefixed(metrics: Mapping[str, float]) -> dict[str, float]:
-    return {f"val/{name}": value for name, value in metrics.items()}

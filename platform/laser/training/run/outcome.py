@@ -1,6 +1,7 @@
 """Stores the outcome of a run, and reads the run's figures, history and files from its directory."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -51,9 +52,9 @@ def run_results(run_dir: Path) -> RunResults:
     if not history.rows:
         return RunResults([], {}, {})
     best = read_checkpoint(run_dir / "checkpoints" / (history.best or checkpoint_name(0, 0)))
-    figures = _prefixed("untrained", epoch_metrics(history.rows[0])) | _prefixed("best", best_metrics(best))
+    figures = prefixed("untrained", epoch_metrics(history.rows[0])) | prefixed("best", best_metrics(best))
     if outcome is not None:
-        figures |= _prefixed("test", outcome.test or {})
+        figures |= prefixed("test", outcome.test or {})
         costs = ("epochs", "trainable_parameters", "tokens_per_second", "seconds")
         figures |= {name: float(getattr(outcome, name)) for name in costs}
     if (run_dir / SELECTION).is_file():
@@ -74,5 +75,6 @@ def epoch_metrics(row: dict[str, float]) -> dict[str, float]:
     return {name.removeprefix("val/"): value for name, value in row.items() if name.startswith("val/")}
 
 
-def _prefixed(prefix: str, metrics: dict[str, float]) -> dict[str, float]:
+def prefixed(prefix: str, metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return metrics by the names `<prefix>/<name>`."""
     return {f"{prefix}/{name}": value for name, value in metrics.items()}
