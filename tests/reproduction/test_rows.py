@@ -60,10 +60,10 @@ def test_what_has_no_reference_differs_from_nothing():
 
 
 def test_a_report_shows_what_rows_cost_if_its_table_says_so():
-    costs = {"trainable_parameters": 250_000.0, "train_seconds": 12.34, "peak_mib": 900.0}
+    costs = {"trainable_parameters": 250_000.0, "train_seconds": 12.34, "peak_mib": 900.0, "loss/contrastive": 6.5}
     around = Surroundings("data", "Scientific", "LLM", (0,), "python", (), "2 cores", (), {})
     for shown in (True, False):
         table = Table(name="table tuning", title="t", claim="none", costs=shown)
         page = as_markdown(table_report(table, [row({0: 0.05}, costs=costs)], around))
         cells = [cell.strip() for line in page.splitlines() if "250,000" in line for cell in line.split("|")]
-        assert cells[2:-1] == (["250,000", "2.00", "12.3", "900.0", "0.0500"] if shown else [])
+        assert cells[2:-1] == (["250,000", "2.00", "12.3", "900.0", "6.5000", "0.0500"] if shown else [])

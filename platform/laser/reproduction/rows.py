@@ -10,8 +10,8 @@ from scipy.stats import t
 from laser.evaluation.metrics import SELECTION_METRIC
 
 UNCLEAR = "unclear"
-COSTS = ("trainable_parameters", "train_seconds", "peak_mib")
-"""Figures of a run: numbers that steps change, seconds of the last epoch, and its most resident memory."""
+COSTS = ("trainable_parameters", "train_seconds", "peak_mib", "loss/contrastive")
+"""Figures of a run: numbers that steps change; of the last epoch its seconds, most resident memory and mean loss."""
 
 
 @dataclass(frozen=True)

@@ -191,12 +191,14 @@ def _costs(rows: Sequence[Measured]) -> list[Block]:
         cells.append([
             row.name, f"{parameters:,.0f}", f"{ADAM_BYTES * parameters / 1e6:.2f}",
             *(f"{row.costs[name]:.1f}" if name in row.costs else "" for name in ("train_seconds", "peak_mib")),
+            _number(row.costs.get("loss/contrastive")),
             _mean_text(row, SELECTION_METRIC),
         ])  # fmt: skip
-    header = ["row", "trained numbers", "optimizer, MB", "seconds an epoch", "peak, MiB", title(SELECTION_METRIC)]
+    header = ["row", "trained numbers", "optimizer, MB", "seconds an epoch", "peak, MiB", "training loss"]
     text = (
-        "Trained numbers are all that steps change, head included; Adam keeps two moments of each, in float32. Time "
-        "and peak memory are those of the last epoch; the peak is that of the process, with libraries and data."
+        "Trained numbers are all that steps change, head included; Adam keeps two moments of each, in float32. Time, "
+        "peak memory and training loss are those of the last epoch; the peak is that of the process, with libraries "
+        "and data."
     )
     points = [
         (row.name, ADAM_BYTES * row.costs.get("trainable_parameters", 0.0), mean)
@@ -205,7 +207,7 @@ def _costs(rows: Sequence[Measured]) -> list[Block]:
     ]
     plot = quality_and_cost(points, [], [], "bytes of the optimizer", title(SELECTION_METRIC))
     return [
-        Heading("Cost"), Paragraph(text), Grid(header, cells),
+        Heading("Cost"), Paragraph(text), Grid([*header, title(SELECTION_METRIC)], cells),
         Plot(plot, f"{title(SELECTION_METRIC)} of each row against the bytes of its optimizer"),
     ]  # fmt: skip
 
