@@ -58,7 +58,7 @@ def run_results(run_dir: Path) -> RunResults:
         costs = ("epochs", "trainable_parameters", "tokens_per_second", "seconds")
         figures |= {name: float(getattr(outcome, name)) for name in costs}
     if (run_dir / SELECTION).is_file():
-        figures |= _prefixed("selection", read_facts(run_dir / SELECTION))
+        figures |= prefixed("selection", read_facts(run_dir / SELECTION))
     artifacts = {"checkpoint": best.path, "recommender": run_dir / "recommender"}
     artifacts |= {"ranks": run_dir / TEST_RANKS.parent, "selection": run_dir / SELECTION.parent}
     existing = {name: path for name, path in artifacts.items() if path.is_dir()}
