@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from laser import families
 from laser.config.families.recommenders import (
     FAMILIES,
     FamilySection,
@@ -22,7 +23,6 @@ from laser.config.schema import DataConfig
 from laser.data.dataset import Dataset
 from laser.errors import UserError
 from laser.evaluation.user_ranks import read_ranks
-from laser.recommenders import families
 from laser.recommenders.base import FittedRecommender, SequentialRecommender, TrainedRecommender
 from laser.recommenders.pretraining import pretrained_recommender
 from laser.recommenders.registry import build_recommender
@@ -91,7 +91,7 @@ def test_a_family_that_is_not_used_is_not_imported():
         "registry.build_recommender(PopularityConfig(), 3)\n"
         f"print(sorted(name for name in sys.modules if name.startswith('{families.__name__}.')))"
     )
-    environment = {"PYTHONPATH": str(Path(families.__file__).parents[3])}
+    environment = {"PYTHONPATH": str(Path(families.__file__).parents[2])}
     ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
     assert ran.stdout.strip() == f"['{families.__name__}.popularity']"
 

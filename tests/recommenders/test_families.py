@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 
 from laser.config.families.recommenders import Bert4RecConfig, SASRecConfig, TextSASRecConfig
+from laser.families.bert4rec import BERT4Rec
+from laser.families.sasrec import SASRec
+from laser.families.text_sasrec import TextSASRec
 from laser.recommenders.base import TrainedRecommender
-from laser.recommenders.families.bert4rec import BERT4Rec
-from laser.recommenders.families.sasrec import SASRec
-from laser.recommenders.families.text_sasrec import TextSASRec
 from laser.recommenders.registry import build_recommender
 
 NUM_ITEMS = 30

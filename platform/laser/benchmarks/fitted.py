@@ -38,9 +38,9 @@ from laser.config.families.recommenders import (
 from laser.config.jobs import BenchmarkConfig, BenchmarkJob
 from laser.data.examples import Examples
 from laser.errors import UserError
+from laser.families.item_knn import ItemKNN
 from laser.recommenders.base import FittedRecommender, SequentialRecommender
 from laser.recommenders.encodings import make_encodings
-from laser.recommenders.families.item_knn import ItemKNN
 from laser.recommenders.ranks import recommender_ranks
 from laser.recommenders.registry import build_recommender
 

@@ -11,7 +11,7 @@ from laser.config.families.recommenders import FamilySection, NoRecommenderConfi
 from laser.errors import UserError
 from laser.recommenders.base import SequentialRecommender
 
-FAMILIES_PACKAGE = "laser.recommenders.families"
+FAMILIES_PACKAGE = "laser.families"
 
 
 def build_recommender(config: FamilySection, num_items: int) -> SequentialRecommender:

@@ -1,7 +1,7 @@
 """The settings of the recommenders under the M-Former, one section for each family.
 
 A family is a section here, listed once in the union `RecommenderConfig`, and a module
-`laser.recommenders.families.<type>` that builds its model. Everything else is derived from the sections. This module is
+`laser.families.<type>` that builds its model. Everything else is derived from the sections. This module is
 torch-free, as all settings are.
 """
 
@@ -39,9 +39,7 @@ class TrainedSection(FamilySection):
     hidden_size: PositiveInt = 64
     """C (the paper's d_i), width of the sequence encoder. Paper: 64."""
     num_layers: PositiveInt = 2
-    """Transformer blocks. Paper: 2."""
-    num_heads: PositiveInt = 2
-    """Attention heads. Paper: 2."""
+    """Transformer blocks, or layers of a GRU. Paper: 2."""
     dropout: Fraction = 0.2
     """Dropout probability while pre-training."""
     max_history: PositiveInt = 50
@@ -59,16 +57,29 @@ class TrainedSection(FamilySection):
     validate_every: PositiveInt = 1
     """Epochs between validations."""
     seed: Annotated[Seed, SEED] = 0
-    """Seed of initialisation, order and masking."""
+    """Seed of initialisation, order, masking and negatives."""
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """What the constructors of all sequence encoders take, by the names of their parameters."""
+        names = ("hidden_size", "num_layers", "num_heads", "max_history", "dropout")
+        return {name: getattr(self, name) for name in names if name in type(self).model_fields}
+
+
+class AttentionSection(TrainedSection):
+    """The settings that recommenders share that attend to the history."""
+
+    num_heads: PositiveInt = 2
+    """Attention heads. Paper: 2."""
 
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> "TrainedSection":
+    def _heads_divide_width(self) -> "AttentionSection":
         if self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
         return self
 
 
-class Bert4RecConfig(TrainedSection):
+class Bert4RecConfig(AttentionSection):
     """BERT4Rec (Sun et al., CIKM 2019): bidirectional, trained by masking items."""
 
     search = {"dropout": [0.2, 0.4], "mask_probability": [0.2, 0.4], "validate_every": [5], "patience": [3]}
@@ -80,12 +91,50 @@ class Bert4RecConfig(TrainedSection):
     """Share of the training sequences in which only the last item is hidden, as at inference."""
 
 
-class SASRecConfig(TrainedSection):
+class SASRecConfig(AttentionSection):
     """SASRec (Kang and McAuley, ICDM 2018): causal, trained to predict each next item."""
 
     search = {"dropout": [0.4, 0.6], "batch_size": [64, 256]}
     type: Literal["sasrec"] = "sasrec"
     """The recommender's family."""
+
+
+class GSASRecConfig(AttentionSection):
+    """gSASRec (RecSys 2023): SASRec with many sampled negatives and a loss that does not overrate likely items."""
+
+    search = {"dropout": [0.4, 0.6], "calibration": [0.5, 0.9]}
+    type: Literal["gsasrec"] = "gsasrec"
+    """The recommender's family."""
+    num_negatives: PositiveInt = 256
+    """Sampled negatives for each next item. gSASRec's paper: 256."""
+    calibration: Fraction = 0.75
+    """t of gBCE: 0 is the plain binary cross-entropy, 1 gives the probabilities of the softmax. Its paper: 0.75."""
+
+
+class ESASRecConfig(AttentionSection):
+    """eSASRec (RecSys 2025): SASRec with gated blocks, RMS norms and SwiGLU."""
+
+    search = {"dropout": [0.4, 0.6], "batch_size": [64, 256]}
+    type: Literal["esasrec"] = "esasrec"
+    """The recommender's family."""
+
+
+class HSTUConfig(AttentionSection):
+    """HSTU (ICML 2024): gated blocks whose attention has SiLU in place of the softmax, and relative positions."""
+
+    search = {"dropout": [0.4, 0.6], "batch_size": [64, 256]}
+    type: Literal["hstu"] = "hstu"
+    """The recommender's family."""
+
+
+class GRU4RecConfig(TrainedSection):
+    """GRU4Rec (ICLR 2016): a recurrent network that predicts each next item."""
+
+    search = {"dropout": [0.4, 0.6], "batch_size": [64, 256]}
+    type: Literal["gru4rec"] = "gru4rec"
+    """The recommender's family."""
+    num_layers: PositiveInt = 1
+    """Layers of the GRU. GRU4Rec's paper: 1."""
 
 
 class NoRecommenderConfig(FamilySection):
@@ -108,7 +157,7 @@ class TextSection(FamilySection):
     """Principal components of the text features, whitened. Of hybrid, they take this many of hidden_size."""
 
 
-class TextSASRecConfig(TrainedSection, TextSection):
+class TextSASRecConfig(AttentionSection, TextSection):
     """SASRec over the items' ids and their texts, which a frozen LLM reads."""
 
     search = {"dropout": [0.2, 0.4]}
@@ -118,6 +167,14 @@ class TextSASRecConfig(TrainedSection, TextSection):
     """C, width of the sequence encoder."""
     temperature: PositiveFloat = 0.07
     """τ of the cosine between the history and an item."""
+
+
+class FDSAConfig(AttentionSection, TextSection):
+    """FDSA (IJCAI 2019): one transformer over the items' ids and one over their texts, joined at the end."""
+
+    search = {"dropout": [0.4, 0.6], "batch_size": [64, 256]}
+    type: Literal["fdsa"] = "fdsa"
+    """The recommender's family."""
 
 
 class FittedSection(FamilySection):
@@ -198,7 +255,16 @@ class HybridConfig(CountsSection, TextSection):
 FittedConfig = ItemKNNConfig | EASEConfig | HybridConfig
 """The families that are fitted in closed form, for `RecommenderConfig` and for the stack."""
 
-TrainedConfig = SASRecConfig | Bert4RecConfig | TextSASRecConfig
+TrainedConfig = (
+    SASRecConfig
+    | Bert4RecConfig
+    | TextSASRecConfig
+    | GSASRecConfig
+    | ESASRecConfig
+    | HSTUConfig
+    | GRU4RecConfig
+    | FDSAConfig
+)
 """The families that are trained by gradient, for `RecommenderConfig` and for the stack."""
 
 
