@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,7 @@ from pydantic import BaseModel
 from laser.config.compose import flatten
 from laser.config.families.recommenders import FamilySection
 from laser.config.fields import marked
-from laser.config.marks import HOW_IT_RUNS, LABEL, LLM_SOURCE
+from laser.config.marks import HOW_IT_RUNS, LABEL, LLM_SOURCE, OWN_CODE
 from laser.config.schema import Experiment
 from laser.config.section import Section
 from laser.storage.cache import looks_only
@@ -74,7 +75,7 @@ def same_llm(before: str | None, now: str) -> bool:
 
 
 def by_content(section: S, cache_dir: Path | None = None) -> S:
-    """Return the settings with the content of each LLM in place of its source. They only serve to make names."""
+    """Return the settings with the content of each LLM and own code in their place. They only serve to make names."""
     changes: dict[str, Any] = {}
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
@@ -82,7 +83,16 @@ def by_content(section: S, cache_dir: Path | None = None) -> S:
             changes[name] = by_content(value, cache_dir)
         elif LLM_SOURCE in field.metadata:
             changes[name] = llm_content(value, cache_dir)
+        elif OWN_CODE in field.metadata and value is not None:
+            changes[name] = _code_content(value)
     return section.model_copy(update=changes)
+
+
+def _code_content(code: str) -> str:
+    """Return `<module>:<class>` with the hash of the module's file, which is looked for and not run."""
+    path = Path(*code.partition(":")[0].split(".")).with_suffix(".py")
+    files = (Path(folder) / path for folder in sys.path)
+    return next((f"{code} {file_hash(file)[:16]}" for file in files if file.is_file()), code)
 
 
 def settings_key(config: Experiment, fingerprint: str) -> str:

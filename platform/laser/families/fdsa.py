@@ -38,8 +38,9 @@ class FDSA(SASRec, ReadsText):
         self.text_IW.copy_(whitened_inputs(features_IH, self.text_IW.shape[1]))
 
     def _states(self, item_ids_BN: Tensor, items_IC: Tensor | None = None) -> Tensor:
+        states_BNC = super()._states(item_ids_BN, items_IC)
         texts_BNC = self.text_decoder(inputs_embeds=self.project(self.text_IW[item_ids_BN])).last_hidden_state
-        return self.join(torch.cat([super()._states(item_ids_BN, items_IC), texts_BNC], dim=-1))
+        return self.join(torch.cat([states_BNC, texts_BNC], dim=-1))
 
 
 def build(config: FDSAConfig, num_items: int) -> FDSA:

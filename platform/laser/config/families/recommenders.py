@@ -8,9 +8,9 @@ torch-free, as all settings are.
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
-from laser.config.marks import LLM_SOURCE, PLACE, SEED
+from laser.config.marks import LLM_SOURCE, OWN_CODE, PLACE, SEED
 from laser.config.section import Fraction, NonNegativeFloat, Section, Seed
 
 
@@ -135,6 +135,15 @@ class GRU4RecConfig(TrainedSection):
     """The recommender's family."""
     num_layers: PositiveInt = 1
     """Layers of the GRU. GRU4Rec's paper: 1."""
+
+
+class OwnConfig(AttentionSection):
+    """A recommender from a file of your own: recommender.type=my_module:MyRecommender."""
+
+    type: Literal["own"] = "own"
+    """The recommender's family."""
+    code: Annotated[str | None, OWN_CODE, Field(pattern=r"^\w+(\.\w+)*:\w+$")] = None
+    """Module and class. It runs only where LASER_ALLOW_CODE names it too."""
 
 
 class NoRecommenderConfig(FamilySection):
@@ -286,16 +295,23 @@ class StackConfig(FamilySection):
     """Weight of the trained one's log-probability beside the fitted one's score, where the stack ranks by itself."""
 
 
+def _with_own_code(section: Any) -> Any:
+    """Take `type: my_module:MyRecommender` for `type: own, code: my_module:MyRecommender`."""
+    code = section.get("type") if isinstance(section, Mapping) else None
+    return {**section, "type": "own", "code": code} if isinstance(code, str) and ":" in code else section
+
+
 RecommenderConfig = Annotated[
-    PopularityConfig | FittedConfig | TrainedConfig | StackConfig | NoRecommenderConfig,
+    PopularityConfig | FittedConfig | TrainedConfig | StackConfig | OwnConfig | NoRecommenderConfig,
     Field(discriminator="type"),
+    BeforeValidator(_with_own_code),
 ]
 """The union of all families: a new one is listed here, or in one of the two unions that this one names."""
 
 FAMILIES: dict[str, type[FamilySection]] = {
     section.model_fields["type"].default: section
     for section in get_args(get_args(RecommenderConfig)[0])
-    if section is not NoRecommenderConfig
+    if section not in (OwnConfig, NoRecommenderConfig)
 }
 """`recommender.type` → section of all families with a module, in the order of the union."""
 
