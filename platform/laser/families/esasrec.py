@@ -45,8 +45,13 @@ class BlockRecommender(CausalRecommender):
         return self.items
 
     def _read(self, embeddings_BNC: Tensor) -> Tensor:
-        places_NC = self.positions(torch.arange(embeddings_BNC.shape[1], device=self.device))
-        return self.norm(self.layers(self.dropout(embeddings_BNC + places_NC)))
+        return self.norm(self.layers(self._placed(embeddings_BNC)))
+
+    def _placed(self, embeddings_BNC: Tensor, first_B: Tensor | None = None) -> Tensor:
+        """Add the embeddings of the places; `first_B` is the place of each row's first item, 0 by default."""
+        places = torch.arange(embeddings_BNC.shape[1], device=self.device)
+        places = places if first_B is None else first_B[:, None] + places
+        return self.dropout(embeddings_BNC + self.positions(places))
 
 
 class ESASRec(BlockRecommender):

@@ -137,6 +137,34 @@ class GRU4RecConfig(TrainedSection):
     """Layers of the GRU. GRU4Rec's paper: 1."""
 
 
+class CollectiveSASRecConfig(AttentionSection):
+    """SASRec with CollectiveKV (ICLR 2026): cached keys and values are own numbers and pointers into shared pools."""
+
+    type: Literal["collective_sasrec"] = "collective_sasrec"
+    """The recommender's family."""
+    user_width: PositiveInt = 2
+    """d_u, own numbers of an item's key, and of its value, over all heads. Its paper: at most 4 % of the width."""
+    pool_size: Annotated[int, Field(ge=1, le=65_536)] = 1024
+    """m, rows of each pool; a pointer takes two bytes. Its paper: up to 10,000."""
+    share: Literal["kv", "k", "v", "none", "low_rank"] = "kv"
+    """What points into pools: keys, values, both or neither. low_rank: both from one vector of 2 d_u own numbers."""
+    router: Literal["separate", "joint"] = "separate"
+    """A pointer each for key and value, or one for both."""
+    peak_weight: NonNegativeFloat = 1.0
+    """Weight of the loss that draws the chosen gate to 1."""
+    balance_weight: NonNegativeFloat = 1.0
+    """Weight of the loss that draws the use of a pool's rows to even."""
+    cache_dtype: Literal["bf16", "fp32", "int8"] = "bf16"
+    """How own numbers are cached. Ranks of jobs/pretrain.py are computed without a cache."""
+
+    @model_validator(mode="after")
+    def _own_part_fits(self) -> "CollectiveSASRecConfig":
+        least = self.hidden_size if self.share == "none" else self.hidden_size - 1
+        if self.share != "low_rank" and (self.user_width % self.num_heads or self.user_width > least):
+            raise ValueError(f"user_width {self.user_width}; wanted a multiple of num_heads up to {least}")
+        return self
+
+
 class OwnConfig(AttentionSection):
     """A recommender from a file of your own: recommender.type=my_module:MyRecommender."""
 
@@ -264,16 +292,8 @@ class HybridConfig(CountsSection, TextSection):
 FittedConfig = ItemKNNConfig | EASEConfig | HybridConfig
 """The families that are fitted in closed form, for `RecommenderConfig` and for the stack."""
 
-TrainedConfig = (
-    SASRecConfig
-    | Bert4RecConfig
-    | TextSASRecConfig
-    | GSASRecConfig
-    | ESASRecConfig
-    | HSTUConfig
-    | GRU4RecConfig
-    | FDSAConfig
-)
+RivalConfig = GSASRecConfig | ESASRecConfig | HSTUConfig | GRU4RecConfig | FDSAConfig
+TrainedConfig = SASRecConfig | Bert4RecConfig | TextSASRecConfig | RivalConfig | CollectiveSASRecConfig
 """The families that are trained by gradient, for `RecommenderConfig` and for the stack."""
 
 
