@@ -159,10 +159,10 @@ def test_prefill_and_extend_equal_one_pass_and_bytes_are_counted(settings, tmp_p
     torch.testing.assert_close(made.cached_scores([grown]), scores_BI[:1], rtol=0, atol=1e-5)
     rows = [len(history) - 1 for history in HISTORIES]
     assert [cache.nbytes for cache in whole] == [row * made.item_bytes + 4 for row in rows]
-    file = CacheFile.write(tmp_path / "caches", whole)
+    file = CacheFile(tmp_path / "caches", whole)
     assert (tmp_path / "caches").stat().st_size == sum(rows) * made.item_bytes
-    for user, cache in enumerate(whole):
-        assert torch.equal(file[user].rows_NX, cache.rows_NX) and file[user].last == cache.last
+    for read, cache in zip(file.cold(range(3)), whole, strict=True):
+        assert torch.equal(read.rows_NX, cache.rows_NX) and read.last == cache.last
 
 
 def test_bytes_of_an_item():
@@ -200,3 +200,15 @@ def test_a_width_that_does_not_fit_is_refused():
     for settings in ({"user_width": 3}, {"user_width": 64}, {"user_width": 66, "share": "none"}):
         with pytest.raises(ValueError, match="wanted a multiple of num_heads up to"):
             CollectiveSASRecConfig(**settings)
+
+
+def test_the_use_of_pools_is_counted():
+    made = model()
+    with torch.no_grad():
+        for attention in made.attentions:
+            for router in attention.routers.values():
+                router.weight.zero_()
+                router.bias.copy_(torch.tensor([0.0, 0.0, 2.0, 0.0, 0.0, 0.0]))
+    use = made.use_of_pools(*batch(HISTORIES))
+    assert use == {"gate": pytest.approx(1 / (1 + math.exp(-2))), "rows_used": pytest.approx(1 / POOL)}
+    assert model(share="none").use_of_pools(*batch(HISTORIES)) == {}

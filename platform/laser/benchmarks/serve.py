@@ -3,13 +3,14 @@
 The model is the experiment's, untrained: speed does not depend on what the weights hold. Each client asks for one
 history of a test user after another over one connection, and the next once it has its answer. Server and clients
 share the machine. With `prompt.item_attention=own`, texts come from the text cache, and a history costs its virtual
-tokens alone.
+tokens alone. With `recommender.type=collective_sasrec` it is that recommender, without Laser and HTTP, from its caches.
 """
 
 import json
 import time
 from pathlib import Path
 
+from laser.benchmarks.contestants.caches import cached_requests
 from laser.benchmarks.suites import BenchmarkResult
 from laser.cluster.ports import free_ports
 from laser.config.compose import with_overrides
@@ -31,6 +32,8 @@ K = 10
 
 def run(job: BenchmarkJob) -> BenchmarkResult:
     """Start the application, and load it with each number of clients in turn."""
+    if job.recommender.type == "collective_sasrec":
+        return cached_requests(job)
     from laser.cluster.join import cluster
     from laser.serving.http.running import serving
 

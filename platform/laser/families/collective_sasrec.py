@@ -91,6 +91,15 @@ class CollectiveSASRec(BlockRecommender):
     def _read(self, embeddings_BNC: Tensor) -> Tensor:
         return self.routed(embeddings_BNC)[0]
 
+    def use_of_pools(self, item_ids_BN: Tensor, mask_BN: Tensor) -> dict[str, float]:
+        """Return the mean gate, which serving leaves out, and the share of the rows that some item points to."""
+        logits = [one[mask_BN] for one in self.routed(self.items(item_ids_BN))[1]]
+        if not logits:
+            return {}
+        gates = [one.amax(dim=-1).sigmoid().mean() for one in logits]
+        used = [one.argmax(dim=-1).unique().numel() / one.shape[-1] for one in logits]
+        return {"gate": float(torch.stack(gates).mean()), "rows_used": sum(used) / len(used)}
+
     def prefill(self, item_ids_N: Tensor) -> Cache:
         """Return the cache of a history of at least one item, made in one pass over it."""
         states_BNC, layers = self._placed(self.items(item_ids_N[None, :-1])), []

@@ -6,7 +6,8 @@ with one fp16 scale for each vector. A row of a pool takes two bytes.
 Shape suffixes: B batch, N history items, D own width, X bytes.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,31 +82,33 @@ def padded(caches: Sequence[Cache]) -> tuple[Tensor, Tensor]:
 
 
 class CacheFile:
-    """The caches of many users in one memory-mapped file, whose size is that of the rows alone.
+    """The caches of many users in one file, whose size is that of their rows.
 
     Args:
-        path: the file, which `write` has made.
-        ends: where each user's rows end, counted in rows.
-        last: each user's last item.
-        width: bytes of a row.
+        path: the file to write.
+        caches: what it holds; a user is a place in this list.
     """
 
-    def __init__(self, path: Path, ends: Sequence[int], last: Sequence[int], width: int) -> None:
-        self.starts, self.last = [0, *ends], last
-        self.rows = np.memmap(path, np.uint8, mode="r", shape=(ends[-1], width))
-
-    @classmethod
-    def write(cls, path: Path, caches: Sequence[Cache]) -> "CacheFile":
-        """Write caches into a file, and open it."""
+    def __init__(self, path: Path, caches: Sequence[Cache]) -> None:
+        self.path, self.last = path, [cache.last for cache in caches]
+        self.ends = np.cumsum([0, *(len(cache.rows_NX) for cache in caches)]).tolist()
         with path.open("wb") as file:
             for cache in caches:
                 file.write(cache.rows_NX.numpy().tobytes())
-        ends = np.cumsum([len(cache.rows_NX) for cache in caches]).tolist()
-        return cls(path, ends, [cache.last for cache in caches], caches[0].rows_NX.shape[1])
+            file.flush()
+            os.fsync(file.fileno())  # the kernel drops only what is on disk
+        self.width = caches[0].rows_NX.shape[1]
 
     def __getitem__(self, user: int) -> Cache:
-        rows_NX = self.rows[self.starts[user] : self.starts[user + 1]]
-        return Cache(torch.from_numpy(np.array(rows_NX)), self.last[user])
+        start, count = self.ends[user], self.ends[user + 1] - self.ends[user]
+        values = np.fromfile(self.path, np.uint8, count * self.width, offset=start * self.width)
+        return Cache(torch.from_numpy(values.reshape(count, self.width)), self.last[user])
+
+    def cold(self, users: Iterable[int]) -> list[Cache]:
+        """Read caches after the kernel has dropped what it keeps of the file in memory (Linux)."""
+        with self.path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return [self[user] for user in users]
 
 
 def _numbers(own_BND: Tensor, dtype: str) -> list[Tensor]:
