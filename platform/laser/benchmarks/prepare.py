@@ -56,8 +56,8 @@ def run(job: BenchmarkJob) -> BenchmarkResult:
             "floor_seconds": _floor(source / layout),
             **{name: _figures(timing[name], counted[name], config.interactions) for name in found},
         }
-        row = {name: figures[layout][name] | {"seconds": timing[name].median} for name in found}
-        rows += [{"layout": layout, "contestant": name, **row[name]} for name in found]
+        for name, time_taken in timing.items():
+            rows.append({"layout": layout, "contestant": name, **figures[layout][name], "seconds": time_taken.median})
     return BenchmarkResult(figures, rows)
 
 

@@ -24,7 +24,7 @@ from laser.sources.prepare import prepare_dataset
 
 UNTRAINED = {
     "training.stage0_epochs": 0, "training.stage1_epochs": 0, "training.stage2_epochs": 0, "training.test": False,
-    "training.num_workers": 0, "training.validation_users": 16, "training.train_users": 64,
+    "training.num_workers": 0, "training.validation_users": 16, "training.train_users": 64, "warm_start.epochs": 0,
 }  # fmt: skip
 WARMUP_SECONDS = 2.0
 K = 10
@@ -38,8 +38,6 @@ def run(job: BenchmarkJob) -> BenchmarkResult:
     from laser.serving.http.running import serving
 
     config = with_overrides(with_absolute_paths(as_experiment(job)), UNTRAINED)
-    if config.warm_start.epochs:
-        config = with_overrides(config, {"warm_start.epochs": 0})
     _, package = train_and_package(config)
     histories = list(dataset_histories(prepare_dataset(config.data, Path(config.cache_dir)), "test").values())
     bodies = [json.dumps({"histories": [history], "k": K}).encode() for history in histories]

@@ -25,8 +25,8 @@ def cached_requests(job: BenchmarkJob) -> BenchmarkResult:
     model = pretrained_recommender(job.recommender, dataset, Path(job.cache_dir)).model
     assert isinstance(model, CollectiveSASRec)
     test = dataset.examples("test")
-    places = list(zip(test.starts, test.ends, strict=True))[: max(BATCHES)]
-    histories = [dataset.item_ids[start:end][-model.max_history :] for start, end in places]
+    users = range(min(len(test), max(BATCHES)))
+    histories = [dataset.item_ids[test.starts[user] : test.ends[user]][-model.max_history :] for user in users]
     item_ids, mask = (torch.from_numpy(values) for values in pad_right(histories, 0))
     caches = [model.prefill(row[kept]) for row, kept in zip(item_ids, mask, strict=True)]
     with TemporaryDirectory() as folder:
@@ -38,7 +38,7 @@ def cached_requests(job: BenchmarkJob) -> BenchmarkResult:
         }
         work = {f"{way}, {size}": partial(answer, size) for size in BATCHES for way, answer in ways.items()}
         timings = take_turns(work, job.benchmark.rounds, job.benchmark.warmup_rounds)
-    rows = [{"requests": name, "ms": 1000 * timing.median} for name, timing in timings.items()]
-    sizes = {"item_bytes": model.item_bytes, "user_bytes": sum(one.nbytes for one in caches) / len(caches)}
-    seconds = {name: timing.as_figures() for name, timing in timings.items()}
-    return BenchmarkResult({**sizes, **model.use_of_pools(item_ids, mask), "seconds": seconds}, rows)
+    figures = {"item_bytes": model.item_bytes, "user_bytes": sum(one.nbytes for one in caches) / len(caches)}
+    figures |= model.use_of_pools(item_ids, mask)
+    rows = [{"requests": name, "ms": 1000 * timing.median, **timing.as_figures()} for name, timing in timings.items()]
+    return BenchmarkResult({**figures, "requests": rows}, rows)
