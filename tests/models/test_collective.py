@@ -185,6 +185,22 @@ def test_packing_keeps_rows_and_rounds_numbers(dtype, worst):
             assert ((ours - before).abs() <= worst * before.abs().amax(dim=-1, keepdim=True)).all()
 
 
+def test_the_loss_has_both_losses_of_the_routers():
+    weights = ({"peak_weight": 0.0, "balance_weight": 0.0}, {"balance_weight": 0.0}, {"peak_weight": 0.0})
+    plain, peak, balance = (model(**more).loss(*batch(HISTORIES), torch.Generator()).item() for more in weights)
+    made, (item_ids, mask) = model(), batch(HISTORIES)
+    terms = [
+        torch.nn.functional.cross_entropy(made.scores(*batch([history[:cut]])), torch.tensor([history[cut]]))
+        for history in HISTORIES
+        for cut in range(1, len(history))
+    ]
+    assert plain == pytest.approx(torch.stack(terms).mean().item(), abs=1e-5)
+    logits = made.routed(made.items(item_ids[:, :-1]))[1]
+    assert len(logits) == 4, "two layers, keys and values"
+    assert peak - plain == pytest.approx(peak_loss(logits, mask[:, 1:]).item(), abs=1e-5)
+    assert balance - plain == pytest.approx(balance_loss(logits, mask[:, 1:]).item(), abs=1e-5)
+
+
 def test_padding_batch_mates_and_later_items_change_nothing():
     made, generator = model(), torch.Generator()
     alone, padded = batch(HISTORIES[::2]), batch(HISTORIES[::2], filler=8, extra=1)

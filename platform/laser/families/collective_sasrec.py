@@ -75,9 +75,8 @@ class CollectiveSASRec(BlockRecommender):
         states_BNC, logits = self.routed(F.embedding(item_ids_BN[:, :-1], items_IC))
         loss = F.cross_entropy(self._logits(states_BNC[predicted_BN], items_IC), item_ids_BN[:, 1:][predicted_BN])
         if logits:
-            read_BN = mask_BN[:, :-1]
-            loss = loss + self.peak_weight * peak_loss(logits, read_BN)
-            loss = loss + self.balance_weight * balance_loss(logits, read_BN)
+            loss = loss + self.peak_weight * peak_loss(logits, predicted_BN)  # at items that have a next one
+            loss = loss + self.balance_weight * balance_loss(logits, predicted_BN)
         return loss
 
     def routed(self, embeddings_BNC: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -91,6 +90,7 @@ class CollectiveSASRec(BlockRecommender):
     def _read(self, embeddings_BNC: Tensor) -> Tensor:
         return self.routed(embeddings_BNC)[0]
 
+    @torch.no_grad()
     def use_of_pools(self, item_ids_BN: Tensor, mask_BN: Tensor) -> dict[str, float]:
         """Return the mean gate, which serving leaves out, and the share of the rows that some item points to."""
         logits = [one[mask_BN] for one in self.routed(self.items(item_ids_BN))[1]]

@@ -61,7 +61,7 @@ def unpack(rows_BNX: Tensor, attentions: Sequence[CollectiveAttention], dtype: s
     def take(kind: torch.dtype, count: int) -> Tensor:
         nonlocal place
         end = place + count * kind.itemsize
-        part, place = rows_BNX[..., place:end].contiguous().view(kind), end
+        part, place = rows_BNX[..., place:end].clone(memory_format=torch.contiguous_format).view(kind), end
         return part
 
     for attention in attentions:
