@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -17,7 +16,7 @@ from laser.config.marks import HOW_IT_RUNS, LABEL, LLM_SOURCE, OWN_CODE
 from laser.config.schema import Experiment
 from laser.config.section import Section
 from laser.storage.cache import looks_only
-from laser.storage.content import file_hash, folder_hash
+from laser.storage.content import file_hash, folder_hash, module_hash
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -84,15 +83,8 @@ def by_content(section: S, cache_dir: Path | None = None) -> S:
         elif LLM_SOURCE in field.metadata:
             changes[name] = llm_content(value, cache_dir)
         elif OWN_CODE in field.metadata and value is not None:
-            changes[name] = _code_content(value)
+            changes[name] = f"{value} {module_hash(value.partition(':')[0])}"
     return section.model_copy(update=changes)
-
-
-def _code_content(code: str) -> str:
-    """Return `<module>:<class>` with the hash of the module's file, which is looked for and not run."""
-    path = Path(*code.partition(":")[0].split(".")).with_suffix(".py")
-    files = (Path(folder) / path for folder in sys.path)
-    return next((f"{code} {file_hash(file)[:16]}" for file in files if file.is_file()), code)
 
 
 def settings_key(config: Experiment, fingerprint: str) -> str:

@@ -1,8 +1,7 @@
 """The settings of the recommenders under the M-Former, one section for each family.
 
-A family is a section here, listed once in the union `RecommenderConfig`, and a module
-`laser.families.<type>` that builds its model. Everything else is derived from the sections. This module is
-torch-free, as all settings are.
+A family is a section here, listed once in the union `RecommenderConfig`, and a module `laser.families.<type>` that builds
+its model. Everything else is derived from the sections.
 """
 
 from collections.abc import Mapping
@@ -159,9 +158,9 @@ class CollectiveSASRecConfig(AttentionSection):
 
     @model_validator(mode="after")
     def _own_part_fits(self) -> "CollectiveSASRecConfig":
-        least = self.hidden_size if self.share == "none" else self.hidden_size - 1
-        if self.share != "low_rank" and (self.user_width % self.num_heads or self.user_width > least):
-            raise ValueError(f"user_width {self.user_width}; wanted a multiple of num_heads up to {least}")
+        most = self.hidden_size if self.share == "none" else self.hidden_size - 1
+        if self.share != "low_rank" and (self.user_width % self.num_heads or self.user_width > most):
+            raise ValueError(f"user_width {self.user_width}; wanted a multiple of num_heads up to {most}")
         return self
 
 
@@ -339,4 +338,3 @@ BASELINES = tuple(family for family, section in FAMILIES.items() if section.sear
 """The families that Laser is measured against, in the order in which jobs/references.py makes them."""
 
 Family = Literal[BASELINES]  # type: ignore[valid-type]  # mypy wants the names written out; pydantic checks them
-"""One of them."""
