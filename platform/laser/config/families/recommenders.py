@@ -1,7 +1,7 @@
 """The settings of the recommenders under the M-Former, one section for each family.
 
-A family is a section here, listed once in the union `RecommenderConfig`, and a module `laser.families.<type>` that builds
-its model. Everything else is derived from the sections.
+A family is a section here, listed once in the union `RecommenderConfig`, and a module `laser.families.<type>` that
+builds its model. Everything else is derived from the sections.
 """
 
 from collections.abc import Mapping
