@@ -101,11 +101,7 @@ class SASRecConfig(AttentionSection):
 class GSASRecConfig(AttentionSection):
     """gSASRec (RecSys 2023): SASRec with many sampled negatives and a loss that does not overrate likely items."""
 
-    search = {
-        "dropout": [0.4, 0.6],
-        "calibration": [0.5, 0.9],
-        "validate_every": [5],
-    }  # it ranks as popularity at first
+    search = {"dropout": [0.4, 0.6], "calibration": [0.5, 0.9], "validate_every": [5]}
     type: Literal["gsasrec"] = "gsasrec"
     """The recommender's family."""
     num_negatives: PositiveInt = 256
