@@ -21,8 +21,9 @@ BATCHES, K = (1, 64, 512), 10
 @torch.inference_mode()
 def cached_requests(job: BenchmarkJob) -> BenchmarkResult:
     """Time the ten best items of test users, in batches, and count the bytes of their caches."""
-    dataset = prepare_dataset(job.data, Path(job.cache_dir))
-    model = pretrained_recommender(job.recommender, dataset, Path(job.cache_dir)).model
+    cache_dir = Path(job.cache_dir).expanduser()
+    dataset = prepare_dataset(job.data, cache_dir)
+    model = pretrained_recommender(job.recommender, dataset, cache_dir).model
     assert isinstance(model, CollectiveSASRec)
     test = dataset.examples("test")
     users = range(min(len(test), max(BATCHES)))
