@@ -143,6 +143,10 @@ def test_every_item_is_learnt_and_every_weight_has_a_gradient(model):
     assert items_IC.weight.grad.abs().sum(dim=1).min() > 0
 
 
+def test_item_embeddings_are_given_while_the_weights_are_trained(model):
+    assert model.requires_grad_(True).item_embeddings().shape == (NUM_ITEMS, model.hidden_size)
+
+
 def test_longer_histories_than_the_longest_are_refused(model):
     item_ids, mask = padded([[1] * 7])
     for call in (model.encode, model.scores):

@@ -117,8 +117,7 @@ class CausalRecommender(TrainedRecommender):
         return self._states(item_ids_BN) * mask_BN[..., None]
 
     def item_embeddings(self) -> NDArray[np.float32]:
-        with torch.no_grad():
-            return self._items().cpu().numpy()
+        return self._items().detach().cpu().numpy()
 
     def scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
         items_IC = self._items()
