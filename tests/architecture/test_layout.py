@@ -38,7 +38,7 @@ for package in "ray deepspeed mlflow gguf sklearn scipy omegaconf pandas matplot
     sys.modules[package] = None  # import raises ImportError
 import laser.tracking.runs
 import laser.training.evaluate, laser.training.plain, laser.training.prepare, laser.training.train
-import laser.recommenders.families.bert4rec, laser.recommenders.families.sasrec
+import laser.families.bert4rec, laser.families.sasrec
 import laser.benchmarks.encode, laser.benchmarks.rank, laser.benchmarks.train
 """
 

@@ -110,7 +110,7 @@ def test_overrides_flattening_and_stage_keys_agree():
         ("mformer.num_experts=many", 'mformer.num_experts: "many"; should be a valid integer'),
         ("mformer.num_experts=2.5", "mformer.num_experts: 2.5; "),
         ("mformer.num_experts=[1", "mformer.num_experts: '[1' cannot be read"),
-        ("recommender.type=gru4rec", 'recommender.type: "gru4rec"; wanted one of'),
+        ("recommender.type=caser", 'recommender.type: "caser"; wanted one of'),
         ("config=nowhere.yaml", "config: nowhere.yaml: No such file or directory"),
     ],
 )

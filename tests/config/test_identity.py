@@ -190,7 +190,7 @@ def test_contents_of_one_kind_alone_are_compared():
 
 
 FAMILIES = [section.model_fields["type"].default for section in sections(Experiment, "recommender")]
-ANY = (True, False, 0, 1, 2, 3, 4, 0.3, 0.9, 1.5, "x", ["x"], None)
+ANY = (True, False, 0, 1, 2, 3, 4, 0.3, 0.9, 1.5, "x", "x:Y", ["x"], None)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -11,21 +11,23 @@ import numpy as np
 import pytest
 import torch
 
+from laser import families
+from laser.config.compose import load_config
 from laser.config.families.recommenders import (
     FAMILIES,
     FamilySection,
     NoRecommenderConfig,
+    OwnConfig,
     TextSection,
     TrainedSection,
 )
-from laser.config.schema import DataConfig
+from laser.config.schema import DataConfig, Experiment
 from laser.data.dataset import Dataset
 from laser.errors import UserError
 from laser.evaluation.user_ranks import read_ranks
-from laser.recommenders import families
 from laser.recommenders.base import FittedRecommender, SequentialRecommender, TrainedRecommender
 from laser.recommenders.pretraining import pretrained_recommender
-from laser.recommenders.registry import build_recommender
+from laser.recommenders.registry import ALLOW_CODE, build_recommender
 from laser.recommenders.storage import load_recommender, save_recommender
 from laser.recommenders.text import ReadsText
 from laser.sources.prepare import prepare_dataset
@@ -91,7 +93,7 @@ def test_a_family_that_is_not_used_is_not_imported():
         "registry.build_recommender(PopularityConfig(), 3)\n"
         f"print(sorted(name for name in sys.modules if name.startswith('{families.__name__}.')))"
     )
-    environment = {"PYTHONPATH": str(Path(families.__file__).parents[3])}
+    environment = {"PYTHONPATH": str(Path(families.__file__).parents[2])}
     ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
     assert ran.stdout.strip() == f"['{families.__name__}.popularity']"
 
@@ -181,6 +183,43 @@ def walks(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     titles = [f"i{item},Item {item}" for item in range(NUM_ITEMS)]
     (folder / "items.csv").write_text("\n".join(["item,title", *titles]) + "\n")
     return prepare_dataset(DataConfig(path=str(folder)), folder / "cache")
+
+
+OWN = """
+from laser.families.sasrec import SASRec
+
+class Mine(SASRec):
+    pass
+
+class Other:
+    pass
+"""
+
+
+def test_a_recommender_of_ones_own_runs_where_it_is_allowed_and_counts_by_its_content(walks, tmp_path, monkeypatch):
+    (tmp_path / "hers").mkdir()
+    file = tmp_path / "hers" / "mine.py"
+    file.write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delenv(ALLOW_CODE, raising=False)
+    config = load_config(Experiment, ["recommender.type=hers.mine:Mine"], None).recommender
+    assert isinstance(config, OwnConfig) and load_config(Experiment, ["recommender=hers.mine:Mine"], None)
+    with pytest.raises(
+        UserError, match=r"hers\.mine:Mine is code that would run here; if you trust it, set LASER_ALLOW_CODE="
+    ):
+        build_recommender(config, NUM_ITEMS)
+    assert "hers.mine" not in sys.modules, "refused before it is imported"
+    monkeypatch.setenv(ALLOW_CODE, "hers.mine:Gone,hers.mine:Other,hers.mine:Mine")
+    made = pretrained_recommender(small(config), walks, tmp_path)
+    assert made.result.trainable_parameters > 0
+    assert type(load_recommender(made.directory)).__name__ == "Mine"
+    file.write_text(OWN + "# changed")
+    assert pretrained_recommender(small(config), walks, tmp_path).directory != made.directory
+    for code, message in {"hers.mine:Gone": "no attribute", "hers.mine:Other": "is no TrainedRecommender"}.items():
+        with pytest.raises(UserError, match=message):
+            build_recommender(OwnConfig(code=code), NUM_ITEMS)
+    with pytest.raises(UserError, match="name your class"):
+        build_recommender(OwnConfig(), NUM_ITEMS)
 
 
 @every_family

@@ -1,27 +1,33 @@
-"""BERT4Rec, SASRec and SASRec over text: the reach of their attention, and what their losses count."""
+"""The families that are trained: the reach of their attention, and what their losses count."""
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from laser.config.families.recommenders import Bert4RecConfig, SASRecConfig, TextSASRecConfig
-from laser.recommenders.base import TrainedRecommender
-from laser.recommenders.families.bert4rec import BERT4Rec
-from laser.recommenders.families.sasrec import SASRec
-from laser.recommenders.families.text_sasrec import TextSASRec
+from laser.config.families.recommenders import FAMILIES, TrainedSection
+from laser.families.bert4rec import BERT4Rec
+from laser.families.gsasrec import GSASRec
+from laser.recommenders.base import CausalRecommender, TrainedRecommender
 from laser.recommenders.registry import build_recommender
+from laser.recommenders.text import ReadsText
 
 NUM_ITEMS = 30
 HISTORIES = [[3, 7, 1, 29, 4, 4], [0], [11, 0, 5]]
+TRAINED = [family for family, section in FAMILIES.items() if issubclass(section, TrainedSection)]
+CAUSAL = [family for family in TRAINED if family != "bert4rec"]
+
+
+SIZES = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "max_history": 6, "dropout": 0.0}
 
 
 def recommender(family: str) -> TrainedRecommender:
-    small = {"hidden_size": 16, "max_history": 6}
+    small = {"hidden_size": 16, "max_history": 6, "text_width": 8, "num_negatives": 5}
+    section = FAMILIES[family]
     torch.manual_seed(3)
-    configs = [Bert4RecConfig(**small), SASRecConfig(**small), TextSASRecConfig(**small, text_width=8)]
-    model = build_recommender(next(config for config in configs if config.type == family), NUM_ITEMS)
-    if isinstance(model, TextSASRec):
+    model = build_recommender(section(**{k: v for k, v in small.items() if k in section.model_fields}), NUM_ITEMS)
+    assert isinstance(model, TrainedRecommender)
+    if isinstance(model, ReadsText):
         model.read_text(np.random.default_rng(0).normal(size=(NUM_ITEMS, 12)).astype(np.float32))
     with torch.no_grad():  # far from initialisation, so that every weight has a say
         for parameter in model.parameters():
@@ -35,7 +41,7 @@ def padded(histories: list[list[int]], extra: int = 0, filler: int = 0) -> tuple
     return item_ids, torch.arange(length) < torch.tensor([[len(history)] for history in histories])
 
 
-@pytest.fixture(params=["bert4rec", "sasrec", "text_sasrec"])
+@pytest.fixture(params=TRAINED)
 def model(request: pytest.FixtureRequest) -> TrainedRecommender:
     return recommender(request.param)
 
@@ -46,7 +52,7 @@ def test_padding_changes_no_loss(model):
         model.loss(*padded(HISTORIES[::2], extra=extra, filler=extra), generator.manual_seed(0)).item()
         for extra in (0, 1)
     ]
-    if isinstance(model, SASRec):
+    if isinstance(model, CausalRecommender):
         assert losses[0] == pytest.approx(losses[1], abs=1e-5)
     else:  # the draws differ with the width; with everything hidden there is nothing to draw
         model.mask_probability, model.last_item_probability = 1.0, 0.0
@@ -54,19 +60,19 @@ def test_padding_changes_no_loss(model):
         assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
-def test_sasrec_sees_the_past_alone_and_bert4rec_both_sides():
+@pytest.mark.parametrize("family", TRAINED)
+def test_bert4rec_sees_both_sides_and_the_others_the_past_alone(family):
     item_ids, mask = padded([[1, 2, 3, 4]])
     changed = item_ids.clone()
     changed[0, 3] = 9
-    sasrec, bert4rec = recommender("sasrec"), recommender("bert4rec")
-    difference = (sasrec.encode(item_ids, mask) - sasrec.encode(changed, mask)).abs().amax(dim=-1)[0]
-    assert difference[:3].max() == 0 and difference[3] > 0.1
-    difference = (bert4rec.encode(item_ids, mask) - bert4rec.encode(changed, mask)).abs().amax(dim=-1)[0]
-    assert difference.min() > 1e-3
+    model = recommender(family)
+    difference = (model.encode(item_ids, mask) - model.encode(changed, mask)).abs().amax(dim=-1)[0]
+    assert difference[3] > 0.1
+    assert difference[:3].max() == 0 if family in CAUSAL else difference.min() > 1e-3
 
 
-@pytest.mark.parametrize("family", ["sasrec", "text_sasrec"])
-def test_sasrec_loss_is_the_mean_over_every_next_item(family):
+@pytest.mark.parametrize("family", [family for family in CAUSAL if family not in ("gsasrec", "collective_sasrec")])
+def test_the_loss_is_the_mean_over_every_next_item(family):
     model = recommender(family)
     terms = [
         F.cross_entropy(model.scores(*padded([history[:cut]])), torch.tensor([history[cut]]))
@@ -74,8 +80,33 @@ def test_sasrec_loss_is_the_mean_over_every_next_item(family):
         for cut in range(1, len(history))
     ]
     loss = model.loss(*padded(HISTORIES), torch.Generator())
-    # Worst over 20 seeds: 9.6e-7.
+    # Worst over 20 seeds: SASRec 9.6e-7.
     torch.testing.assert_close(loss, torch.stack(terms).mean(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("calibration", "power"), [(0.0, 1.0), (0.75, 0.25 + 0.75 * 5 / 29), (1.0, 5 / 29)])
+def test_gsasrec_loss_is_the_binary_cross_entropy_with_a_power_at_the_positive(calibration, power):
+    torch.manual_seed(0)
+    model = GSASRec(NUM_ITEMS, 5, calibration, **SIZES).eval()
+    item_ids, mask = padded(HISTORIES)
+    negatives_MS = model._negatives(item_ids[:, 1:][mask[:, 1:]], torch.Generator().manual_seed(1))
+    terms, number = [], 0
+    for history in HISTORIES:
+        for cut in range(1, len(history)):
+            scores_I = model.scores(*padded([history[:cut]]))[0]
+            positive, negatives_S = scores_I[history[cut]].sigmoid(), scores_I[negatives_MS[number]].sigmoid()
+            terms.append(-(power * positive.log() + (1 - negatives_S).log().sum()) / 6)
+            number += 1
+    loss = model.loss(item_ids, mask, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(loss, torch.stack(terms).mean(), rtol=0, atol=1e-5)
+
+
+def test_gsasrec_draws_every_other_item_with_the_same_probability():
+    model = GSASRec(4, 3000, 0.75, **SIZES)
+    drawn_MS = model._negatives(torch.tensor([0, 2, 3]), torch.Generator().manual_seed(0))
+    counts = torch.stack([row.bincount(minlength=4) for row in drawn_MS]) / 3000
+    wanted = torch.tensor([[0, 1, 1, 1], [1, 1, 0, 1], [1, 1, 1, 0]]) / 3
+    torch.testing.assert_close(counts, wanted, rtol=0, atol=0.03)
 
 
 def test_bert4rec_loss_on_last_items_is_what_inference_asks():
@@ -108,8 +139,12 @@ def test_every_item_is_learnt_and_every_weight_has_a_gradient(model):
     model.loss(item_ids, torch.ones_like(item_ids, dtype=torch.bool), torch.Generator().manual_seed(0)).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
-    items_IC = model.encoder.embeddings.word_embeddings if isinstance(model, BERT4Rec) else model.decoder.wte
+    items_IC = model.encoder.embeddings.word_embeddings if isinstance(model, BERT4Rec) else model.embedding
     assert items_IC.weight.grad.abs().sum(dim=1).min() > 0
+
+
+def test_item_embeddings_are_given_while_the_weights_are_trained(model):
+    assert model.requires_grad_(True).item_embeddings().shape == (NUM_ITEMS, model.hidden_size)
 
 
 def test_longer_histories_than_the_longest_are_refused(model):

@@ -8,10 +8,10 @@ from scipy.sparse import csr_array, random_array
 from laser.config.families.recommenders import EASEConfig, HybridConfig, ItemKNNConfig, PopularityConfig
 from laser.data.examples import Examples
 from laser.errors import UserError
+from laser.families import item_knn
+from laser.families.item_knn import ItemKNN
 from laser.recommenders.base import FittedRecommender, last_state
 from laser.recommenders.encodings import Encodings, make_encodings
-from laser.recommenders.families import item_knn
-from laser.recommenders.families.item_knn import ItemKNN
 from laser.recommenders.item_item import ItemItemRecommender
 from laser.recommenders.own_items import OwnItems
 from laser.recommenders.registry import build_recommender

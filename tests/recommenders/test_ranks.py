@@ -10,9 +10,9 @@ from laser.data.examples import Examples
 from laser.evaluation import sparse_ranks
 from laser.evaluation.ranking import ranks, ranks_without_histories
 from laser.evaluation.top_items import top_scores
+from laser.families.sasrec import SASRec
 from laser.recommenders import ranks as module
 from laser.recommenders.base import SequentialRecommender
-from laser.recommenders.families.sasrec import SASRec
 from laser.recommenders.ranks import recommender_ranks
 from laser.recommenders.registry import build_recommender
 

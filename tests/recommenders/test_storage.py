@@ -9,7 +9,7 @@ import torch
 
 from laser.config.families.recommenders import Bert4RecConfig, ItemKNNConfig, SASRecConfig, StackConfig
 from laser.errors import UserError
-from laser.recommenders.families.stack import Stack
+from laser.families.stack import Stack
 from laser.recommenders.registry import build_recommender
 from laser.recommenders.storage import content_hash, load_recommender, save_recommender
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from laser.config.families.selection import DealrecUsers
-from laser.recommenders.families.sasrec import SASRec
+from laser.families.sasrec import SASRec
 from laser.scoring.influence import inverse_hessian_product
 from laser.scoring.surrogate import Surrogate
 

@@ -10,9 +10,9 @@ import torch
 from laser.config.schema import DataConfig
 from laser.data.dataset import Dataset
 from laser.errors import UserError
+from laser.families.popularity import Popularity
 from laser.ingest import cuts, interactions, order, streams
 from laser.recommenders.base import SequentialRecommender
-from laser.recommenders.families.popularity import Popularity
 from laser.recommenders.ranks import recommender_ranks
 from laser.sources.prepare import prepare_dataset
 from tiny.histories import save_histories

@@ -46,20 +46,16 @@ def run(job: BenchmarkJob) -> BenchmarkResult:
     contestants = {"square product": square_product, "loss, forward and backward": loss, "ranks": rank}
     timings = take_turns(contestants, settings.rounds, settings.warmup_rounds)
     peaks = {"loss, forward and backward": peak_mib(loss), "ranks": peak_mib(rank)}
-    products = {
-        "square product": operations / (2.0 * users * items * width),
-        "loss, forward and backward": 2,
-        "ranks": 1,
-    }
+    square = operations / (2.0 * users * items * width)
+    products = {"square product": square, "loss, forward and backward": 2, "ranks": 1}
     gflops = {name: timings[name].per_second(2e-9 * users * items * width * count) for name, count in products.items()}
-    embeddings_mib = item_embeddings_IH.numel() * item_embeddings_IH.element_size() / 2**20
     figures: dict[str, Any] = {
         "num_users": users,
         "num_items": items,
         "width": width,
         "item_dtype": job.training.item_dtype,
         "threads": torch.get_num_threads(),
-        "embeddings_mib": round(embeddings_mib, 1),
+        "embeddings_mib": round(item_embeddings_IH.nbytes / 2**20, 1),
         "scores_mib_if_held": round(4 * users * items / 2**20, 1),
         "seconds": {name: timing.as_figures() for name, timing in timings.items()},
         "gflops": {name: round(value, 1) for name, value in gflops.items()},

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from laser.benchmarks.generated import histories
-from laser.benchmarks.measure import Timing, peak_mib, ratio, take_turns
+from laser.benchmarks.measure import Timing, Work, peak_mib, ratio, take_turns
 from laser.benchmarks.suites import BenchmarkResult
 from laser.config.families.recommenders import (
     EASEConfig,
@@ -38,9 +38,9 @@ from laser.config.families.recommenders import (
 from laser.config.jobs import BenchmarkConfig, BenchmarkJob
 from laser.data.examples import Examples
 from laser.errors import UserError
+from laser.families.item_knn import ItemKNN
 from laser.recommenders.base import FittedRecommender, SequentialRecommender
 from laser.recommenders.encodings import make_encodings
-from laser.recommenders.families.item_knn import ItemKNN
 from laser.recommenders.ranks import recommender_ranks
 from laser.recommenders.registry import build_recommender
 
@@ -65,8 +65,6 @@ MEMORY_OF = (
 """Contestants whose peak of memory is measured, in a call of its own."""
 YARDSTICKS = {"ease: fit": INVERSE, "ease": EASE_PRODUCT, "hybrid": TEXT_PRODUCT, "stack": STACK_PARTS}
 """First words of a contestant → the one that it is compared with; all others are compared with the sparse product."""
-
-Work = Callable[[], object]
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,8 @@ def run(job: BenchmarkJob) -> BenchmarkResult:
             "floor_seconds": _floor(source / layout),
             **{name: _figures(timing[name], counted[name], config.interactions) for name in found},
         }
-        rows += [{"layout": layout, "contestant": name, **_row(figures[layout][name])} for name in found]
+        for name, time_taken in timing.items():
+            rows.append({"layout": layout, "contestant": name, **figures[layout][name], "seconds": time_taken.median})
     return BenchmarkResult(figures, rows)
 
 
@@ -66,11 +67,8 @@ def _contestant(name: str, layout: str, source: Path, folder: Path, job: Benchma
     environment = os.environ | {"PYTHONPATH": str(Path(laser.__path__[0]).parent)}
     done = subprocess.run(
         [sys.executable, "-m", "laser.benchmarks.contestants.preparation", *arguments],
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
+        env=environment, stdout=subprocess.PIPE, text=True, check=True,
+    )  # fmt: skip
     figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     logger.info("%s %s: %.1f s, peak %.0f MiB", layout, name, figures["seconds"], figures["peak_mib"])
     return figures
@@ -84,10 +82,6 @@ def _figures(timing: Timing, results: list[dict[str, Any]], num_interactions: in
         "peak_mib": round(max(result["peak_mib"] for result in results)),
         "peak_beyond_baseline_mib": round(max(result["peak_mib"] - result["baseline_mib"] for result in results)),
     }
-
-
-def _row(figures: dict[str, Any]) -> dict[str, Any]:
-    return figures | {"seconds": figures["seconds"]["median"]}
 
 
 def _floor(folder: Path) -> float:

@@ -3,13 +3,14 @@
 The model is the experiment's, untrained: speed does not depend on what the weights hold. Each client asks for one
 history of a test user after another over one connection, and the next once it has its answer. Server and clients
 share the machine. With `prompt.item_attention=own`, texts come from the text cache, and a history costs its virtual
-tokens alone.
+tokens alone. With `recommender.type=collective_sasrec` it is that recommender, without Laser and HTTP, from its caches.
 """
 
 import json
 import time
 from pathlib import Path
 
+from laser.benchmarks.contestants.caches import cached_requests
 from laser.benchmarks.suites import BenchmarkResult
 from laser.cluster.ports import free_ports
 from laser.config.compose import with_overrides
@@ -23,7 +24,7 @@ from laser.sources.prepare import prepare_dataset
 
 UNTRAINED = {
     "training.stage0_epochs": 0, "training.stage1_epochs": 0, "training.stage2_epochs": 0, "training.test": False,
-    "training.num_workers": 0, "training.validation_users": 16, "training.train_users": 64,
+    "training.num_workers": 0, "training.validation_users": 16, "training.train_users": 64, "warm_start.epochs": 0,
 }  # fmt: skip
 WARMUP_SECONDS = 2.0
 K = 10
@@ -31,12 +32,12 @@ K = 10
 
 def run(job: BenchmarkJob) -> BenchmarkResult:
     """Start the application, and load it with each number of clients in turn."""
+    if job.recommender.type == "collective_sasrec":
+        return cached_requests(job)
     from laser.cluster.join import cluster
     from laser.serving.http.running import serving
 
     config = with_overrides(with_absolute_paths(as_experiment(job)), UNTRAINED)
-    if config.warm_start.epochs:
-        config = with_overrides(config, {"warm_start.epochs": 0})
     _, package = train_and_package(config)
     histories = list(dataset_histories(prepare_dataset(config.data, Path(config.cache_dir)), "test").values())
     bodies = [json.dumps({"histories": [history], "k": K}).encode() for history in histories]

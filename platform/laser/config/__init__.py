@@ -1,1 +1,1 @@
-"""Settings: schema, marks, composition, search spaces. The room imports no torch, so that --help is instant."""
+"""Settings: schema, marks, composition. The room imports no torch, so that --help is instant."""

@@ -12,11 +12,11 @@ from pydantic import BaseModel
 from laser.config.compose import flatten
 from laser.config.families.recommenders import FamilySection
 from laser.config.fields import marked
-from laser.config.marks import HOW_IT_RUNS, LABEL, LLM_SOURCE
+from laser.config.marks import HOW_IT_RUNS, LABEL, LLM_SOURCE, OWN_CODE
 from laser.config.schema import Experiment
 from laser.config.section import Section
 from laser.storage.cache import looks_only
-from laser.storage.content import file_hash, folder_hash
+from laser.storage.content import file_hash, folder_hash, module_hash
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -74,7 +74,7 @@ def same_llm(before: str | None, now: str) -> bool:
 
 
 def by_content(section: S, cache_dir: Path | None = None) -> S:
-    """Return the settings with the content of each LLM in place of its source. They only serve to make names."""
+    """Return the settings with the content of each LLM and own code in their place. They only serve to make names."""
     changes: dict[str, Any] = {}
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
@@ -82,6 +82,8 @@ def by_content(section: S, cache_dir: Path | None = None) -> S:
             changes[name] = by_content(value, cache_dir)
         elif LLM_SOURCE in field.metadata:
             changes[name] = llm_content(value, cache_dir)
+        elif OWN_CODE in field.metadata and value is not None:
+            changes[name] = f"{value} {module_hash(value.partition(':')[0])}"
     return section.model_copy(update=changes)
 
 

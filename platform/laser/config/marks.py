@@ -35,6 +35,8 @@ PLACE = Mark("PLACE")
 """Names a file or folder. It becomes absolute before a process starts in another directory."""
 LLM_SOURCE = Mark("LLM_SOURCE")
 """Names an LLM, whose content stands in its place in the names of what is made of it."""
+OWN_CODE = Mark("OWN_CODE")
+"""Names a module of the user's own. The content of its file belongs to the names of what is made with it."""
 FINGERPRINTED = Mark("FINGERPRINTED")
 """Names files whose content hash stands in its place wherever results are told apart."""
 THIS_SESSION = Mark("THIS_SESSION")

@@ -1,6 +1,6 @@
 """The interface of an ID-based sequential recommender: item ids in, hidden states and next-item scores out.
 
-Shape suffixes: B batch, N history items, C recommender width, I catalogue items.
+Shape suffixes: B batch, N history items, C recommender width, I catalogue items, M predicted positions.
 """
 
 from abc import ABC, abstractmethod
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -88,13 +89,68 @@ class TrainedRecommender(SequentialRecommender):
 
     @abstractmethod
     def loss(self, item_ids_BN: Tensor, mask_BN: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the mean cross-entropy over the whole catalogue, for whole training sequences.
+        """Return the mean loss of whole training sequences: in most families the cross-entropy over the catalogue.
 
         Args:
             item_ids_BN: up to max_history + 1 items (the longest history and its target), at least 2 per row.
             mask_BN: true at items.
             generator: a CPU generator, the only source of random choices other than dropout.
         """
+
+
+class CausalRecommender(TrainedRecommender):
+    """A trained recommender whose state n is made of the first n items, and predicts the next one.
+
+    The embeddings that it reads are also its output layer. Padding is on the right, so in the future of every item.
+    """
+
+    @property
+    @abstractmethod
+    def embedding(self) -> nn.Embedding:
+        """The trained embeddings of the items."""
+
+    @abstractmethod
+    def _read(self, embeddings_BNC: Tensor) -> Tensor:
+        """Return the states_BNC over the embeddings of histories."""
+
+    def encode(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
+        return self._states(item_ids_BN) * mask_BN[..., None]
+
+    def item_embeddings(self) -> NDArray[np.float32]:
+        return self._items().detach().cpu().numpy()
+
+    def scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
+        items_IC = self._items()
+        return self._logits(last_state(self._states(item_ids_BN, items_IC), mask_BN), items_IC)
+
+    def loss(self, item_ids_BN: Tensor, mask_BN: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the mean cross-entropy of every next item. See the base class; nothing is drawn."""
+        items_IC, predicted_BN = self._items(), mask_BN[:, 1:]
+        states_MC = self._states(item_ids_BN[:, :-1], items_IC)[predicted_BN]
+        return F.cross_entropy(self._logits(states_MC, items_IC), item_ids_BN[:, 1:][predicted_BN])
+
+    def losses(self, item_ids_BN: Tensor, mask_BN: Tensor, last_only: bool = False) -> Tensor:
+        """Return the mean cross-entropy of each sequence over its next items, or that of its last item: losses_B."""
+        items_IC, predicted_BN = self._items(), mask_BN[:, 1:]
+        if last_only:
+            predicted_BN = predicted_BN & ~F.pad(predicted_BN[:, 1:], (0, 1))
+        states_MC = self._states(item_ids_BN[:, :-1], items_IC)[predicted_BN]
+        wanted_M = item_ids_BN[:, 1:][predicted_BN]
+        losses_M = F.cross_entropy(self._logits(states_MC, items_IC), wanted_M, reduction="none")
+        sums_B = losses_M.new_zeros(len(mask_BN)).index_add(0, predicted_BN.nonzero()[:, 0], losses_M)
+        return sums_B / predicted_BN.sum(dim=1)
+
+    def _items(self, item_ids_BN: Tensor | None = None) -> Tensor:
+        """Return the embeddings of some items or, without ids, of all."""
+        return self.embedding.weight if item_ids_BN is None else self.embedding(item_ids_BN)
+
+    def _states(self, item_ids_BN: Tensor, items_IC: Tensor | None = None) -> Tensor:
+        """Return the states_BNC of histories, by the embeddings of all items where these are at hand."""
+        assert item_ids_BN.shape[1] <= self.max_history, "the caller cuts histories to max_history"
+        return self._read(self._items(item_ids_BN) if items_IC is None else F.embedding(item_ids_BN, items_IC))
+
+    def _logits(self, states_MC: Tensor, items_IC: Tensor) -> Tensor:
+        return states_MC @ items_IC.T
 
 
 class FittedRecommender(SequentialRecommender):

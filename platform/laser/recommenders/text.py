@@ -9,7 +9,9 @@ Shape suffixes: I catalogue items, H LLM width, W whitened width.
 from abc import ABC, abstractmethod
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 
 class ReadsText(ABC):
@@ -35,3 +37,8 @@ def whitened(features_IH: NDArray[np.float32], width: int) -> NDArray[np.float32
     white_IW[:, : known.sum()] = (features_IH - components.mean_) @ directions.T
     norms_I1 = np.linalg.norm(white_IW, axis=1, keepdims=True)
     return (white_IW / np.maximum(norms_I1, 1e-12)).astype(np.float32)
+
+
+def whitened_inputs(features_IH: NDArray[np.float32], width: int) -> Tensor:
+    """Return `whitened` features with unit variance in each component, as a linear layer expects: float32 [I, W]."""
+    return torch.from_numpy(whitened(features_IH, width) * width**0.5)

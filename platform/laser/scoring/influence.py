@@ -21,7 +21,7 @@ from laser.config.families.selection import ScoredUsers
 from laser.config.identity import stage_key
 from laser.data.dataset import Dataset
 from laser.data.examples import Examples
-from laser.recommenders.families.sasrec import SASRec
+from laser.families.sasrec import SASRec
 from laser.recommenders.pretraining import Pretrained, pretrained_recommender
 from laser.recommenders.storage import content_hash
 from laser.scoring.scored import Column, Made, cached_column

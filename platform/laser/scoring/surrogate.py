@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from laser.data.batches import pad_right
-from laser.recommenders.families.sasrec import SASRec
+from laser.families.sasrec import SASRec
 
 BATCH_SCORES = 2**24
 """Scores of a batch, which has at least one user: 64 MiB in float32."""

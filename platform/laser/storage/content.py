@@ -5,6 +5,7 @@ A large file is read once: its hash is remembered beside the size, the times and
 
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Collection
 from pathlib import Path
@@ -87,3 +88,10 @@ def _remember(memory: Path, known: dict[str, Any]) -> None:
         write_json(memory, known)
     except OSError:
         return  # a cache that is read-only or full: the file is read again next time
+
+
+def module_hash(name: str) -> str | None:
+    """Return a hash of a Python module's file, which is looked for and not run; None where there is no such file."""
+    path = Path(*name.split(".")).with_suffix(".py")
+    files = (Path(folder) / path for folder in sys.path)
+    return next((file_hash(file) for file in files if file.is_file()), None)

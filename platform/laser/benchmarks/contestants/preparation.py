@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+from laser.engine.peak import resident_mib
+
 
 def ours(layout: str, source: Path, target: Path, k: int, memory_mib: int) -> Path:
     """Prepare the data as `jobs/prepare.py` does."""
@@ -40,14 +42,8 @@ def script(layout: str, source: Path, target: Path, k: int, memory_mib: int) -> 
         interactions = pd.DataFrame(reviews).drop_duplicates()
         with gzip.open(source / "meta_generated.json.gz", "rt") as file:
             rows = [json.loads(line) for line in file]
-        items = pd.DataFrame(
-            {
-                "item": [row["asin"] for row in rows],
-                "title": [row["title"] for row in rows],
-                "brand": [row["brand"] for row in rows],
-                "category": [", ".join(row["category"]) for row in rows],
-            }
-        )
+        items = pd.DataFrame(rows)[["asin", "title", "brand", "category"]].rename(columns={"asin": "item"})
+        items["category"] = items["category"].str.join(", ")
 
     items = items[items["title"].str.strip() != ""]
     interactions = interactions[interactions["item"].isin(items["item"])]
@@ -75,25 +71,19 @@ def script(layout: str, source: Path, target: Path, k: int, memory_mib: int) -> 
     return target
 
 
-def _memory_mib(field: str) -> float:
-    """Return VmRSS or VmHWM of this process. (`ru_maxrss` also counts the parent that a child was forked from.)"""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status[field].split()[0]) / 1024
-
-
 def _main(contestant: str, layout: str, source: str, target: str, k: str, memory_mib: str) -> None:
     import pandas  # noqa: F401, ICN001, for both, because pyarrow imports it when it first converts something
 
     if contestant == "ours":
         import laser.sources.amazon  # noqa: F401
-    baseline = _memory_mib("VmRSS")
+    baseline = resident_mib("VmRSS")
     started, processor = time.perf_counter(), time.process_time()
     made = {"ours": ours, "script": script}[contestant](layout, Path(source), Path(target), int(k), int(memory_mib))
     figures = {
         "seconds": time.perf_counter() - started,
         "cpu_seconds": time.process_time() - processor,
         "baseline_mib": baseline,
-        "peak_mib": _memory_mib("VmHWM"),
+        "peak_mib": resident_mib("VmHWM"),
         "dataset": str(made),
     }
     print(json.dumps(figures))

@@ -1,16 +1,15 @@
 """The settings of the recommenders under the M-Former, one section for each family.
 
-A family is a section here, listed once in the union `RecommenderConfig`, and a module
-`laser.recommenders.families.<type>` that builds its model. Everything else is derived from the sections. This module is
-torch-free, as all settings are.
+A family is a section here, listed once in the union `RecommenderConfig`, and a module `laser.families.<type>` that
+builds its model. Everything else is derived from the sections.
 """
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
-from laser.config.marks import LLM_SOURCE, PLACE, SEED
+from laser.config.marks import LLM_SOURCE, OWN_CODE, PLACE, SEED
 from laser.config.section import Fraction, NonNegativeFloat, Section, Seed
 
 
@@ -39,9 +38,7 @@ class TrainedSection(FamilySection):
     hidden_size: PositiveInt = 64
     """C (the paper's d_i), width of the sequence encoder. Paper: 64."""
     num_layers: PositiveInt = 2
-    """Transformer blocks. Paper: 2."""
-    num_heads: PositiveInt = 2
-    """Attention heads. Paper: 2."""
+    """Transformer blocks, or layers of a GRU. Paper: 2."""
     dropout: Fraction = 0.2
     """Dropout probability while pre-training."""
     max_history: PositiveInt = 50
@@ -59,16 +56,29 @@ class TrainedSection(FamilySection):
     validate_every: PositiveInt = 1
     """Epochs between validations."""
     seed: Annotated[Seed, SEED] = 0
-    """Seed of initialisation, order and masking."""
+    """Seed of initialisation, order, masking and negatives."""
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """What the constructors of all sequence encoders take, by the names of their parameters."""
+        names = ("hidden_size", "num_layers", "num_heads", "max_history", "dropout")
+        return {name: getattr(self, name) for name in names if name in type(self).model_fields}
+
+
+class AttentionSection(TrainedSection):
+    """The settings that recommenders share that attend to the history."""
+
+    num_heads: PositiveInt = 2
+    """Attention heads. Paper: 2."""
 
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> "TrainedSection":
+    def _heads_divide_width(self) -> "AttentionSection":
         if self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
         return self
 
 
-class Bert4RecConfig(TrainedSection):
+class Bert4RecConfig(AttentionSection):
     """BERT4Rec (Sun et al., CIKM 2019): bidirectional, trained by masking items."""
 
     search = {"dropout": [0.2, 0.4], "mask_probability": [0.2, 0.4], "validate_every": [5], "patience": [3]}
@@ -80,12 +90,87 @@ class Bert4RecConfig(TrainedSection):
     """Share of the training sequences in which only the last item is hidden, as at inference."""
 
 
-class SASRecConfig(TrainedSection):
+class SASRecConfig(AttentionSection):
     """SASRec (Kang and McAuley, ICDM 2018): causal, trained to predict each next item."""
 
     search = {"dropout": [0.4, 0.6], "batch_size": [64, 256]}
     type: Literal["sasrec"] = "sasrec"
     """The recommender's family."""
+
+
+class GSASRecConfig(AttentionSection):
+    """gSASRec (RecSys 2023): SASRec with many sampled negatives and a loss that does not overrate likely items."""
+
+    search = {"dropout": [0.4, 0.6], "calibration": [0.5, 0.9], "validate_every": [5]}
+    type: Literal["gsasrec"] = "gsasrec"
+    """The recommender's family."""
+    num_negatives: PositiveInt = 256
+    """Sampled negatives for each next item. gSASRec's paper: 256."""
+    calibration: Fraction = 0.75
+    """t of gBCE: 0 is the plain binary cross-entropy, 1 gives the probabilities of the softmax. Its paper: 0.75."""
+
+
+class ESASRecConfig(AttentionSection):
+    """eSASRec (RecSys 2025): SASRec with gated blocks, RMS norms and SwiGLU."""
+
+    search = {"dropout": [0.4, 0.6], "batch_size": [64, 256]}
+    type: Literal["esasrec"] = "esasrec"
+    """The recommender's family."""
+
+
+class HSTUConfig(AttentionSection):
+    """HSTU (ICML 2024): gated blocks whose attention has SiLU in place of the softmax, and relative positions."""
+
+    search = {"dropout": [0.4, 0.6], "batch_size": [64, 256]}
+    type: Literal["hstu"] = "hstu"
+    """The recommender's family."""
+
+
+class GRU4RecConfig(TrainedSection):
+    """GRU4Rec (ICLR 2016): a recurrent network that predicts each next item."""
+
+    search = {"dropout": [0.4, 0.6], "batch_size": [64, 256]}
+    type: Literal["gru4rec"] = "gru4rec"
+    """The recommender's family."""
+    num_layers: PositiveInt = 1
+    """Layers of the GRU. GRU4Rec's paper: 1."""
+
+
+class CollectiveSASRecConfig(AttentionSection):
+    """SASRec with CollectiveKV (ICLR 2026): cached keys and values are own numbers and pointers into shared pools."""
+
+    type: Literal["collective_sasrec"] = "collective_sasrec"
+    """The recommender's family."""
+    user_width: PositiveInt = 2
+    """d_u, own numbers of an item's key, and of its value, over all heads. Its paper: at most 4 % of the width."""
+    pool_size: Annotated[int, Field(ge=1, le=65_536)] = 1024
+    """m, rows of each pool; a pointer takes two bytes. Its paper: up to 10,000."""
+    share: Literal["kv", "k", "v", "none", "low_rank"] = "kv"
+    """What points into pools: keys, values, both or neither. low_rank: both from one vector of 2 d_u own numbers."""
+    router: Literal["separate", "joint"] = "separate"
+    """A pointer each for key and value, or one for both."""
+    peak_weight: NonNegativeFloat = 1.0
+    """Weight of the loss that draws the chosen gate to 1."""
+    balance_weight: NonNegativeFloat = 1.0
+    """Weight of the loss that draws the use of a pool's rows to even."""
+    cache_dtype: Literal["bf16", "fp32", "int8"] = "bf16"
+    """How own numbers are cached. Ranks of jobs/pretrain.py are computed without a cache."""
+
+    @model_validator(mode="after")
+    def _own_part_fits(self) -> "CollectiveSASRecConfig":
+        most = self.hidden_size if self.share == "none" else self.hidden_size - 1
+        if self.share != "low_rank" and (self.user_width % self.num_heads or self.user_width > most):
+            raise ValueError(f"user_width {self.user_width}; wanted a multiple of num_heads up to {most}")
+        return self
+
+
+class OwnConfig(AttentionSection):
+    """A recommender from a file of your own: recommender.type=my_module:MyRecommender."""
+
+    type: Literal["own"] = "own"
+    """The recommender's family."""
+    code: Annotated[str | None, OWN_CODE, Field(pattern=r"^\w+(\.\w+)*:\w+$")] = None
+    """Module and class. It runs only where LASER_ALLOW_CODE names it too."""
 
 
 class NoRecommenderConfig(FamilySection):
@@ -108,7 +193,7 @@ class TextSection(FamilySection):
     """Principal components of the text features, whitened. Of hybrid, they take this many of hidden_size."""
 
 
-class TextSASRecConfig(TrainedSection, TextSection):
+class TextSASRecConfig(AttentionSection, TextSection):
     """SASRec over the items' ids and their texts, which a frozen LLM reads."""
 
     search = {"dropout": [0.2, 0.4]}
@@ -118,6 +203,14 @@ class TextSASRecConfig(TrainedSection, TextSection):
     """C, width of the sequence encoder."""
     temperature: PositiveFloat = 0.07
     """τ of the cosine between the history and an item."""
+
+
+class FDSAConfig(AttentionSection, TextSection):
+    """FDSA (IJCAI 2019): one transformer over the items' ids and one over their texts, joined at the end."""
+
+    search = {"dropout": [0.4, 0.6], "batch_size": [64, 256]}
+    type: Literal["fdsa"] = "fdsa"
+    """The recommender's family."""
 
 
 class FittedSection(FamilySection):
@@ -198,7 +291,8 @@ class HybridConfig(CountsSection, TextSection):
 FittedConfig = ItemKNNConfig | EASEConfig | HybridConfig
 """The families that are fitted in closed form, for `RecommenderConfig` and for the stack."""
 
-TrainedConfig = SASRecConfig | Bert4RecConfig | TextSASRecConfig
+RivalConfig = GSASRecConfig | ESASRecConfig | HSTUConfig | GRU4RecConfig | FDSAConfig
+TrainedConfig = SASRecConfig | Bert4RecConfig | TextSASRecConfig | RivalConfig | CollectiveSASRecConfig
 """The families that are trained by gradient, for `RecommenderConfig` and for the stack."""
 
 
@@ -220,16 +314,23 @@ class StackConfig(FamilySection):
     """Weight of the trained one's log-probability beside the fitted one's score, where the stack ranks by itself."""
 
 
+def _with_own_code(section: Any) -> Any:
+    """Take `type: my_module:MyRecommender` for `type: own, code: my_module:MyRecommender`."""
+    code = section.get("type") if isinstance(section, Mapping) else None
+    return {**section, "type": "own", "code": code} if isinstance(code, str) and ":" in code else section
+
+
 RecommenderConfig = Annotated[
-    PopularityConfig | FittedConfig | TrainedConfig | StackConfig | NoRecommenderConfig,
+    PopularityConfig | FittedConfig | TrainedConfig | StackConfig | OwnConfig | NoRecommenderConfig,
     Field(discriminator="type"),
+    BeforeValidator(_with_own_code),
 ]
 """The union of all families: a new one is listed here, or in one of the two unions that this one names."""
 
 FAMILIES: dict[str, type[FamilySection]] = {
     section.model_fields["type"].default: section
     for section in get_args(get_args(RecommenderConfig)[0])
-    if section is not NoRecommenderConfig
+    if section not in (OwnConfig, NoRecommenderConfig)
 }
 """`recommender.type` → section of all families with a module, in the order of the union."""
 
@@ -237,4 +338,3 @@ BASELINES = tuple(family for family, section in FAMILIES.items() if section.sear
 """The families that Laser is measured against, in the order in which jobs/references.py makes them."""
 
 Family = Literal[BASELINES]  # type: ignore[valid-type]  # mypy wants the names written out; pydantic checks them
-"""One of them."""

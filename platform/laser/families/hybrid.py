@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from laser.config.families.recommenders import HybridConfig
+from laser.families.item_knn import PairCounts
 from laser.recommenders.base import Items, recency_weights, running_sum
-from laser.recommenders.families.item_knn import PairCounts
 from laser.recommenders.text import ReadsText, whitened
 
 

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from laser.config.families.recommenders import TextSASRecConfig
-from laser.recommenders.base import last_state
-from laser.recommenders.families.sasrec import SASRec
-from laser.recommenders.text import ReadsText, whitened
+from laser.families.sasrec import SASRec
+from laser.recommenders.text import ReadsText, whitened_inputs
 
 
 class TextSASRec(SASRec, ReadsText):
@@ -57,34 +56,19 @@ class TextSASRec(SASRec, ReadsText):
         )
 
     def read_text(self, features_IH: NDArray[np.float32]) -> None:
-        white_IW = whitened(features_IH, self.text_IW.shape[1])
-        # A linear layer expects unit variance in each component.
-        self.text_IW.copy_(torch.from_numpy(white_IW * self.text_IW.shape[1] ** 0.5))
+        self.text_IW.copy_(whitened_inputs(features_IH, self.text_IW.shape[1]))
 
     def encode(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
         """Return hidden states of length √C, so of unit variance. Times the item embeddings they give √C · cosine."""
-        states_BNC = F.normalize(self._read(self._items(item_ids_BN)), dim=-1) * self.hidden_size**0.5
-        return states_BNC * mask_BN[..., None]
+        return F.normalize(super().encode(item_ids_BN, mask_BN), dim=-1) * self.hidden_size**0.5
 
     def item_embeddings(self) -> NDArray[np.float32]:
         with torch.no_grad():
             return F.normalize(self._items(), dim=-1).cpu().numpy()
 
-    def scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
-        items_IC = self._items()
-        return self._logits(last_state(self._read(items_IC[item_ids_BN]), mask_BN), items_IC)
-
-    def loss(self, item_ids_BN: Tensor, mask_BN: Tensor, generator: torch.Generator) -> Tensor:
-        del generator  # every position is predicted: nothing to draw
-        items_IC, predicted_BN = self._items(), mask_BN[:, 1:]
-        states_MC = self._read(items_IC[item_ids_BN[:, :-1]])[predicted_BN]
-        return F.cross_entropy(self._logits(states_MC, items_IC), item_ids_BN[:, 1:][predicted_BN])
-
     def _items(self, item_ids_BN: Tensor | None = None) -> Tensor:
-        """Return the embeddings of some items or, without ids, of all."""
-        if item_ids_BN is None:
-            return self.project(self.text_IW) + self.decoder.wte.weight
-        return self.project(self.text_IW[item_ids_BN]) + self.decoder.wte(item_ids_BN)
+        texts = self.text_IW if item_ids_BN is None else self.text_IW[item_ids_BN]
+        return self.project(texts) + super()._items(item_ids_BN)
 
     def _logits(self, states_MC: Tensor, items_IC: Tensor) -> Tensor:
         return F.normalize(states_MC, dim=-1) @ F.normalize(items_IC, dim=-1).T / self.temperature
@@ -92,13 +76,4 @@ class TextSASRec(SASRec, ReadsText):
 
 def build(config: TextSASRecConfig, num_items: int) -> TextSASRec:
     """Build an untrained model from the settings of its section."""
-    return TextSASRec(
-        num_items=num_items,
-        hidden_size=config.hidden_size,
-        num_layers=config.num_layers,
-        num_heads=config.num_heads,
-        max_history=config.max_history,
-        dropout=config.dropout,
-        temperature=config.temperature,
-        text_width=config.text_width,
-    )
+    return TextSASRec(num_items, **config.sizes, temperature=config.temperature, text_width=config.text_width)

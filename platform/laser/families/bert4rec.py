@@ -103,12 +103,8 @@ class BERT4Rec(TrainedRecommender):
 def build(config: Bert4RecConfig, num_items: int) -> BERT4Rec:
     """Build an untrained model from the settings of its section."""
     return BERT4Rec(
-        num_items=num_items,
-        hidden_size=config.hidden_size,
-        num_layers=config.num_layers,
-        num_heads=config.num_heads,
-        max_history=config.max_history,
-        dropout=config.dropout,
+        num_items,
+        **config.sizes,
         mask_probability=config.mask_probability,
         last_item_probability=config.last_item_probability,
     )

@@ -1,0 +1,1 @@
+"""Blocks of encoders that read a history of items, in pure torch."""
