@@ -23,8 +23,8 @@ from tiny.settings import Pools, draw
 
 NUM_USERS, NUM_ITEMS = 8, 8
 QUICK, SLOW = 40, 1000
-MOST_REFUSALS = 60
-"""Drawn settings that are refused, at most, before some are accepted; 4 on average."""
+MOST_REFUSALS = 300
+"""Drawn settings that are refused, at most, before some are accepted; 8 on average."""
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +112,10 @@ def train_and_check(config: Experiment, artifacts: Artifacts, run_dir: Path) -> 
 
 def without_unused(config: Experiment) -> Experiment:
     """Return the settings without those that are said to have no effect."""
-    selection = flatten(type(config.selection).model_construct())
-    unused = unused_settings(config)
-    defaults = flatten(Experiment()) | {f"selection.{name}": value for name, value in selection.items()}
+    unused, defaults = unused_settings(config), flatten(Experiment())
+    for section in ("selection", "finetuning"):
+        family = flatten(type(getattr(config, section)).model_construct())
+        defaults |= {f"{section}.{name}": value for name, value in family.items()}
     changed = {key: defaults[key] for key in unused if not key.startswith("recommender.")}
     if len(changed) < len(unused):
         changed["recommender.type"] = "none"

@@ -126,8 +126,8 @@ def adapter_efforts(laser: Laser, batch: Batch, items_ID: Tensor, temperature: f
     squares_B = torch.zeros(len(batch), device=loss.device)
     for adapter, (input_BSV, _), of_output_BSW in zip(adapters, seen, slopes, strict=True):
         slope_BSW = adapter.scale * of_output_BSW.float()
-        up_BWR = torch.einsum("bsw,bsr->bwr", slope_BSW, input_BSV @ adapter.down_RI.T)
-        down_BRV = torch.einsum("bsr,bsv->brv", slope_BSW @ adapter.up_OR, input_BSV)
+        up_BWR = torch.einsum("bsw,bsr->bwr", slope_BSW, input_BSV @ adapter.down_RI.detach().T)
+        down_BRV = torch.einsum("bsr,bsv->brv", slope_BSW @ adapter.up_OR.detach(), input_BSV)
         squares_B += up_BWR.square().sum(dim=(1, 2)) + down_BRV.square().sum(dim=(1, 2))
     return squares_B.sqrt()
 
