@@ -35,7 +35,8 @@ HERE = ("training.num_workers=0",)
 TWO = ("training.num_workers=2", "training.zero_stage=2", "training.max_failures=9")
 SWEEP = ("space.mformer.num_virtual_tokens=null", "space.mformer.num_experts=null", "space.training.seed={choice: [0]}")
 WEIGHT_TOLERANCE = 5e-5  # between different numbers of workers; with equal ones every weight is the same to the bit
-TIMES = ("seconds", "per_second")
+COSTS = ("seconds", "per_second", "peak_mib")
+"""Ends of the names of metrics that differ from run to run."""
 DEADLINE = 900
 
 
@@ -153,7 +154,7 @@ def difference(workplace, run: Finished, reference: Finished, tolerance: float =
     for row, other in zip(mine.state.history, theirs.state.history, strict=True):  # each epoch once
         assert row.keys() == other.keys()
         for name in row:
-            if not name.endswith(TIMES) and (not tolerance or name.startswith("loss")):
+            if not name.endswith(COSTS) and (not tolerance or name.startswith("loss")):
                 assert row[name] == pytest.approx(other[name], abs=near), name
     assert recorded(workplace, run) == pytest.approx(recorded(workplace, reference), abs=near)
     if not tolerance:
