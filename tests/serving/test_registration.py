@@ -95,7 +95,7 @@ def test_the_champion_is_opened_by_its_name(registered, trained, store, cache):
         open_named("models:/unknown/1", None, tracking, cache)
 
 
-def test_mlflow_loads_it_from_code_and_it_answers_as_ours(registered, trained, store, cache, monkeypatch):
+def test_mlflow_loads_it_from_code_and_it_answers_as_ours(registered, trained, store, cache, monkeypatch, recwarn):
     monkeypatch.setenv("LASER_CACHE_DIR", str(cache))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
     mlflow.set_registry_uri(store.uri)
@@ -107,6 +107,7 @@ def test_mlflow_loads_it_from_code_and_it_answers_as_ours(registered, trained, s
     assert table["items"].tolist() == [answer.items for answer in ours]
     assert table["titles"].tolist() == [answer.titles for answer in ours]
     assert table["unknown"].tolist() == [[], ["?"]]
+    assert not [warning for warning in recwarn if "type hint" in str(warning.message)]
 
 
 @pytest.mark.slow

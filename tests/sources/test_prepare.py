@@ -62,6 +62,14 @@ def test_markup_is_told_and_cleaned_where_it_is_asked_for(pairs, tmp_path, caplo
     assert "are read as they are; data.clean_texts=true" in caplog.text
 
 
+def test_a_process_says_once_what_the_data_are(pairs, tmp_path, caplog):
+    caplog.set_level("INFO")
+    folder = pairs.rename(tmp_path / "told_once")
+    for _ in range(2):
+        prepare_dataset(DataConfig(path=str(folder)), tmp_path / "cache")
+    assert sum(line.startswith("data told_once") for line in caplog.messages) == 1
+
+
 def test_low_ratings_are_dropped(pairs, tmp_path):
     dataset = prepare_dataset(DataConfig(path=str(pairs), min_rating=4.0), tmp_path / "cache")
     assert sorted(histories(dataset).values()) == [["b", "a", "d"], ["b", "a", "d"], ["c"]]

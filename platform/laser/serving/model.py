@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
@@ -26,10 +27,8 @@ class PackagedLaser(PythonModel):
         package = read_package(Path(context.artifacts["package"]))
         self.answerer = Answerer.open(package, Path(os.environ.get("LASER_CACHE_DIR", ".cache/laser")))
 
-    def predict(self, context, model_input, params: dict[str, Any] | None = None):  # type: ignore[no-untyped-def]
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Return a table with a row for each history."""
-        import pandas as pd
-
         params = params or {}
         answers = self.answerer.recommend(
             [list(history) for history in model_input["history"]],

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,14 @@ def prepare_dataset(config: DataConfig, cache_dir: Path) -> Dataset:
     dataset = open_dataset(place)
     if place == directory:
         _check_unaltered(dataset, cache_dir)
-    logger.info("data %s", dataset.described())
+    _tell(dataset.described())
     return dataset
+
+
+@cache
+def _tell(described: str) -> None:
+    """Say what the data are, once in a process."""
+    logger.info("data %s", described)
 
 
 def _settings(config: DataConfig) -> dict[str, Any]:
