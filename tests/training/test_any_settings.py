@@ -14,6 +14,7 @@ import torch
 from laser.cli.unused import unused_settings
 from laser.config.compose import flatten, validate, with_overrides
 from laser.config.schema import Experiment
+from laser.config.section import Section
 from laser.errors import UserError
 from laser.training.artifacts import Artifacts
 from laser.training.prepare import make_artifacts
@@ -113,9 +114,9 @@ def train_and_check(config: Experiment, artifacts: Artifacts, run_dir: Path) -> 
 def without_unused(config: Experiment) -> Experiment:
     """Return the settings without those that are said to have no effect."""
     unused, defaults = unused_settings(config), flatten(Experiment())
-    for section in ("selection", "finetuning"):
-        family = flatten(type(getattr(config, section)).model_construct())
-        defaults |= {f"{section}.{name}": value for name, value in family.items()}
+    for name, section in config:
+        if isinstance(section, Section):  # a family's own defaults
+            defaults |= {f"{name}.{key}": value for key, value in flatten(type(section).model_construct()).items()}
     changed = {key: defaults[key] for key in unused if not key.startswith("recommender.")}
     if len(changed) < len(unused):
         changed["recommender.type"] = "none"

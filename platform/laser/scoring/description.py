@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from laser.data.dataset import Dataset
 from laser.data.examples import Examples
-from laser.scoring.coverage import PRUNED, Indices, Numbers
+from laser.scoring.coverage import PRUNED, Indices
 from laser.scoring.scored import read_facts, read_selection
 
 
@@ -49,13 +49,8 @@ def group_sizes(groups_U: Indices) -> dict[str, int]:
 
 def rank_correlations(table: pa.Table, lengths_U: Indices) -> dict[str, float]:
     """Return Spearman's correlations of the columns of a selection with one another and with the users' lengths."""
+    from scipy.stats import spearmanr  # it takes a second to import
+
     columns = {name: table.column(name).to_numpy() for name in ("influence", "effort", "score")}
     columns = {name: values for name, values in columns.items() if not np.isnan(values).any()} | {"length": lengths_U}
-    ranked = {name: _mean_ranks(values) for name, values in columns.items()}
-    return {f"{a}, {b}": float(np.corrcoef(ranked[a], ranked[b])[0, 1]) for a, b in combinations(ranked, 2)}
-
-
-def _mean_ranks(values: Numbers | Indices) -> Numbers:
-    """Return the rank of each value, and of equal ones the mean of theirs."""
-    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[places]
+    return {f"{a}, {b}": float(spearmanr(columns[a], columns[b]).statistic) for a, b in combinations(columns, 2)}

@@ -1,7 +1,6 @@
 """Chooses the training users of an experiment by scores: the effort of all of them, by the untrained model.
 
-Shape suffixes: U training users, I items, H LLM width, C recommender width, D width of what is
-compared.
+Shape suffixes: U training users, I items, H LLM width, C recommender width, D width of what is compared.
 """
 
 import time
@@ -84,8 +83,7 @@ def efforts(config: Experiment, inputs: Inputs, kind: str) -> Made:
         laser.head.standardise(users_UH, USERS)
         laser.head.standardise(items_IH, ITEMS)
     states_IC = torch.from_numpy(inputs.items.states(np.arange(len(inputs.items)))).to(device)
-    with torch.no_grad():
-        items_ID, temperature = item_vectors(laser, items_IH, states_IC), config.training.temperature
+    items_ID, temperature = item_vectors(laser, items_IH, states_IC), config.training.temperature
     found_U = np.zeros(len(inputs.train))
     costs = inputs.train.costs(laser.num_added_tokens)
     batches = inference_batches(costs, config.training.inference_batch_tokens)
