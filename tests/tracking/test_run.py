@@ -1,6 +1,8 @@
 """One run: reported to from several processes, filled and read."""
 
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from mlflow import MlflowClient
@@ -47,6 +49,25 @@ def test_a_run_says_where_it_comes_from_and_what_it_reads(tracking, results):
     note = told["mlflow.note.content"]
     assert note.startswith("Laser with K = 8 experts and L = 32 virtual tokens, which reads bert4rec, before the LLM")
     assert note.count("Reached") == 1 and note.endswith("NDCG@10 0.2000 on validation users.")
+
+
+def test_runs_that_start_at_once_link_the_same_new_data(tracking):
+    starts = 4
+    runs = [tracking.start(Experiment(), "train", str(number), {}) for number in range(starts)]
+    together = threading.Barrier(starts)
+
+    def link(run: Run, digest: str) -> None:
+        together.wait()
+        run.log_dataset("d", digest, "there")
+
+    digests = [f"{number:036}" for number in range(5)]
+    with ThreadPoolExecutor(starts) as threads:
+        for digest in digests:
+            list(threads.map(link, runs, [digest] * starts))
+    client = MlflowClient(tracking.uri)
+    for run in runs:
+        inputs = client.get_run(run.run_id).inputs.dataset_inputs
+        assert sorted(known.dataset.digest for known in inputs) == digests
 
 
 def test_the_metric_that_selects_is_recorded_first(tracking):

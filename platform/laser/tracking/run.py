@@ -107,11 +107,15 @@ class Run:
             profile: what is said of it.
         """
         from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.exceptions import MlflowException
 
         whence, said = json.dumps({"uri": masked(source)}), json.dumps({"data": profile})
         dataset = Dataset(name, digest[:DIGEST_CHARACTERS], "local", whence, schema=None, profile=said)
         inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training and evaluation")])]
-        client(self.uri).log_inputs(self.run_id, datasets=inputs)
+        try:
+            client(self.uri).log_inputs(self.run_id, datasets=inputs)
+        except MlflowException:  # MLflow looks, then writes: another run may have written the dataset in between
+            client(self.uri).log_inputs(self.run_id, datasets=inputs)
 
     def summarise(self, figures: Mapping[str, float]) -> None:
         """Record final figures; a later value of a figure replaces the one before."""
