@@ -4,7 +4,7 @@ A shared machine slows down and speeds up during a measurement. Contestants that
 their ratio is reliable even when their seconds are not.
 """
 
-import ctypes
+import gc
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -89,8 +89,8 @@ def matrix_product(dtype: torch.dtype, device: torch.device, size: int = PEAK_SI
 
 def peak_mib(work: Callable[[], object]) -> float:
     """Return the most MiB that the call adds to this process's resident memory (Linux, glibc)."""
-    ctypes.CDLL(None).malloc_trim(0)  # without it, the call could reuse memory that was freed, unseen
-    reset_peak()
+    gc.collect()
+    reset_peak()  # the call cannot reuse, unseen, what was freed before
     before = resident_mib("VmRSS")
     work()
     return resident_mib("VmHWM") - before

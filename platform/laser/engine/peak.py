@@ -1,7 +1,6 @@
 """How much memory this process has taken at most, as Linux counts it."""
 
 import ctypes
-import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ class Peak:
 
 @contextmanager
 def peak_memory() -> Iterator[Peak]:
-    """Measure the block's peak of resident memory, pages of mapped files included."""
+    """Measure the block's peak of resident memory, pages of mapped files and garbage included."""
     peak = Peak()
     try:
         _note_peak()
@@ -52,7 +51,6 @@ def reset_peak() -> None:
     Raises:
         OSError: the system does not count it.
     """
-    gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc, which else keeps what another training freed
     if trim is not None:
         trim(0)

@@ -4,6 +4,7 @@ All choices are made on validation, by one rule for every dataset: a family's ow
 for the baselines, and the base experiment as it is for Laser. The test set is read once, for what was chosen.
 """
 
+import gc
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -103,6 +104,7 @@ def _baseline(job: ReproduceJob, base: Experiment, family: str, dataset: Dataset
         cache_dir=base.cache_dir,
         output_dir=base.output_dir,
     )
+    gc.collect()  # of the row before
     with peak_memory() as peak:
         best = best_baseline(references, family, dataset)
     changes = {f"recommender.{key}": value for key, value in flatten(best.experiment.recommender).items()}
@@ -123,6 +125,7 @@ def _entry(
     """Run what is missing of one row, and read what it gave."""
     table = Table(name=f"benchmark {job.benchmark}", title="", claim="", rows={row.id: row})
     before = look_up(job, table, store)
+    gc.collect()
     with peak_memory() as peak:
         after = run_missing(before, store)
     runs = {cell.seed: after.stored[cell.key] for cell in after.cells if cell.key in after.stored}
