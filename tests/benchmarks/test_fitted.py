@@ -8,7 +8,7 @@ from laser.config.jobs import BenchmarkConfig, BenchmarkJob
 
 
 def test_every_contestant_has_seconds_and_a_ratio():
-    settings = {"fitted_users": (300, 200), "fitted_items": (120, 90), "rounds": 2, "warmup_rounds": 0}
+    settings = {"fitted_users": (300, 200), "fitted_items": (120, 90), "rounds": 1, "warmup_rounds": 0}
     result = run(BenchmarkJob.model_validate({"suite": "fitted", "benchmark": settings}))
     first, second = result.figures["300 x 120"], result.figures["200 x 90"]
     assert {name.split(":")[0] for name in first["seconds"]} == {

@@ -30,6 +30,7 @@ def config(tiny_llm, movielens, cache, tmp_path_factory) -> Experiment:
         Experiment(),
         {
             "cache_dir": str(cache),
+            "data.k_core": 50,
             "prompt.instruction": "Sum up",
             "prompt.max_history_items": 6,
             "prompt.max_item_tokens": 8,
