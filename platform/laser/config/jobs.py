@@ -130,6 +130,15 @@ class ColdJob(Experiment):
     cold: ColdConfig = ColdConfig()
 
 
+class TextCacheJob(Experiment):
+    """An experiment with a late prefix, whose text cache is measured."""
+
+    num_users: Annotated[int, Field(ge=4)] = 256
+    """Validation users whose histories are read as ordinary text too; half of them are known."""
+    report: str = "runs/text-cache"
+    """Folder of the report: report.html, report.md, report.json, and the figure."""
+
+
 class PackageJob(Section):
     """Which model to copy, and where to."""
 
