@@ -133,6 +133,9 @@ class ColdJob(Experiment):
 class TextCacheJob(Experiment):
     """An experiment with a late prefix, whose text cache is measured."""
 
+    run_id: str | None = None
+    """MLflow run id of a training with a text cache: its settings are measured, and what it ranks when the cache keeps
+    less. null: the settings of this file, untrained."""
     num_users: Annotated[int, Field(ge=4)] = 256
     """Validation users whose histories are read as ordinary text too; half of them are known."""
     report: str = "runs/text-cache"

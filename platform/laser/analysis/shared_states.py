@@ -148,13 +148,12 @@ def sharing_of(texts: Sequence[Tensor], items: Sequence[Tensor] | None = None) -
     known_RD, unseen_RD = known_RD - mean_D, unseen_RD - mean_D
     total = float(unseen_RD.square().sum())
     of_texts = [part.float() - mean_D for part in unseen]
-    bases = [_directions(part) for part in of_texts]
-    pool_MD = _pool(known_RD)
-    left = unseen_RD - pool_MD[torch.cdist(unseen_RD, pool_MD).argmin(dim=1)]
+    bases = [directions(part) for part in of_texts]
+    left = unseen_RD - nearest(unseen_RD, fitted_pool(known_RD))
     return Sharing(
         mean=1 - total / about_zero,
         own=_curve(of_texts, bases),
-        shared=_curve([unseen_RD], [_directions(known_RD)]),
+        shared=_curve([unseen_RD], [directions(known_RD)]),
         other=_curve(of_texts, bases[1:] + bases[:1]),
         pool=1 - float(left.square().sum()) / total,
         item=None
@@ -172,7 +171,7 @@ def _measured(texts: list[Tensor], items: list[Tensor] | None) -> BlockSharing:
     return BlockSharing(keys, values)
 
 
-def _directions(rows_RD: Tensor) -> Tensor:
+def directions(rows_RD: Tensor) -> Tensor:
     """Return the directions of rows as columns, those with the most energy first: D, or R where that is less."""
     if len(rows_RD) < rows_RD.shape[1]:
         return torch.linalg.svd(rows_RD, full_matrices=False)[2].T
@@ -187,13 +186,18 @@ def _curve(texts: Sequence[Tensor], bases: Sequence[Tensor]) -> Curve:
     return (energy_D.cumsum(0) / sum(float(text.square().sum()) for text in texts)).tolist()
 
 
-def _pool(rows_RD: Tensor) -> Tensor:
-    """Return the rows of a pool, by k-means."""
+def fitted_pool(rows_RD: Tensor) -> Tensor:
+    """Return the rows (M, D) of a pool, by k-means."""
     from sklearn.cluster import KMeans
 
     size = min(POOL, len(rows_RD))
     found = KMeans(size, init="random", n_init=1, max_iter=POOL_STEPS, random_state=0).fit(rows_RD.cpu().numpy())
     return torch.from_numpy(found.cluster_centers_).to(rows_RD)
+
+
+def nearest(rows_RD: Tensor, pool_MD: Tensor) -> Tensor:
+    """Return for each row the one of the pool that is nearest to it."""
+    return pool_MD[torch.cdist(rows_RD, pool_MD).argmin(dim=1)]
 
 
 Blocks = list[list[Tensor]]

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from laser.analysis.shared_states import POOL, BlockSharing, Sharing, TextSharing
 from laser.pages.document import Block, Bullets, Code, Grid, Heading, Paragraph, Plot, as_html, as_markdown
 from laser.pages.plots import as_file, lines
-from laser.reproduction.shared_states import POOL, BlockSharing, Sharing, TextSharing
 from laser.storage.files import write_json, write_whole
 
 RANKS = (8, 32, 96)
@@ -20,25 +20,31 @@ FIGURE = "shared-energy.svg"
 
 
 def write_sharing(
-    sharing: TextSharing, folder: Path, data: Mapping[str, Any], environment: Mapping[str, Any]
+    sharing: TextSharing,
+    ranked: Mapping[str, float],
+    folder: Path,
+    data: Mapping[str, Any],
+    environment: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Write the report and its figure, and return the summary of the job.
 
     Args:
         sharing: what was measured.
+        ranked: what is kept of the items' keys and values → validation NDCG@10 of a trained run; empty without one.
         folder: of the files.
         data: facts of the dataset.
         environment: of this process: hardware, commit, command.
     """
     folder.mkdir(parents=True, exist_ok=True)
     figure, savings = _figure(sharing.users), _savings(sharing)
-    blocks = _page(sharing, figure, savings, str(data["name"]), environment)
+    blocks = _page(sharing, ranked, figure, savings, str(data["name"]), environment)
     write_whole(folder / "report.html", as_html(f"Text cache of {data['name']}", blocks))
     write_whole(folder / "report.md", as_markdown(blocks))
     write_whole(folder / FIGURE, as_file(figure))
-    content = {"data": data, "environment": environment, "savings": savings, "sharing": asdict(sharing)}
+    found = {"ndcg@10": ranked, "savings": savings, "sharing": asdict(sharing)}
+    content = {"data": data, "environment": environment, **found}
     write_json(folder / "report.json", content)
-    return {"report": str((folder / "report.html").absolute()), **savings}
+    return {"report": str((folder / "report.html").absolute()), "ndcg@10": dict(ranked), **savings}
 
 
 def _savings(sharing: TextSharing) -> dict[str, Any]:
@@ -56,7 +62,12 @@ def _savings(sharing: TextSharing) -> dict[str, Any]:
 
 
 def _page(
-    sharing: TextSharing, figure: str, savings: Mapping[str, Any], name: str, environment: Mapping[str, Any]
+    sharing: TextSharing,
+    ranked: Mapping[str, float],
+    figure: str,
+    savings: Mapping[str, Any],
+    name: str,
+    environment: Mapping[str, Any],
 ) -> list[Block]:
     hardware, whole = environment["hardware"], sharing.token_bytes
     ways = [
@@ -77,8 +88,7 @@ def _page(
             "CollectiveKV's question (arXiv 2601.19178), asked of the frozen LLM's keys and values: how much of them "
             "is shared, so that it need not be kept for each? All shares are of the energy: the sum of squared "
             "differences from the mean row. Directions, pool and mean are those of one half of the texts, and the "
-            "shares are of the other half. The instruction, which all share, is left out. Energy is not quality: no "
-            "ranking was measured with what these ways keep."
+            "shares are of the other half. The instruction, which all share, is left out."
         ),
         Heading("What a user's text would take"),
         Paragraph(
@@ -104,6 +114,7 @@ def _page(
             "(`prompt.item_attention=own`): of these each user shares all, exactly."
         ),
         _grid(sharing.items),
+        *_ranked(ranked),
         Heading("How it was measured"),
         Bullets(
             [
@@ -113,6 +124,20 @@ def _page(
         ),
         Code(str(environment["command"])),
     ]
+
+
+def _ranked(ranked: Mapping[str, float]) -> list[Block]:
+    heading = Heading("What a trained run ranks with less")
+    if not ranked:
+        return [heading, Paragraph("Not measured. Energy is not quality: run_id=<run> measures a run's ranking.")]
+    whole = ranked["whole"]
+    rows = [[way, f"{value:.4f}", f"{value / whole - 1:+.1%}"] for way, value in ranked.items()]
+    text = (
+        "Of each item's keys and of its values, in each block, only so much is kept, and the run reads that of its "
+        "users' histories. Nothing is trained anew, and the item embeddings stay. The directions and the pool are of "
+        "all items."
+    )
+    return [heading, Paragraph(text), Grid(["kept", "validation NDCG@10", "change"], rows)]
 
 
 def _grid(blocks: Sequence[BlockSharing]) -> Grid:
