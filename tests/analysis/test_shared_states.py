@@ -42,7 +42,7 @@ def late(tiny_llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Experiment
 
 
 def rows(*numbers: tuple[float, ...]) -> torch.Tensor:
-    return torch.tensor(numbers)
+    return torch.tensor(numbers, dtype=torch.float32)
 
 
 def test_what_lies_in_the_direction_of_others_is_shared_and_what_does_not_is_not():

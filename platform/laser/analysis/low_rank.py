@@ -6,6 +6,7 @@ and value heads, E head width.
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ def ranked_with_less(config: Experiment, inputs: Inputs, checkpoint: Path) -> di
         checkpoint: directory of its selected weights.
     """
     ways: dict[str, Shortening] = {"whole": lambda rows_RD: rows_RD}
-    ways |= {f"low rank, {rank} numbers": lambda rows_RD, rank=rank: low_rank(rows_RD, rank) for rank in RANKS}
+    ways |= {f"low rank, {rank} numbers": partial(low_rank, rank=rank) for rank in RANKS}
     ways[f"a pool of {POOL:,} rows"] = lambda rows_RD: nearest(rows_RD, fitted_pool(rows_RD))
     ways["the mean row"] = lambda rows_RD: rows_RD.mean(dim=0).expand_as(rows_RD)
     found = {}

@@ -5,7 +5,7 @@ are those of other users too, and what is left is a user's own. Here the same is
 A user's text is read in two ways: as ordinary text, in which an item sees all items before it, and from the text cache,
 where each item was read by itself and so is the same for all users.
 
-Shape suffixes: R rows, D numbers of a row (heads times their width), M rows of a pool.
+Shape suffixes: R rows, D numbers of a row (heads times their width), M rows of a pool, K kinds of rows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -190,8 +190,9 @@ def fitted_pool(rows_RD: Tensor) -> Tensor:
     """Return the rows (M, D) of a pool, by k-means."""
     from sklearn.cluster import KMeans
 
-    size = min(POOL, len(rows_RD))
-    found = KMeans(size, init="random", n_init=1, max_iter=POOL_STEPS, random_state=0).fit(rows_RD.cpu().numpy())
+    kinds_KD, counts_K = torch.unique(rows_RD, dim=0, return_counts=True)  # equal tokens may have equal rows
+    fit = KMeans(min(POOL, len(kinds_KD)), init="random", n_init=1, max_iter=POOL_STEPS, random_state=0).fit
+    found = fit(kinds_KD.cpu().numpy(), sample_weight=counts_K.cpu().numpy())
     return torch.from_numpy(found.cluster_centers_).to(rows_RD)
 
 
