@@ -70,18 +70,13 @@ def _page(
     environment: Mapping[str, Any],
 ) -> list[Block]:
     hardware, whole = environment["hardware"], sharing.token_bytes
-    ways = [
-        ["whole", whole, 1.0, 1.0],
-        *(
-            [f"low rank, {share:.0%} of the energy", savings[f"users_bytes_for_{share:.0%}"],
-             savings[f"users_bytes_for_{share:.0%}"] / whole, share]
-            for share in SHARES
-        ),
-        [f"a pool of {POOL:,} rows for keys, one for values", 4 * len(sharing.users),
-         4 * len(sharing.users) / whole, savings["users_pool"]],
-        ["a table of items, shared by all users", 4 / (sharing.item_tokens / sharing.num_items),
-         4 / (sharing.item_tokens / sharing.num_items) / whole, savings["users_item_table"]],
-    ]  # fmt: skip
+    tokens_per_item = sharing.item_tokens / sharing.num_items
+    ways = [("whole", float(whole), 1.0)]
+    ways += [
+        (f"low rank, {share:.0%} of the energy", savings[f"users_bytes_for_{share:.0%}"], share) for share in SHARES
+    ]
+    ways.append((f"a pool of {POOL:,} rows for keys, one for values", 4.0 * len(sharing.users), savings["users_pool"]))
+    ways.append(("a table of items, shared by all users", 4 / tokens_per_item, savings["users_item_table"]))
     return [
         Heading(f"What items and users share of the text cache: {name}", 1),
         Paragraph(
@@ -98,7 +93,7 @@ def _page(
         ),
         Grid(
             ["way", "bytes a token", "of the whole", "energy held"],
-            [[str(way), f"{size:,.1f}", f"{part:.2%}", f"{held:.1%}"] for way, size, part, held in ways],
+            [[way, f"{size:,.1f}", f"{size / whole:.2%}", f"{held:.1%}"] for way, size, held in ways],
         ),
         Plot(figure, "energy of users' keys and values by the numbers kept for each token, mean over the blocks"),
         Heading("Between users"),
