@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from laser.serving.answerer import Answerer
     from laser.serving.package import Package
+    from laser.training.inputs import Inputs
     from laser.training.run.outcome import Outcome
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "configs" / "quickstart.yaml"
@@ -213,22 +214,33 @@ def evaluated(run: StoredRun, cache_dir: str, split: Literal["val", "test"]) -> 
     """
     from laser.data.evaluated import evidence
     from laser.evaluation.findings import findings
-    from laser.training.evaluate import check_same_content, evaluate_checkpoint
-    from laser.training.prepare import prepare_inputs
+    from laser.training.evaluate import evaluate_checkpoint
 
     with tempfile.TemporaryDirectory() as temporary:
-        directory = Path(temporary)
-        checkpoint = run.fetch("checkpoint", directory)
-        config = validate(Experiment, read_yaml(run.fetch("config.yaml", directory)))
-        recommender = run.fetch("recommender", directory) if config.uses_recommender else None
-        config = with_absolute_paths(with_overrides(config, {"cache_dir": cache_dir}))
-        config = config.model_copy(update={"selection": AllUsers()})  # whom it trained on plays no part
-        inputs = prepare_inputs(config, recommender)
-        check_same_content(config, inputs.artifacts, run.tags())
+        config, inputs, checkpoint = opened(run, cache_dir, Path(temporary))
         ranks = evaluate_checkpoint(config, inputs, checkpoint, split)
         examples = (inputs.test if split == "test" else inputs.val).examples
         found = findings(evidence(inputs.dataset, examples, ranks))
         return Evaluated(ranks.metrics(), inputs.dataset.facts(), found)
+
+
+def opened(run: StoredRun, cache_dir: str, directory: Path) -> tuple[Experiment, "Inputs", Path]:
+    """Fetch a recorded run into a directory; return its experiment, its opened artifacts, and its selected checkpoint.
+
+    Raises:
+        UserError: its data or its LLM have changed since.
+    """
+    from laser.training.evaluate import check_same_content
+    from laser.training.prepare import prepare_inputs
+
+    checkpoint = run.fetch("checkpoint", directory)
+    config = validate(Experiment, read_yaml(run.fetch("config.yaml", directory)))
+    recommender = run.fetch("recommender", directory) if config.uses_recommender else None
+    config = with_absolute_paths(with_overrides(config, {"cache_dir": cache_dir}))
+    config = config.model_copy(update={"selection": AllUsers()})  # whom it trained on plays no part
+    inputs = prepare_inputs(config, recommender)
+    check_same_content(config, inputs.artifacts, run.tags())
+    return config, inputs, checkpoint
 
 
 @dataclass(frozen=True)

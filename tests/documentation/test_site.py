@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+import laser.config.schema
 from laser.cli.help import SectionHelp, described
+from laser.config import jobs
 from laser.config.compose import load_config
 from laser.config.schema import Experiment, TuneExperiment
 from laser.tuning.space import parse_space
@@ -58,6 +60,25 @@ def test_the_example_files_of_guides_load(page: str, tmp_path: Path):
     config = load_config(TuneExperiment if tunes else Experiment, [f"config={file}"], None)
     if isinstance(config, TuneExperiment):
         assert set(parse_space(config.space, Experiment)) == set(config.space)
+
+
+PAGES_OF_USE = [REPO / "README.md", DOCS / "method.md", *DOCS.glob("guides/*.md"), *DOCS.glob("reference/*.md")]
+TEXT_OF_USE = "\n".join(page.read_text(encoding="utf-8") for page in PAGES_OF_USE).replace("\\\n", " ")
+COMMANDS = sorted(set(re.findall(r"^ +(?:\S*/)?python (jobs/(?!config)\w+\.py.*)$", TEXT_OF_USE, flags=re.MULTILINE)))
+"""What the pages say to type, each command with its settings."""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_settings_of_each_command_of_the_pages_are_read(command: str):
+    job, *words = shlex.split(re.sub(r"<[^>]*>", "x", command), comments=True)
+    named = [Path(word.removeprefix("config=")) for word in words if word.startswith("config=")]
+    if any(not (REPO / file).exists() for file in named):
+        pytest.skip("the file is the reader's own")
+    found = re.search(r'run_job\(main, (\w+)(?:, Path\("(.+?)"\))?', (REPO / job).read_text(encoding="utf-8"))
+    assert found is not None
+    schema = getattr(jobs, found[1], None) or getattr(laser.config.schema, found[1])
+    words = [word.replace("config=", f"config={REPO}/") for word in words if word not in ("--help", "...")]
+    load_config(schema, words, REPO / found[2] if found[2] else None)
 
 
 def test_the_search_space_of_a_command_line_is_read():

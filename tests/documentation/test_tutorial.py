@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import shlex
 import shutil
 import socket
@@ -16,6 +17,7 @@ from documentation.tutorial import INSTALLATION, PAGE, Step, run, steps
 from laser.config.compose import load_config
 from laser.config.jobs import RecommendJob, ReportJob, ServeJob
 from laser.config.schema import Experiment, TuneExperiment
+from tiny.histories import save_histories
 
 STEPS = steps(PAGE.read_text(encoding="utf-8"))
 JOBS = {
@@ -40,6 +42,13 @@ def test_the_settings_of_each_job_are_read(step: Step, repo: Path):
     words = shlex.split(step.command.partition(" > ")[0])
     schema, default = JOBS[words[1]]
     load_config(schema, words[2:], repo / default if default else None)
+
+
+def test_the_page_shows_what_preparing_says_now(repo: Path, tmp_path: Path):
+    config = load_config(Experiment, [f"data={save_histories(tmp_path / 'mine')}", f"cache_dir={tmp_path}"], None)
+    summary = runpy.run_path(str(repo / "jobs/prepare.py"))["main"](config)
+    [shown] = [step.shown for step in STEPS if "jobs/prepare.py" in step.command]
+    assert shown is not None and form(json.dumps(summary)) == form(shown)
 
 
 @pytest.mark.slow

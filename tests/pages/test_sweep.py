@@ -20,6 +20,13 @@ def trial(experts: int, tokens: int, score: float | None) -> TrialFacts:
     return TrialFacts(f"K={experts} L={tokens}", "finished", overrides, val, seconds=10.0)
 
 
+def frame(drawing: str) -> str:
+    """Return the path of the frame around the best field."""
+    found = re.search(r'<g id="best">\s*<path d="([^"]*)"', drawing)
+    assert found is not None
+    return found.group(1)
+
+
 def test_a_run_has_the_figures_that_it_has_something_to_say_in(tmp_path):
     results = trial_results(4, 16, tmp_path)
     figures = run_figures(results.history, results.artifacts["ranks"])
@@ -37,12 +44,13 @@ def test_the_best_of_a_heat_map_is_framed_wherever_it_stands():
     assert [value for value in ("0.1000", "0.3000", "0.2000") if value not in svg] == []
     moved = sweep_figures([*trials[:2], replace(trials[2], val={"ndcg@10": 0.4}), trials[3]])["K-by-L"]
 
-    def frame(drawing: str) -> str:
-        found = re.search(r'<g id="best">\s*<path d="([^"]*)"', drawing)
-        assert found is not None
-        return found.group(1)
-
     assert frame(svg) != frame(moved)
+
+
+def test_of_equal_trials_the_first_is_framed_as_it_leads_the_table():
+    equal = [trial(2, 4, 0.1), trial(4, 4, 0.1)]
+    first = sweep_figures([trial(2, 4, 0.2), trial(4, 4, 0.1)])["K-by-L"]
+    assert frame(sweep_figures(equal)["K-by-L"]) == frame(first)
 
 
 def test_the_setting_that_decides_is_the_important_one():

@@ -165,6 +165,13 @@ def test_the_page_of_a_sweep_fits_a_phone_and_paper(shown: Shown, browser, tmp_p
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media})
         browser.get(page.as_uri())
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        # A figure is seen whole, without scrolling, and its words are no smaller than 8 points.
+        right = "Math.max(...[...document.querySelectorAll('svg')].map(each => each.getBoundingClientRect().right))"
+        words = (
+            "Math.min(...[...document.querySelectorAll('svg text')].map(each => each.getBoundingClientRect().height))"
+        )
+        assert browser.execute_script(f"return {right}") <= width
+        assert browser.execute_script(f"return {words}") >= 9.0
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})

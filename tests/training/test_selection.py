@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 
 from laser.config.compose import validate, with_overrides
 from laser.config.families.selection import AllUsers
@@ -10,9 +12,11 @@ from laser.pages.run_figures import run_figures
 from laser.scoring.description import describe_selection
 from laser.scoring.scored import chosen_in, read_facts, read_selection
 from laser.training.examples import select_examples
+from laser.training.model import whole_laser
 from laser.training.prepare import make_artifacts, prepare_inputs
 from laser.training.run.outcome import run_results
 from laser.training.train import train_laser
+from tiny.laser import CPU
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +96,28 @@ def test_the_users_that_scores_choose_are_trained_on_in_prefixes_too(scored: Exp
     lengths = inputs.dataset.num_train_items
     of_matched = chosen_in(matched.artifacts.users)
     np.testing.assert_array_equal(np.sort(lengths[of_matched]), np.sort(lengths[chosen]))
+
+
+def test_the_effort_of_adapters_is_that_of_each_user_by_itself(scored: Experiment):
+    lora = {"finetuning": {"type": "lora", "rank": 2}, "selection.effort": "adapters", "warm_start.epochs": 0}
+    config = with_overrides(scored, {**lora, "training.train_users": 8, "selection.num_users": 3})
+    table = read_selection(make_artifacts(config).users)
+    everyone = with_overrides(config, {"selection": {"type": "all"}})
+    inputs = prepare_inputs(everyone)
+    laser = whole_laser(everyone, inputs.artifacts, CPU).eval()
+    weights = [weight for name, weight in laser.trainable_parameters().items() if name.startswith("llm.")]
+    with torch.no_grad():
+        items_ID = laser(inputs.items.batch(np.arange(len(inputs.items)), [1.0] * len(inputs.items), CPU)).vector_BD
+    expected = {}
+    for row, user in enumerate(inputs.train.examples.users):
+        batch = inputs.train.batch([row], [1.0], CPU)
+        vector_BD = laser(batch).vector_BD
+        loss = F.cross_entropy(vector_BD @ items_ID.T / everyone.training.temperature, batch.targets_B)
+        squares = [gradient.square().sum() for gradient in torch.autograd.grad(loss, weights)]
+        expected[user] = float(torch.stack(squares).sum().sqrt())
+    assert len(set(expected.values())) == 8 and min(expected.values()) > 0
+    found = dict(zip(table.column("user").to_pylist(), table.column("effort").to_pylist(), strict=True))
+    assert found == pytest.approx(expected, rel=1e-4)  # measured: 6e-6
 
 
 def test_without_a_weight_no_effort_is_computed(scored: Experiment):

@@ -29,6 +29,7 @@ def run(table: SweepTable, sweep: Sweep) -> None:
     table.epoch(first, {EPOCH: 0, METRIC: 0.01})
     logging.getLogger("elsewhere").warning("a real warning")
     table.epoch(first, REPORT)
+    table.epoch(first, {**REPORT, METRIC: 0.5})  # the best epoch, under the number of the last
     table.started(second)
     table.ended(first, "finished")
     table.end()
@@ -55,7 +56,7 @@ def on_a_terminal(work: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_terminal_shows_one_table_and_messages_above_it(monkeypatch, tmp_path):
     text = on_a_terminal(lambda: run(SweepTable(BASE, 3), Sweep(tmp_path)), monkeypatch)
     last = text[text.rindex("┏") :]
-    for word in (*COLUMNS, "K=4 L=16", "1/4", "5.4321", "0.1234", "87.7", "finished", "starts", "1 of 3 trials ended"):
+    for word in (*COLUMNS, "K=4 L=16", "1/4", "5.4321", "0.5000", "87.7", "finished", "starts", "1 of 3 trials ended"):
         assert word in last, word
     assert "a real warning" in text and "a real warning" not in last
     assert "trial K=4 L=16: epoch" not in text  # the table says it

@@ -130,6 +130,18 @@ class ColdJob(Experiment):
     cold: ColdConfig = ColdConfig()
 
 
+class TextCacheJob(Experiment):
+    """An experiment with a late prefix, whose text cache is measured."""
+
+    run_id: str | None = None
+    """MLflow run id of a training with a text cache: its settings are measured, and what it ranks when the cache keeps
+    less. null: the settings of this file, untrained."""
+    num_users: Annotated[int, Field(ge=4)] = 256
+    """Validation users whose histories are read as ordinary text too; half of them are known."""
+    report: str = "runs/text-cache"
+    """Folder of the report: report.html, report.md, report.json, and the figure."""
+
+
 class PackageJob(Section):
     """Which model to copy, and where to."""
 

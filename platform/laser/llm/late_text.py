@@ -94,7 +94,7 @@ class LateText:
         lengths_S, rows_S = np.empty(counts_B.sum(), np.int64), np.zeros(counts_B.sum(), np.int64)
         is_item_S = np.ones(len(lengths_S), np.bool_)
         is_item_S[first_B] = False
-        lengths_S[first_B], lengths_S[is_item_S] = len(self.prompts.instruction), _item_lengths(self.prompts)[items]
+        lengths_S[first_B], lengths_S[is_item_S] = len(self.prompts.instruction), item_lengths(self.prompts)[items]
         if starts is not None:
             rows_S[first_B], rows_S[is_item_S] = self.instruction_start, starts[items]
         return counts_B, lengths_S, rows_S
@@ -225,6 +225,6 @@ def _history_texts(examples: Mapping[str, Examples], prompts: Mapping[str, Promp
     return texts, chosen
 
 
-def _item_lengths(prompts: Prompts) -> NDArray[np.int64]:
+def item_lengths(prompts: Prompts) -> NDArray[np.int64]:
     """Return the tokens of each item's text, its marker included."""
     return np.diff(prompts.offsets) + len(prompts.numbers[0])

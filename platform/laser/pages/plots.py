@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 COLOURS = ("#8da0cb", "#fc8d62", "#66c2a5", "#e78ac3", "#a6d854", "#b3b3b3", "#e5c494", "#ffd92f")
 BEST = "#d62728"
 """Colour of what is best."""
-WIDTH = 6
-"""Inches. A phone shows it at two thirds, where its words can still be read."""
+WIDTH = 4.5
+"""Inches. A phone of 390 pixels shows it whole, at five sixths, where its words can still be read."""
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "laser",
@@ -64,7 +64,7 @@ def bars(labels: Sequence[str], series: Series, errors: Series, axis: str) -> st
 def lines(series: Mapping[str, Sequence[tuple[float, float]]], x_axis: str, y_axis: str) -> str:
     """One line a series through its points (x, y); a single point is a horizontal line across."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 3.5), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 2.8), layout="constrained")
         axes = figure.add_subplot()
         for number, (name, points) in enumerate(series.items()):
             colour = COLOURS[number % len(COLOURS)]
@@ -75,6 +75,8 @@ def lines(series: Mapping[str, Sequence[tuple[float, float]]], x_axis: str, y_ax
         axes.set_xlabel(x_axis)
         axes.set_ylabel(y_axis)
         axes.set_ylim(bottom=0)
+        if all(float(x).is_integer() for points in series.values() for x, _ in points):
+            axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(frameon=False, fontsize=8)
         return _svg(figure)
 
@@ -83,7 +85,7 @@ def histograms(groups: Mapping[str, NDArray[np.float64]], x_axis: str, y_axis: s
     """One histogram a group, over the same 50 parts of the range, on a logarithmic axis that begins at 0."""
     edges = np.histogram_bin_edges(np.concatenate(list(groups.values())), 50)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
         axes = figure.add_subplot()
         for number, (name, values) in enumerate(groups.items()):
             axes.hist(values, edges, label=name, color=COLOURS[number])
@@ -119,17 +121,18 @@ def heat_map(
         axes: what rows, columns and values are.
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(2.5 + 0.9 * len(columns), 1.4 + 0.55 * len(rows)), layout="constrained")
+        figure = Figure(figsize=(max(2.7, 1.2 + 0.65 * len(columns)), 1.1 + 0.45 * len(rows)), layout="constrained")
         field = figure.add_subplot()
         known = [[float("nan") if value is None else value for value in row] for row in values]
         image = field.imshow(known, cmap="Blues", aspect="auto")
-        best = max((value, row, column) for row, of_row in enumerate(values) for column, value in _known(of_row))
+        fields = [(value, -row, -column) for row, of_row in enumerate(values) for column, value in _known(of_row)]
+        _, up, left = max(fields)  # the first of equals, as the order of the trials has it
         low, high = image.get_clim()
         for row, of_row in enumerate(values):
             for column, value in _known(of_row):
                 colour = "white" if value > (low + high) / 2 else "#222"
                 field.text(column, row, f"{value:.4f}", ha="center", va="center", color=colour)
-        corner = (best[2] - 0.5, best[1] - 0.5)
+        corner = (-left - 0.5, -up - 0.5)
         field.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=BEST, linewidth=3, gid="best"))
         field.set_yticks(range(len(rows)), rows)
         field.set_xticks(range(len(columns)), columns)
@@ -143,7 +146,7 @@ def heat_map(
 def points(labelled: Sequence[tuple[str, float, float]], best: int, x_axis: str, y_axis: str) -> str:
     """A point (label, x, y) each, with its label beside it; the best one has another colour."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 4), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 3), layout="constrained")
         axes = figure.add_subplot()
         for number, (label, x, y) in enumerate(labelled):
             _labelled_point(axes, label, (x, y), BEST if number == best else COLOURS[0], 8)
@@ -200,7 +203,7 @@ def two_courses(
     """
     with matplotlib.rc_context(STYLE):
         shown = [(course, name) for course, name in ((upper, names[1]), (lower, names[2])) if course]
-        figure = Figure(figsize=(WIDTH, 0.6 + 2.4 * len(shown)), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 0.6 + 1.9 * len(shown)), layout="constrained")
         fields = figure.subplots(len(shown), sharex=True, squeeze=False)[:, 0]
         for number, (axes, (course, name)) in enumerate(zip(fields, shown, strict=True)):
             axes.plot([x for x, _ in course], [y for _, y in course], marker="o", color=COLOURS[number])
@@ -218,7 +221,7 @@ def two_courses(
 def shares(series: Series, x_values: Sequence[float], x_axis: str, y_axis: str) -> str:
     """Shares that add up to one, piled up over an axis: one layer a series."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
         axes = figure.add_subplot()
         colours = [COLOURS[number % len(COLOURS)] for number in range(len(series))]
         if len(x_values) > 1:
@@ -239,7 +242,7 @@ def shares(series: Series, x_values: Sequence[float], x_axis: str, y_axis: str) 
 def cumulative(series: Mapping[str, NDArray[Any]], x_axis: str, y_axis: str) -> str:
     """For each series, the share of its values up to x, over a logarithmic axis."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 3.5), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 2.8), layout="constrained")
         axes = figure.add_subplot()
         for number, (name, values) in enumerate(series.items()):
             at, counts = np.unique(values, return_counts=True)

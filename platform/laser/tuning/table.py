@@ -106,10 +106,12 @@ class SweepTable:
         self._show(row, "starts")
 
     def epoch(self, trial: Trial, metrics: Mapping[str, Any]) -> None:
-        """Take what an epoch of a trial has reported."""
+        """Take what an epoch of a trial has reported. At its end a trial repeats its best one, which is no new line."""
         row = self.rows[trial.name]
+        is_new = row.epoch != metrics[EPOCH]
         row.take(metrics, time.monotonic())
-        self._show(row, "")
+        if is_new:
+            self._show(row, "")
 
     def ended(self, trial: Trial, state: str) -> None:
         """Note how a trial ended."""
