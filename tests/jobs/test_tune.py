@@ -1,7 +1,10 @@
 """Tests a sweep that is killed while it runs, resumed past a trial that fails, and found in MLflow."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -93,6 +96,27 @@ def test_a_sweep_of_which_every_trial_failed_says_so(joined):
     assert parent.info.status == "FAILED"
     assert parent.data.tags["error"].startswith("AllFailedError: 1 of 1 trials failed: ")
     assert "learning_rate=1e+30" in parent.data.tags["mlflow.note.content"]
+
+
+COUNT = """
+from ray.util.state import list_actors
+print(len(list_actors(filters=[("class_name", "=", "ImplicitFunc")], limit=1000)))
+"""
+
+
+def trial_processes(joined) -> int:
+    """Return how many processes of trials the cluster has had."""
+    environment = {**os.environ, **joined.environment}
+    command = [sys.executable, "-c", COUNT]
+    return int(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.slow
+def test_trials_that_nobody_stops_share_a_process(joined):
+    before = trial_processes(joined)
+    settings = joined.settings("tune/quickstart.yaml", *space(1e-4, 1e-3), *FAST, "name=shared")
+    assert joined.run("tune.py", *settings, "training.num_workers=0")["trials"]["finished"] == 2
+    assert trial_processes(joined) == before + 1
 
 
 def test_a_wrong_search_is_refused_before_anything_starts(workplace, tmp_path):

@@ -195,6 +195,8 @@ def _tuner(
             scheduler=scheduler,
             num_samples=search.num_samples if samples else 1,
             max_concurrent_trials=search.max_concurrent_trials,
+            # The next trial has its imports done. A trial that ASHA stops may still run when the next one starts.
+            reuse_actors=scheduler is None,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
