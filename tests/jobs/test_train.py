@@ -162,6 +162,15 @@ def test_other_settings_do_not_resume(workplace, plain):
     assert errors.splitlines()[-1].startswith("error: training.learning_rate: 0.5 differs from 0.0001")
 
 
+def test_no_process_waits_for_this_machine_to_be_taken_away(cluster, resumed):
+    assert resumed
+    noted = Note.read(Path(cluster.environment["RAY_AUTH_TOKEN_PATH"]).parent / "cluster.json")
+    assert noted is not None
+    logs = "".join(path.read_text(errors="replace") for path in Path(noted.session).rglob("worker-*.out"))
+    actors = set(re.findall(r"actor_name:(\w+)", logs))
+    assert "RayTrainWorker" in actors and "PreemptionWatcher" not in actors
+
+
 def test_secrets_of_the_environment_stand_in_no_record_and_no_log(workplace, cluster, resumed, spoken):
     assert resumed
     folder = Path(cluster.environment["RAY_AUTH_TOKEN_PATH"]).parent

@@ -23,6 +23,8 @@ LOCAL_SWITCHES = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_DASHBOARD_STARTUP_TIMEOUT_S": str(START_SECONDS),
     "RAY_raylet_start_wait_time_s": str(START_SECONDS),
+    # Ray Train's process that looks for notices of nodes to be taken away: 3 s of CPU time for each training.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # A node told to stop waits up to 30 s for Ray Serve's replicas to move to other nodes. There are no others here.
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
 }
