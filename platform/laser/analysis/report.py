@@ -99,8 +99,8 @@ def _page(
         Heading("Between users"),
         Paragraph(
             "Columns: what the mean row holds of the energy about zero; in the leading directions of the known users; "
-            "numbers for 90 and 99 % in them; in 32 directions of the user's own text, the most there can be, and of "
-            "one other user's; in the nearest row of a pool; in the item's text read by itself."
+            "numbers for 90 and 99 % in them; in 32 directions of one other user's text; in the nearest row of a "
+            "pool; in 32 directions of the user's own text, the most there can be; in the item's text read by itself."
         ),
         _grid(sharing.users),
         Heading("Between items"),
@@ -137,13 +137,13 @@ def _ranked(ranked: Mapping[str, float]) -> list[Block]:
 
 def _grid(blocks: Sequence[BlockSharing]) -> Grid:
     header = ["", "mean", *(f"r = {rank}" for rank in RANKS), *(f"numbers for {share:.0%}" for share in SHARES)]
-    header += ["own, r = 32", "other's, r = 32", "pool", *(["item"] if blocks[0].keys.item is not None else [])]
+    header += ["other's, r = 32", "pool", *(["own, r = 32", "item"] if blocks[0].keys.item is not None else [])]
     rows = []
     for number, block in enumerate(blocks, start=1):
         for kind, part in (("keys", block.keys), ("values", block.values)):
             shares = [part.mean, *(part.shared[_at(part, rank)] for rank in RANKS)]
-            later = [part.own[_at(part, 32)], part.other[_at(part, 32)], part.pool]
-            later += [] if part.item is None else [part.item]
+            later = [part.other[_at(part, 32)], part.pool]
+            later += [] if part.item is None else [part.own[_at(part, 32)], part.item]
             rows.append(
                 [
                     f"block {number}, {kind}",
