@@ -41,7 +41,8 @@ def write_sharing(
     write_whole(folder / "report.html", as_html(f"Text cache of {data['name']}", blocks))
     write_whole(folder / "report.md", as_markdown(blocks))
     write_whole(folder / FIGURE, as_file(figure))
-    found = {"ndcg@10": ranked, "savings": savings, "sharing": asdict(sharing)}
+    by_block = {name: list(map(_thinned, getattr(sharing, name))) for name in ("items", "users")}
+    found = {"ndcg@10": ranked, "savings": savings, "sharing": {**asdict(sharing), **by_block}}
     content = {"data": data, "environment": environment, **found}
     write_json(folder / "report.json", content)
     return {"report": str((folder / "report.html").absolute()), "ndcg@10": dict(ranked), **savings}
@@ -164,6 +165,15 @@ def _figure(blocks: Sequence[BlockSharing]) -> str:
             mean_D = np.mean([getattr(part, name) for part in parts], axis=0)
             series[f"{kind}, {what} directions"] = [(float(at + 1), float(mean_D[at])) for at in _shown(len(mean_D))]
     return lines(series, "numbers kept of each token, of keys or of values, in each block", "share of the energy")
+
+
+def _thinned(block: BlockSharing) -> dict[str, Any]:
+    """Return what was measured of a block, each curve at the places that the figure shows: number → share."""
+    found: dict[str, Any] = asdict(block)
+    for part in found.values():
+        for name in ("own", "shared", "other"):
+            part[name] = {str(at + 1): round(part[name][at], 4) for at in _shown(len(part[name]))}
+    return found
 
 
 def _shown(width: int) -> list[int]:
