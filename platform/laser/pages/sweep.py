@@ -14,7 +14,7 @@ SYMBOLS = {"mformer.num_experts": "K", "mformer.num_virtual_tokens": "L"}
 MOST_CURVES = 8
 """Trials whose courses are drawn together; more of them cannot be told apart."""
 MOST_NAMED = 3
-"""Of more trials than that, so many have their names in the figure of cost, where names would cover one another."""
+"""With more trials than that, so many have their names in the figure of cost. The others would cover one another."""
 IMPORTANCE_TRIALS = 4
 """Fewer trials say nothing about the importance of settings."""
 
@@ -65,8 +65,11 @@ def sweep_figures(trials: Sequence[TrialFacts]) -> dict[str, str]:
         names = ("K, experts", "L, virtual tokens", quality)
         figures["K-by-L"] = heat_map([*map(str, rows)], [*map(str, columns)], values, names)
     num_named = len(known) if len(known) <= MOST_CURVES else MOST_NAMED
-    names_shown = [trial.name if place < num_named else "" for place, trial in enumerate(known)]
-    cost = [(name, one.seconds, one.score or 0.0) for name, one in zip(names_shown, known, strict=True) if one.seconds]
+    cost = [
+        (trial.name if place < num_named else "", trial.seconds, trial.score or 0.0)
+        for place, trial in enumerate(known)
+        if trial.seconds
+    ]
     if cost:
         figures["quality-by-cost"] = points(cost, 0, "seconds of training, encoding and validation", quality)
     key = f"val/{SELECTION_METRIC}"
