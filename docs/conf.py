@@ -30,7 +30,7 @@ site_children = {
     ],
     "recipes/README": ["recommender", "layout", "split", "metric", "tuning-method", "decoder", "selector", "table"],
     "reference/README": ["jobs", "settings", "python", "seams"],
-    "results/README": ["table-4/report", "table-7/report", "additions/report", "dealrec/report"],
+    "results/README": ["table-4/report", "table-7/report", "additions/report", "dealrec/report", "text-cache/report"],
     "decisions/README": ["house", "models", "training", "data", "recommenders", "evaluation", "cluster"],
 }  # fmt: skip
 

@@ -76,7 +76,9 @@ def test_a_text_cache_is_measured_and_reported(late: Experiment, tmp_path: Path)
     summary = write_sharing(found, {"whole": 0.5, "low rank": 0.4}, tmp_path, facts, AROUND)
     assert summary["bytes_per_token"] == 2 * 2 * found.width * 4 > summary["users_bytes_for_90%"] > 0
     assert "| low rank |" in (tmp_path / "report.md").read_text().replace("  ", "") and (tmp_path / FIGURE).is_file()
-    assert json.loads((tmp_path / "report.json").read_text())["savings"]["users_item_table"] < 1
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert written["savings"]["users_item_table"] < 1
+    assert written["sharing"]["users"][0]["keys"]["shared"][str(found.width)] == pytest.approx(1, abs=1e-4)
 
 
 @pytest.mark.parametrize(

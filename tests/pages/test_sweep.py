@@ -53,6 +53,12 @@ def test_of_equal_trials_the_first_is_framed_as_it_leads_the_table():
     assert frame(sweep_figures(equal)["K-by-L"]) == frame(first)
 
 
+def test_of_many_trials_the_best_alone_are_named_beside_their_cost():
+    trials = [trial(experts, tokens, 0.01 * experts) for experts in (2, 4, 8) for tokens in (8, 16, 32)]
+    assert sweep_figures(trials)["quality-by-cost"].count("K=") == 3
+    assert sweep_figures(trials[:8])["quality-by-cost"].count("K=") == 8
+
+
 def test_the_setting_that_decides_is_the_important_one():
     trials = [trial(experts, tokens, 0.01 * experts) for experts in (2, 4, 8) for tokens in (8, 16, 32)]
     shares = importance(trials)

@@ -158,7 +158,9 @@ def test_the_registry_shows_the_champion(shown: Shown, browser):
 @pytest.mark.parametrize(("width", "media"), [(390, "screen"), (700, "print")])
 def test_the_page_of_a_sweep_fits_a_phone_and_paper(shown: Shown, browser, tmp_path, width, media):
     page = tmp_path / "page.html"
-    page.write_text(as_html("A sweep", sweep_page("quickstart", "Words.", read_trials(shown.tracking, shown.parent))))
+    page.write_text(
+        as_html("A sweep", sweep_page("quickstart", "0123456789abcdef" * 4, read_trials(shown.tracking, shown.parent)))
+    )
     size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}
     try:
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)

@@ -41,7 +41,8 @@ def write_sharing(
     write_whole(folder / "report.html", as_html(f"Text cache of {data['name']}", blocks))
     write_whole(folder / "report.md", as_markdown(blocks))
     write_whole(folder / FIGURE, as_file(figure))
-    found = {"ndcg@10": ranked, "savings": savings, "sharing": asdict(sharing)}
+    by_block = {name: list(map(_thinned, getattr(sharing, name))) for name in ("items", "users")}
+    found = {"ndcg@10": ranked, "savings": savings, "sharing": {**asdict(sharing), **by_block}}
     content = {"data": data, "environment": environment, **found}
     write_json(folder / "report.json", content)
     return {"report": str((folder / "report.html").absolute()), "ndcg@10": dict(ranked), **savings}
@@ -99,8 +100,8 @@ def _page(
         Heading("Between users"),
         Paragraph(
             "Columns: what the mean row holds of the energy about zero; in the leading directions of the known users; "
-            "numbers for 90 and 99 % in them; in 32 directions of the user's own text, the most there can be, and of "
-            "one other user's; in the nearest row of a pool; in the item's text read by itself."
+            "numbers for 90 and 99 % in them; in 32 directions of one other user's text; in the nearest row of a "
+            "pool; in 32 directions of the user's own text, the most there can be; in the item's text read by itself."
         ),
         _grid(sharing.users),
         Heading("Between items"),
@@ -137,13 +138,13 @@ def _ranked(ranked: Mapping[str, float]) -> list[Block]:
 
 def _grid(blocks: Sequence[BlockSharing]) -> Grid:
     header = ["", "mean", *(f"r = {rank}" for rank in RANKS), *(f"numbers for {share:.0%}" for share in SHARES)]
-    header += ["own, r = 32", "other's, r = 32", "pool", *(["item"] if blocks[0].keys.item is not None else [])]
+    header += ["other's, r = 32", "pool", *(["own, r = 32", "item"] if blocks[0].keys.item is not None else [])]
     rows = []
     for number, block in enumerate(blocks, start=1):
         for kind, part in (("keys", block.keys), ("values", block.values)):
             shares = [part.mean, *(part.shared[_at(part, rank)] for rank in RANKS)]
-            later = [part.own[_at(part, 32)], part.other[_at(part, 32)], part.pool]
-            later += [] if part.item is None else [part.item]
+            later = [part.other[_at(part, 32)], part.pool]
+            later += [] if part.item is None else [part.own[_at(part, 32)], part.item]
             rows.append(
                 [
                     f"block {number}, {kind}",
@@ -164,6 +165,15 @@ def _figure(blocks: Sequence[BlockSharing]) -> str:
             mean_D = np.mean([getattr(part, name) for part in parts], axis=0)
             series[f"{kind}, {what} directions"] = [(float(at + 1), float(mean_D[at])) for at in _shown(len(mean_D))]
     return lines(series, "numbers kept of each token, of keys or of values, in each block", "share of the energy")
+
+
+def _thinned(block: BlockSharing) -> dict[str, Any]:
+    """Return what was measured of a block, each curve at the places that the figure shows: number → share."""
+    found: dict[str, Any] = asdict(block)
+    for part in found.values():
+        for name in ("own", "shared", "other"):
+            part[name] = {str(at + 1): round(part[name][at], 4) for at in _shown(len(part[name]))}
+    return found
 
 
 def _shown(width: int) -> list[int]:

@@ -13,6 +13,8 @@ K_AND_L = ("mformer.num_experts", "mformer.num_virtual_tokens")
 SYMBOLS = {"mformer.num_experts": "K", "mformer.num_virtual_tokens": "L"}
 MOST_CURVES = 8
 """Trials whose courses are drawn together; more of them cannot be told apart."""
+MOST_NAMED = 3
+"""With more trials than that, so many have their names in the figure of cost. The others would cover one another."""
 IMPORTANCE_TRIALS = 4
 """Fewer trials say nothing about the importance of settings."""
 
@@ -62,7 +64,12 @@ def sweep_figures(trials: Sequence[TrialFacts]) -> dict[str, str]:
         values = [[best_of.get((row, column)) for column in columns] for row in rows]
         names = ("K, experts", "L, virtual tokens", quality)
         figures["K-by-L"] = heat_map([*map(str, rows)], [*map(str, columns)], values, names)
-    cost = [(trial.name, trial.seconds, trial.score or 0.0) for trial in known if trial.seconds]
+    num_named = len(known) if len(known) <= MOST_CURVES else MOST_NAMED
+    cost = [
+        (trial.name if place < num_named else "", trial.seconds, trial.score or 0.0)
+        for place, trial in enumerate(known)
+        if trial.seconds
+    ]
     if cost:
         figures["quality-by-cost"] = points(cost, 0, "seconds of training, encoding and validation", quality)
     key = f"val/{SELECTION_METRIC}"
@@ -129,7 +136,10 @@ def sweep_page(name: str, note: str, trials: Sequence[TrialFacts]) -> list[Block
         rows = [[expert.removeprefix("expert "), f"{share:.0%}"] for expert, share in last.items()]
         blocks.append(Grid(["expert", "share at the end"], rows))
     if "quality-by-cost" in figures:
-        blocks += [Heading("Cost"), Plot(figures["quality-by-cost"], "what each trial cost and what it reached")]
+        blocks += [
+            Heading("Cost"),
+            Plot(figures["quality-by-cost"], "what each trial cost and what it reached, the best named"),
+        ]
     return blocks
 
 

@@ -1,5 +1,6 @@
 """Runs the application on this machine, or on the cluster that this process has joined, and ends it."""
 
+import logging
 import os
 import secrets
 import urllib.error
@@ -14,6 +15,8 @@ from laser.config.jobs import ServeJob
 from laser.errors import UserError
 from laser.serving.http.application import NAME, TOKEN, build
 
+logger = logging.getLogger(__name__)
+
 
 @contextmanager
 def serving(job: ServeJob) -> Iterator[str]:
@@ -27,7 +30,10 @@ def serving(job: ServeJob) -> Iterator[str]:
     """
     make_token(job)
     application = build(job.model_dump(mode="json"))
-    serve.start(http_options={"host": job.host, "port": job.port})
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # it would tell each move of its own parts
+    quiet = {"log_level": "WARNING"}
+    serve.start(http_options={"host": job.host, "port": job.port}, logging_config=quiet)
+    logger.info("starting replicas, %d of them: each opens the model and answers once", job.min_replicas)
     try:
         try:
             serve.run(application, name=NAME, route_prefix="/")
