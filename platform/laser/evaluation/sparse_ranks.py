@@ -6,7 +6,6 @@ reach the wanted score, and the other items by their sorted scores. So time and 
 Shape suffixes: B batch, I catalogue items, P entries, Q pairs of user and item that are looked up, K items of a list.
 """
 
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -95,18 +94,17 @@ class SparseRanking:
         size = min(size, num_items)
         lists_BK = np.empty((num_users, size), dtype=np.int64)
         lists_BK[:] = self._best_first[:size]
-        bounds = list(pairwise(entries_BI.indptr.tolist()))
-        least_B = np.full(num_users, -np.inf, dtype=np.float32)  # the score of the last item of a list of entries
-        for row, (start, end) in enumerate(bounds):
-            if end - start >= size:
-                least_B[row] = np.partition(entries_BI.data[start:end], -size)[-size]
+        num_entries_B = np.diff(entries_BI.indptr)
+        least_B = _least_of_best(entries_BI, size)
         entries_alone_B = least_B > self._sorted_I[-1]
-        for row in np.flatnonzero(entries_alone_B).tolist():
-            start, end = bounds[row]
-            scores, items = entries_BI.data[start:end], entries_BI.indices[start:end]
-            best = np.flatnonzero(scores >= least_B[row])
-            lists_BK[row] = items[best[np.lexsort((items[best], -scores[best]))]][:size]
-        mixed_B = np.flatnonzero(~entries_alone_B & (np.diff(entries_BI.indptr) > 0))
+        best_P = np.flatnonzero(entries_BI.data >= np.repeat(least_B, num_entries_B))
+        rows_P = np.searchsorted(entries_BI.indptr, best_P, side="right") - 1
+        best_P, rows_P = best_P[entries_alone_B[rows_P]], rows_P[entries_alone_B[rows_P]]
+        items_P = entries_BI.indices[best_P]
+        items_P = items_P[np.lexsort((items_P, -entries_BI.data[best_P], rows_P))]
+        starts = np.searchsorted(rows_P, np.flatnonzero(entries_alone_B))
+        lists_BK[entries_alone_B] = items_P[starts[:, None] + np.arange(size)]
+        mixed_B = np.flatnonzero(~entries_alone_B & (num_entries_B > 0))
         if len(mixed_B):
             dense = torch.from_numpy(dense_scores(entries_BI[mixed_B], self.shared_I))
             lists_BK[mixed_B] = top_scores(dense, size).numpy()
@@ -129,6 +127,17 @@ class SparseRanking:
         found = wanted_cells[places] == maybe_cells
         scores[places[found]] = entries_BI.data[maybe_P[found]]
         return scores[places_Q]
+
+
+def _least_of_best(entries_BI: "csr_array", size: int) -> NDArray[np.float32]:
+    """Return the score that the last of each row's `size` best entries has; minus infinity where a row has fewer."""
+    scores_P = entries_BI.data.copy()
+    full_B = np.diff(entries_BI.indptr) >= size
+    for start, end in zip(entries_BI.indptr[:-1][full_B].tolist(), entries_BI.indptr[1:][full_B].tolist(), strict=True):
+        scores_P[start:end].partition(end - start - size)
+    least_B = np.full(len(full_B), -np.inf, dtype=np.float32)
+    least_B[full_B] = scores_P[entries_BI.indptr[1:][full_B] - size]
+    return least_B
 
 
 def dense_scores(entries_BI: "csr_array", shared_I: NDArray[np.float32]) -> NDArray[np.float32]:

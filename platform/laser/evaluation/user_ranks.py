@@ -61,7 +61,7 @@ class UserRanks:
             offsets = np.arange(len(self.lists_EK) + 1, dtype=np.int32) * self.lists_EK.shape[1]
             lists = pa.ListArray.from_arrays(offsets, self.lists_EK.ravel())
             table = table.append_column(ITEMS, lists).replace_schema_metadata({NUM_ITEMS: str(self.num_items)})
-        pq.write_table(table, path)
+        pq.write_table(table, path.absolute())  # Arrow takes a relative path with a colon for an address
 
 
 def read_ranks(path: Path) -> UserRanks:
@@ -72,7 +72,7 @@ def read_ranks(path: Path) -> UserRanks:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; name the ranks/test.parquet of a run")
-    table = pq.read_table(path)
+    table = pq.read_table(path.absolute())
     with_lists = table.schema == SCHEMA.append(ITEMS) and NUM_ITEMS in (table.schema.metadata or {})
     if table.schema != SCHEMA and not with_lists:
         raise UserError(f"{path}: columns {table.column_names}, wanted {SCHEMA.names}; name the ranks of a run")
