@@ -127,7 +127,7 @@ def _entry(
     table = Table(name=f"benchmark {job.benchmark}", title="", claim="", rows={row.id: row})
     before = look_up(job, table, store)
     gc.collect()
-    with peak_memory() as peak:
+    with before.sweep.running(), peak_memory() as peak:
         after = run_missing(before, store)
     runs = {cell.seed: after.stored[cell.key] for cell in after.cells if cell.key in after.stored}
     if not runs:
