@@ -55,7 +55,7 @@ class UserRanks:
         return metrics
 
     def write(self, path: Path) -> None:
-        """Write a Parquet file whole or not at all: user_id, target, rank, rank_masked, and items if there are lists."""
+        """Write a whole Parquet file, or none: user_id, target, rank, rank_masked, and items if there are lists."""
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.absolute().with_name(f".{path.name}.{os.getpid()}.writing")
         table = pa.table([self.users, self.targets, self.ranks, self.masked], schema=SCHEMA)
