@@ -50,9 +50,8 @@ def main(job: ReferencesJob) -> Mapping[str, Any]:
                 run.log_directory((place / TEST_RANKS).parent, "ranks")
         baselines.append(baseline)
         config = baseline.experiment.recommender.model_dump(mode="json")
-        figures = baseline.pretrained.summary()
-        summary[family] = {"run_id": run.run_id, "config": config}
-        summary[family] |= {name: figures[name] for name in ("val", "test", "seconds")}
+        figures = {name: baseline.pretrained.summary()[name] for name in ("val", "test", "seconds")}
+        summary[family] = {"run_id": run.run_id, "config": config, **figures}
     logger.info("test metrics on %s:\n\n%s\n", dataset.name, table(baselines))
     return {"dataset": dataset.name, "data": dataset.facts(), "directory": str(directory), "references": summary}
 

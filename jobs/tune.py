@@ -35,9 +35,8 @@ def main(job: TuneJob) -> Mapping[str, Any]:
     from laser.tuning.sweep import open_sweep
 
     tracking = open_tracking(config.tracking)
-    resumed = open_sweep(config) if config.resume else None
     plan = plan_search(config)
-    sweep = resumed or open_sweep(config)
+    sweep = open_sweep(config)
     run = tracking.run(config, "tune", sweep.path.name, search_tags(plan), sweep.run_id)
     with sweep.running(), run as parent:
         sweep.remember_run(parent.run_id)
