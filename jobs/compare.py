@@ -28,8 +28,11 @@ def main(job: CompareJob) -> Mapping[str, Any]:
     from laser.reproduction.report.comparison import comparison_page
     from laser.sources.prepare import prepare_dataset
     from laser.storage.files import write_json, write_whole
+    from laser.storage.places import check_file
     from laser.tracking.runs import open_records, runs_with_ranks
 
+    page = Path(job.output).expanduser()
+    check_file(page, "output")
     tracking = open_records(job.store(), must_exist=True)
     named = [tracking.find(run_id, "runs") for run_id in job.runs]
     systems = read_systems(named or runs_with_ranks(tracking, job.dataset))
@@ -37,7 +40,6 @@ def main(job: CompareJob) -> Mapping[str, Any]:
     dataset = prepare_dataset(systems[0].experiment.data, Path(job.cache_dir).expanduser())
     comparison = compare_systems(systems, dataset, job)
     blocks, figures = comparison_page(comparison), comparison.figures()
-    page = Path(job.output).expanduser()
     page.parent.mkdir(parents=True, exist_ok=True)
     write_whole(page, as_html(f"Comparison on {dataset.name}", blocks))
     write_whole(page.with_suffix(".md"), as_markdown(blocks))

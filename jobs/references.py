@@ -25,6 +25,7 @@ def main(job: ReferencesJob) -> Mapping[str, Any]:
     from laser.evaluation.user_ranks import TEST_RANKS
     from laser.recommenders.baselines import best_baseline, check_families, table
     from laser.sources.prepare import prepare_dataset
+    from laser.storage.files import short_name
     from laser.tracking.environment import environment
     from laser.tracking.runs import open_tracking
     from laser.training.run.directory import remember_run, remembered_run
@@ -34,7 +35,7 @@ def main(job: ReferencesJob) -> Mapping[str, Any]:
     cache = Path(job.cache_dir).expanduser()
     dataset = prepare_dataset(job.data_config(), cache)
     check_families(job, dataset)
-    directory = Path(job.output_dir).expanduser() / f"references-{dataset.name}"
+    directory = Path(job.output_dir).expanduser() / f"references-{short_name(dataset.name)}"
     baselines, summary = [], {}
     for family in job.families:
         baseline, place = best_baseline(job, family, dataset), directory / family
@@ -49,9 +50,8 @@ def main(job: ReferencesJob) -> Mapping[str, Any]:
                 run.log_directory((place / TEST_RANKS).parent, "ranks")
         baselines.append(baseline)
         config = baseline.experiment.recommender.model_dump(mode="json")
-        figures = baseline.pretrained.summary()
-        summary[family] = {"run_id": run.run_id, "config": config}
-        summary[family] |= {name: figures[name] for name in ("val", "test", "seconds")}
+        figures = {name: baseline.pretrained.summary()[name] for name in ("val", "test", "seconds")}
+        summary[family] = {"run_id": run.run_id, "config": config, **figures}
     logger.info("test metrics on %s:\n\n%s\n", dataset.name, table(baselines))
     return {"dataset": dataset.name, "data": dataset.facts(), "directory": str(directory), "references": summary}
 

@@ -19,6 +19,7 @@ def main(job: ReportJob) -> Mapping[str, Any]:
     from laser.pages.document import as_html, as_markdown
     from laser.pages.sweep import sweep_page
     from laser.storage.files import write_whole
+    from laser.storage.places import check_file
     from laser.tracking.description import NOTE
     from laser.tracking.runs import open_tracking
     from laser.tracking.sweeps import latest_sweep_run, read_trials
@@ -29,6 +30,7 @@ def main(job: ReportJob) -> Mapping[str, Any]:
     name, trials = tags["mlflow.runName"], read_trials(tracking, parent)
     blocks = sweep_page(name, tags.get(NOTE, "").partition("\n\n")[0], trials)
     page = Path(job.output or f"sweep-{name}.html").expanduser()
+    check_file(page, "output")
     page.parent.mkdir(parents=True, exist_ok=True)
     write_whole(page, as_html(f"Sweep {name}", blocks))
     write_whole(page.with_suffix(".md"), as_markdown(blocks))

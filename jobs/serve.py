@@ -20,10 +20,11 @@ logger = logging.getLogger("serve")
 def main(job: ServeJob) -> Mapping[str, Any]:
     """Serve until interrupted. The summary holds the address and the time."""
     from laser.cluster.join import cluster
-    from laser.serving.http.running import answers, serving
+    from laser.serving.http.running import answers, application_of, serving
 
     started = time.monotonic()
-    with cluster(), serving(job) as address:
+    application = application_of(job)
+    with cluster(), serving(job, application) as address:
         logger.info("serving at %s, token in %s; Ctrl-C ends it", address, job.token_file)
         try:
             while True:

@@ -23,6 +23,7 @@ WITHOUT_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 def main(job: UiJob) -> Mapping[str, Any]:
     """Serve the store on this machine alone until it is interrupted."""
+    from laser.cluster.ports import check_port
     from laser.tracking.runs import open_tracking
 
     tracking = open_tracking(job.tracking, must_exist=True)
@@ -30,6 +31,7 @@ def main(job: UiJob) -> Mapping[str, Any]:
     address = tracking.address(server)
     print(f"the runs of {tracking.experiment}: {address or masked(server)}", file=sys.stderr, flush=True)
     if server != tracking.uri:
+        check_port("127.0.0.1", job.port)
         command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", tracking.uri]
         command += ["--host", "127.0.0.1", "--port", str(job.port), "--workers", "1"]
         command += ["--uvicorn-opts", "--log-level=warning"]

@@ -37,6 +37,14 @@ def test_an_experiment_is_composed_as_on_the_command_line_and_runs_in_this_proce
         api.experiment("mformer.num_expert=4")
 
 
+def test_what_cannot_be_resumed_or_started_from_is_told_before_anything_is_made(tmp_path: Path):
+    places = (f"cache_dir={tmp_path / 'cache'}", f"output_dir={tmp_path / 'runs'}", f"tracking.uri=folder:{tmp_path}")
+    for setting in ("resume=true", f"training.start_from={tmp_path}"):
+        with pytest.raises(UserError, match=f"^{setting.partition('=')[0]}: "):
+            api.train(api.experiment("data=nowhere", setting, *places))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_data_say_what_they_are(cache: Path):
     dataset = api.load_data(api.experiment(f"cache_dir={cache}"))
     assert repr(dataset).startswith("ml-100k (") and f"{dataset.num_users:,} users" in repr(dataset)

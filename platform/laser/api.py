@@ -81,6 +81,7 @@ def train(experiment: Experiment) -> "TrainedRun":
     from laser.training.prepare import make_artifacts
     from laser.training.run.directory import remember_run, remembered_run, run_directory
     from laser.training.run.outcome import run_results
+    from laser.training.run.transfer import starting_checkpoint
     from laser.training.train import preflight, run_tags, train_laser
 
     check_places(experiment)
@@ -92,7 +93,11 @@ def train(experiment: Experiment) -> "TrainedRun":
         earlier = tracking.find(start, setting="training.start_from")
         checkpoint = fetched_checkpoint(earlier, Path(experiment.cache_dir).expanduser() / "transfers" / start)
         experiment = with_overrides(experiment, {"training.start_from": str(checkpoint)})
+    elif start is not None:
+        starting_checkpoint(start)
     config = with_absolute_paths(experiment)
+    if config.resume:
+        run_directory(Path(config.output_dir), config.name, resume=True)  # told before anything is made
     artifacts = make_artifacts(config)
     run_dir = run_directory(Path(config.output_dir), config.name, config.resume)
     with held(run_dir, "trains this run"):

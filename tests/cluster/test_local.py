@@ -15,6 +15,7 @@ from laser.cluster.nodes import LocalNodes
 from laser.cluster.processes import Note, marked_processes
 from laser.cluster.ray_private import HEAD_NODE_ID
 from laser.errors import UserError
+from laser.storage.locks import held
 
 pytestmark = pytest.mark.ray
 
@@ -70,7 +71,18 @@ def test_worker_nodes_come_when_asked_for_and_leave_when_idle(tmp_path: Path):
         assert [node["node_id"] for node in cluster.nodes()] == [HEAD_NODE_ID]
     assert not marked_processes(note.session)
     assert not Path(note.session).exists()
-    assert [path.name for path in directory.iterdir()] == ["head.log"]
+    assert sorted(path.name for path in directory.iterdir()) == ["head.log", "lock"]
+
+
+def test_a_cluster_that_another_process_is_starting_is_left_alone(tmp_path: Path):
+    (tmp_path / "token").write_text("theirs")
+    with (
+        held(tmp_path, ""),
+        pytest.raises(UserError, match="another process starts a cluster"),
+        local_cluster(tmp_path),
+    ):
+        pass
+    assert (tmp_path / "token").read_text() == "theirs"
 
 
 def _sockets(process: psutil.Process) -> list:

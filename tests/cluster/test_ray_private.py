@@ -5,6 +5,7 @@ from importlib import import_module
 
 import pytest
 
+from laser.cluster.join import cluster
 from laser.cluster.ray_private import (
     FAKE_NODES_PROVIDER,
     check_temporary_folder,
@@ -63,5 +64,7 @@ def test_a_temporary_folder_without_room_for_sockets_is_told_at_once(variable, m
     monkeypatch.setenv(variable, "/proc/laser")
     with pytest.raises(UserError, match=f"^{variable}: /proc/laser: No such file"):
         check_temporary_folder()
+    with pytest.raises(UserError, match=f"^{variable}: /proc/laser: No such file"), cluster():
+        pass
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")  # a cluster that runs has its sockets already
     check_temporary_folder()

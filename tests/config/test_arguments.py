@@ -17,9 +17,10 @@ TEXTS = [
 @pytest.mark.parametrize("text", [*TEXTS, "null", "~"])
 def test_text_arrives_as_written(text):
     assert load_config(Experiment, [f"prompt.instruction={text}"], None).prompt.instruction == text
-    if text != "{x}":  # a mapping stands for the whole section
+    if text not in ("{x}", ""):  # a mapping stands for the whole section, and no path is empty
         assert load_config(Experiment, [f"data={text}"], None).data.path == text
-    assert load_config(ReferencesJob, [f"data={text}"], None).data == text
+    if text:
+        assert load_config(ReferencesJob, [f"data={text}"], None).data == text
 
 
 @pytest.mark.parametrize("text", TEXTS)

@@ -52,6 +52,9 @@ def test_text_of_a_page_becomes_what_a_reader_sees(raw: str, cleaned: str):
     assert (num_changed, num_sources) == (1, cleaned == "")
 
 
-@pytest.mark.parametrize("text", ["I <3 You", "AT&T", "a < b > c", "R&D; S", "Salt&notes", "<Deluxe> & more", "5' 3\""])
+@pytest.mark.parametrize(
+    "text",
+    ["I <3 You", "AT&T", "a < b > c", "R&D; S", "Salt&notes", "<Deluxe> & more", "5' 3\"", "A Function (Vol. 2)"],
+)
 def test_text_that_only_looks_like_markup_is_kept(text: str):
     assert clean(pa.chunked_array([[text]]))[0].to_pylist() == [text]

@@ -120,9 +120,17 @@ def test_trials_that_nobody_stops_share_a_process(joined):
 
 
 def test_a_wrong_search_is_refused_before_anything_starts(workplace, tmp_path):
-    settings = workplace.settings("tune/quickstart.yaml", "space.mformer.num_experts={choice: [0]}")
-    process = workplace.start("tune.py", *settings, f"output_dir={tmp_path / 'runs'}")
-    output, errors = process.communicate(timeout=120)
-    assert (process.returncode, output) == (2, ""), errors
-    assert errors.splitlines()[-1].startswith("error: space.mformer.num_experts: 0; ")
+    wrong = {
+        "space.mformer.num_experts={choice: [0]}": "error: space.mformer.num_experts: 0; ",
+        "resume=true": "error: resume: no sweep named ",
+    }
+    place = f"output_dir={tmp_path / 'runs'}"
+    processes = {
+        message: workplace.start("tune.py", *workplace.settings("tune/quickstart.yaml", setting), place, "data=none")
+        for setting, message in wrong.items()
+    }
+    for message, process in processes.items():
+        output, errors = process.communicate(timeout=120)
+        assert (process.returncode, output) == (2, ""), errors
+        assert errors.splitlines()[-1].startswith(message)
     assert list(tmp_path.iterdir()) == []

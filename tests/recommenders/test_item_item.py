@@ -8,7 +8,7 @@ from scipy.sparse import csr_array, random_array
 from laser.config.families.recommenders import EASEConfig, HybridConfig, ItemKNNConfig, PopularityConfig
 from laser.data.examples import Examples
 from laser.errors import UserError
-from laser.families import item_knn
+from laser.families import ease, item_knn
 from laser.families.item_knn import ItemKNN
 from laser.recommenders.base import FittedRecommender, last_state
 from laser.recommenders.encodings import Encodings, make_encodings
@@ -94,6 +94,15 @@ def test_the_size_of_blocks_changes_nothing(config, monkeypatch):
     torch.testing.assert_close(blocks.counts_P, whole.counts_P, rtol=1e-7, atol=0)
     assert torch.equal(blocks.columns_P, whole.columns_P)
     np.testing.assert_allclose(whole.factors_without(OwnItems(data, NUM_ITEMS)), expected_EC, rtol=0, atol=1e-6)
+
+
+def test_users_left_out_together_are_left_out_one_by_one(monkeypatch):
+    data = sequences()
+    model = fitted(EASEConfig(hidden_size=5), data)
+    alone_EC = np.concatenate([model.factors_without(OwnItems([own], NUM_ITEMS)) for own in data])
+    for cells in (1, 10 * NUM_ITEMS, ease.CELLS_AT_ONCE):
+        monkeypatch.setattr(ease, "CELLS_AT_ONCE", cells)
+        np.testing.assert_allclose(model.factors_without(OwnItems(data, NUM_ITEMS)), alone_EC, rtol=1e-6, atol=1e-7)
 
 
 def test_ease_solves_its_regression():

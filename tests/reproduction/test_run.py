@@ -1,6 +1,7 @@
 """Cells are run once, an interruption costs at most an epoch, and the report says what was measured."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,15 @@ def test_other_tables_find_the_runs_they_share(desk, finished):
     assert len(fifth.missing) == 2
     assert not desk.look_up("table=7", "seeds=[1]").stored
     assert not desk.look_up("table=7", "training.learning_rate=0.5").stored
+
+
+@pytest.mark.parametrize("name", ["q?x=1", "p%20q", "a b \u2603", "."])
+def test_data_and_output_may_lie_in_a_folder_of_any_name(name, desk, finished, walks, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(walks, tmp_path / name, dirs_exist_ok=True)
+    there = desk.look_up("table=7", f"data={name}", f"output_dir={name}")
+    assert {key: run.run_id for key, run in there.stored.items()} == {k: r.run_id for k, r in finished.stored.items()}
+    assert there.sweep.path.is_relative_to(tmp_path / name) and listing(there)["to_run"] == 0
 
 
 def test_rows_hold_what_the_runs_reached(finished):

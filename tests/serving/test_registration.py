@@ -4,9 +4,12 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pandas as pd
@@ -20,7 +23,8 @@ from laser.errors import UserError
 from laser.serving.answerer import Answerer
 from laser.serving.opening import open_named
 from laser.serving.registration import SCORE, VALIDATION, register_winner, succeeds
-from laser.tracking.models import Version
+from laser.tracking.models import Version, give_alias, holder
+from laser.tracking.run import Run
 
 TAGS = {VALIDATION: "validation-1", SCORE: "0.100000", "dataset": "films"}
 BEFORE = Version("laser", "1", "a", TAGS)
@@ -64,6 +68,35 @@ def test_winners_are_registered_with_their_lineage(registered, trained, store, c
     again = register_winner(model.run, "laser", cache)  # as a resumed sweep does
     assert again["version"] == registered[0]["version"]
     assert len(client.search_model_versions("name = 'laser'")) == 2
+
+
+def test_sweeps_that_end_at_once_agree_on_the_champion(registered, trained, store, cache):
+    client, together = MlflowClient(store.uri), threading.Barrier(2)
+    runs = [trained(variant).run for variant in ("before", "no recommender")]
+
+    def end(run: Run, name: str) -> dict[str, Any]:
+        together.wait()
+        return register_winner(run, name, cache)
+
+    best = max(runs, key=lambda run: run.figures("best/")["ndcg@10"])
+    with ThreadPoolExecutor(2) as threads:
+        for name in ("a", "b", "c"):
+            list(threads.map(end, runs, [name] * 2))
+            assert client.get_model_version_by_alias(name, "champion").run_id == best.run_id
+
+
+def test_stores_that_get_the_same_new_alias_at_once_take_it(registered, store):
+    version = MlflowClient(store.uri).get_model_version("laser", "1")
+    ours, together = Version("laser", "1", version.run_id, {}), threading.Barrier(4)
+
+    def give(alias: str) -> None:
+        together.wait()
+        give_alias(store.uri, ours, alias)
+
+    with ThreadPoolExecutor(4) as threads:
+        for number in range(5):
+            list(threads.map(give, [f"alias-{number}"] * 4))
+            assert holder(store.uri, "laser", f"alias-{number}") is not None
 
 
 def test_it_is_a_logged_model_of_its_run_with_the_data(registered, trained, store):

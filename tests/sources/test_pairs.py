@@ -211,6 +211,12 @@ def test_a_column_named_index_that_counts_nothing_is_an_attribute(prepared: Call
     assert prepared({"interactions.csv": ROWS, "items.csv": items}).item_attributes == ("index", "x")
 
 
+@pytest.mark.parametrize("name", ["index", "#", "...1", "V1", "_c0", "No.", "row_number", "id"])
+def test_a_column_that_counts_the_rows_is_an_index(name: str, prepared: Callable[..., Dataset]):
+    items = f"{name},item,title\n1,a,Apple\n2,b,Bread\n3,c,Cake\n"
+    assert prepared({"interactions.csv": ROWS, "items.csv": items}).item_attributes == ()
+
+
 @pytest.mark.parametrize(("column", "settings"), [("id", {}), ("sku", {"items_id_column": "sku"}), ("item_id", {})])
 def test_the_id_may_have_another_name_in_the_items(column: str, settings: dict, prepared: Callable[..., Dataset]):
     rows, items = ROWS.replace("item", "product"), ITEMS.replace("item,", f"{column},")

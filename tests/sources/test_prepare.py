@@ -1,6 +1,7 @@
 """Filters, time order, split and numbering of a prepared dataset."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +164,30 @@ def test_the_working_directory_has_a_name_and_its_other_files_do_not_matter(pair
     (pairs / "mlflow.db").write_bytes(b"a run")
     assert prepare_dataset(config, tmp_path / "cache").path == first.path
     assert prepare_dataset(DataConfig(path=str(pairs)), tmp_path / "cache").path == first.path
+
+
+@pytest.mark.parametrize("name", ["film" * 60, "\u661f" * 80, "q?x=1", "p%20q", 'Bob\'s "best" [1]'])
+@pytest.mark.parametrize("cache", ["a:b", "s3://c", "d e", "."])
+def test_folders_may_have_any_name(name, cache, pairs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pairs.rename(tmp_path / name)
+    dataset = prepare_dataset(DataConfig(path=name), Path(cache))
+    assert dataset.name == name and dataset.path.is_relative_to(tmp_path / cache)
+    assert dataset.num_interactions == 8
+
+
+def test_a_name_that_is_no_text_is_refused(pairs, monkeypatch):
+    odd = pairs.rename(pairs.with_name(os.fsdecode(b"caf\xe9")))
+    monkeypatch.chdir(odd)
+    with pytest.raises(UserError, match="a name that is not UTF-8; rename the folder"):
+        prepare_dataset(DataConfig(path="."), Path("cache"))
+
+
+def test_blanks_around_a_rating_are_no_part_of_it(pairs, tmp_path):
+    padded = INTERACTIONS.replace(",", " , ")
+    (pairs / "interactions.csv").write_text(padded)
+    dataset = prepare_dataset(DataConfig(path=str(pairs), min_rating=4.0), tmp_path / "cache")
+    assert sorted(histories(dataset).values()) == [["b", "a", "d"], ["b", "a", "d"], ["c"]]
 
 
 def test_a_format_that_the_folder_has_not_is_told_which_it_has(pairs, tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 
 from laser.errors import UserError
-from laser.storage.yaml_text import parse_yaml
+from laser.storage.yaml_text import as_yaml, parse_yaml
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,15 @@ from laser.storage.yaml_text import parse_yaml
 def test_values_are_those_of_yaml_but_for_exponents_and_dates(text, value):
     read = parse_yaml(f"key: {text}", "here")["key"]
     assert (read, type(read)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1e5", "2E-3", "1_0e2", "010", "0x1f", "1:30", "no", "~", "", "2020-01-01", ".5", "a: b", "#", "\u2028", "9"],
+)
+def test_text_is_written_so_that_it_is_read_as_text(text):
+    content = {"path": text, "list": [text], "rate": 1e-5, text or "empty": None}
+    assert parse_yaml(as_yaml(content), "here") == content
 
 
 def test_an_empty_document_holds_nothing():

@@ -5,7 +5,7 @@ from mlflow import MlflowClient
 
 from laser.config.schema import Experiment, TrackingConfig
 from laser.errors import UserError
-from laser.tracking.runs import open_tracking
+from laser.tracking.runs import open_tracking, runs_with_ranks
 
 
 def test_the_default_store_is_a_file_in_the_working_directory(tracking, tmp_path):
@@ -65,3 +65,13 @@ def test_a_password_in_an_address_is_recorded_nowhere(tracking, tmp_path, monkey
     assert recorded.tags["error"].endswith(uri.replace("hunter2", "***"))
     holding = [path for path in tmp_path.rglob("*") if path.is_file() and b"hunter2" in path.read_bytes()]
     assert holding == []
+
+
+def test_runs_are_found_by_the_name_of_their_data_whatever_it_is(tracking, results):
+    name = 'Bob\'s "best" 100%'
+    for dataset in (name, "others"):
+        with tracking.run(Experiment(), "train", "one", {"dataset": dataset}) as run:
+            run.log_directory(results.artifacts["checkpoint"], "ranks")
+    [found] = runs_with_ranks(tracking, name)
+    assert found.tags()["dataset"] == name
+    assert len(runs_with_ranks(tracking, None)) == 2

@@ -2,8 +2,8 @@
 
 from mlflow import MlflowClient
 
-from laser.config.schema import Experiment
-from laser.tracking.sweeps import SweepTracker
+from laser.config.schema import Experiment, TuneExperiment
+from laser.tracking.sweeps import SweepTracker, read_trials
 
 
 def test_trials_are_children_of_their_sweep(tracking, results):
@@ -18,3 +18,14 @@ def test_trials_are_children_of_their_sweep(tracking, results):
         "FINISHED",
         "stopped",
     )
+
+
+def test_a_space_that_is_longer_than_a_parameter_is_read_whole(tracking, results):
+    texts = [f"{number} " + "Sum up. " * 400 for number in range(3)]
+    config = TuneExperiment(space={"prompt.instruction": {"choice": texts}})
+    with tracking.run(config, "tune", "sweep", {}) as parent:
+        tracker = SweepTracker(tracking, parent.run_id)
+        trial = Experiment.model_validate({"prompt": {"instruction": "Hi"}})
+        tracker.finish(tracker.start(trial, "one", {}, None).run_id, "finished", results, None)
+        [facts] = read_trials(tracking, parent)
+    assert facts.overrides == {"prompt.instruction": "Hi"}

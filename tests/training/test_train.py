@@ -37,7 +37,11 @@ def experiment(experiment, tmp_path_factory) -> Experiment:
 def test_a_training_that_explodes_keeps_its_last_good_checkpoint(experiment, tmp_path):
     """Train the second epoch at a learning rate and a loss scale that make the loss explode."""
     once = with_overrides(experiment, {"training.stage1_epochs": 1})
+    unfinished = make_artifacts(once).recommender / ".result.json.1.writing"  # by a process that tests the recommender
+    unfinished.touch()
     train(once, tmp_path, lambda *_: None)
+    unfinished.unlink()
+    assert not (tmp_path / "recommender" / unfinished.name).exists()
     before = latest_checkpoint(tmp_path / "checkpoints")
     assert before.name == "stage1-epoch0001"
     state = before.trainable()

@@ -35,7 +35,7 @@ def run(job: BenchmarkJob) -> BenchmarkResult:
     if job.recommender.type == "collective_sasrec":
         return cached_requests(job)
     from laser.cluster.join import cluster
-    from laser.serving.http.running import serving
+    from laser.serving.http.running import application_of, serving
 
     config = with_overrides(with_absolute_paths(as_experiment(job)), UNTRAINED)
     _, package = train_and_package(config)
@@ -47,7 +47,7 @@ def run(job: BenchmarkJob) -> BenchmarkResult:
         max_batch_size=job.benchmark.serve_batch_size, cpus_per_replica=0.5,
     )  # fmt: skip
     rows = []
-    with cluster(), serving(settings):
+    with cluster(), serving(settings, application_of(settings)):
         for num_clients in job.benchmark.serve_clients:
             Load(port, bodies, time.perf_counter() + WARMUP_SECONDS).run(num_clients)
             started = time.perf_counter()

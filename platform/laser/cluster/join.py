@@ -10,7 +10,12 @@ import ray
 
 from laser.cli.quiet import is_noise
 from laser.cluster.ports import free_ports
-from laser.cluster.ray_private import read_authentication_again, sift_worker_lines, stay_on_this_machine
+from laser.cluster.ray_private import (
+    check_temporary_folder,
+    read_authentication_again,
+    sift_worker_lines,
+    stay_on_this_machine,
+)
 
 
 @contextmanager
@@ -19,10 +24,14 @@ def cluster() -> Iterator[None]:
 
     A cluster that is started here has a dashboard, because Ray Train asks its state service which workers are gone.
     All of Ray's servers listen on loopback alone.
+
+    Raises:
+        UserError: Ray cannot make its sockets in the temporary folder.
     """
     if ray.is_initialized():
         yield
         return
+    check_temporary_folder()
     address = os.environ.get("RAY_ADDRESS", "local")
     if address == "local" and "RAY_AUTH_MODE" not in os.environ:
         # A token keeps other accounts out. Left to itself, ray.init() would write one into the home directory, and

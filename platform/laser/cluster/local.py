@@ -37,6 +37,7 @@ from laser.cluster.processes import MARK, Note, stop_processes
 from laser.cluster.ray_private import LOCAL_SWITCHES, START_SECONDS
 from laser.config.credentials import masked
 from laser.errors import UserError
+from laser.storage.locks import held
 
 logger = logging.getLogger(__name__)
 
@@ -119,8 +120,14 @@ def local_cluster(directory: Path, nodes: LocalNodes | None = None) -> Iterator[
         UserError: a cluster runs from this directory already.
         RuntimeError: Ray does not start; the message holds what Ray said.
     """
-    _make_way(directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    _refuse_running(directory)
+    with held(directory, "starts a cluster from it"), _started(directory, nodes) as cluster:
+        yield cluster
+
+
+@contextmanager
+def _started(directory: Path, nodes: LocalNodes | None) -> Iterator[LocalCluster]:
+    _clean_up(directory)
     session = Path(tempfile.mkdtemp(prefix="laser-", dir="/tmp"))  # sockets need a path below 107 characters
     ports = free_ports(5)
     gcs_address = f"127.0.0.1:{ports[0]}"
@@ -172,17 +179,20 @@ def stop_local_cluster(directory: Path) -> bool:
     return True
 
 
-def _make_way(directory: Path) -> None:
-    """Stop a cluster whose owner was killed before it could stop it."""
+def _refuse_running(directory: Path) -> None:
     note = Note.read(directory / "cluster.json")
-    if note is None:
-        return
-    if note.owner_process() is not None:
+    if note is not None and note.owner_process() is not None:
         raise UserError(
             f"{directory}: process {note.owner} runs a cluster from it; stop it with Ctrl-C or kill {note.owner}"
         )
-    logger.info("stopping the processes that a killed cluster left behind")
-    _stop(note, directory)
+
+
+def _clean_up(directory: Path) -> None:
+    """Stop a cluster whose owner was killed before it could stop it."""
+    note = Note.read(directory / "cluster.json")
+    if note is not None:
+        logger.info("stopping the processes that a killed cluster left behind")
+        _stop(note, directory)
 
 
 def _stop(note: Note, directory: Path) -> None:

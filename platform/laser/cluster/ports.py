@@ -1,6 +1,8 @@
-"""Free ports for servers on loopback."""
+"""Ports for servers on this machine."""
 
 import socket
+
+from laser.errors import UserError
 
 
 def free_ports(count: int) -> list[int]:
@@ -12,3 +14,17 @@ def free_ports(count: int) -> list[int]:
     for each in sockets:
         each.close()
     return ports
+
+
+def check_port(host: str, port: int) -> None:
+    """Refuse a port that is taken, or that this account may not take.
+
+    Raises:
+        UserError: says why.
+    """
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do, after one that has just ended
+            probe.bind((host, port))
+    except OSError as error:
+        raise UserError(f"port: {host}:{port}: {error.strerror}; set another one") from error

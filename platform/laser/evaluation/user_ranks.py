@@ -1,5 +1,6 @@
 """What is known of each evaluated user: the rank of the wanted item, the recommended list, and their Parquet file."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,14 +55,16 @@ class UserRanks:
         return metrics
 
     def write(self, path: Path) -> None:
-        """Write a Parquet file: user_id, target, rank, rank_masked, and items if there are lists."""
+        """Write a whole Parquet file, or none: user_id, target, rank, rank_masked, and items if there are lists."""
         path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.absolute().with_name(f".{path.name}.{os.getpid()}.writing")
         table = pa.table([self.users, self.targets, self.ranks, self.masked], schema=SCHEMA)
         if self.lists_EK is not None:
             offsets = np.arange(len(self.lists_EK) + 1, dtype=np.int32) * self.lists_EK.shape[1]
             lists = pa.ListArray.from_arrays(offsets, self.lists_EK.ravel())
             table = table.append_column(ITEMS, lists).replace_schema_metadata({NUM_ITEMS: str(self.num_items)})
-        pq.write_table(table, path)
+        pq.write_table(table, aside)  # absolute, because Arrow takes a relative path with a colon for an address
+        os.replace(aside, path)
 
 
 def read_ranks(path: Path) -> UserRanks:
@@ -72,7 +75,7 @@ def read_ranks(path: Path) -> UserRanks:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; name the ranks/test.parquet of a run")
-    table = pq.read_table(path)
+    table = pq.read_table(path.absolute())
     with_lists = table.schema == SCHEMA.append(ITEMS) and NUM_ITEMS in (table.schema.metadata or {})
     if table.schema != SCHEMA and not with_lists:
         raise UserError(f"{path}: columns {table.column_names}, wanted {SCHEMA.names}; name the ranks of a run")

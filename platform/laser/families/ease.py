@@ -24,6 +24,8 @@ from laser.recommenders.own_items import OwnItems
 
 BLOCK = 1024
 """Rows of the inverse that are mirrored at once."""
+CELLS_AT_ONCE = 2**21
+"""Numbers that are changed at once, 8 bytes each, of whole sequences; one long sequence may have more."""
 
 
 class EASE(ItemItemRecommender):
@@ -82,27 +84,44 @@ class EASE(ItemItemRecommender):
         return torch.from_numpy(weights_BI @ self.weights_II.cpu().numpy()).to(self.device)
 
     def factors_without(self, own: OwnItems) -> NDArray[np.float32]:
-        """Apply the Sherman-Morrison formula: a user adds x xᵀ to G, with x one at the user's items."""
+        """Apply the Sherman-Morrison formula: a user adds x xᵀ to G, with x one at the user's items.
+
+        With the change c = P x / √(1 - xᵀ P x), the inverse without the user is P + c cᵀ.
+        """
         diagonal_I = self.inverse_diagonal_I.double().cpu().numpy()
         projection_IC = self.projection_IC.double().cpu().numpy()
-        parts = [
-            self._weights_without(own.items_E[first:end], diagonal_I) @ projection_IC
-            for first, end in pairwise(own.starts)
-        ]
+        numbers = own.starts[1:] // max(1, CELLS_AT_ONCE // self.num_items)
+        edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
+        parts = [self._factors_without(own, first, end, diagonal_I, projection_IC) for first, end in pairwise(edges)]
         return np.concatenate(parts).astype(np.float32)
 
-    def _weights_without(self, items_M: NDArray[np.int64], diagonal_I: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the rows of B of one sequence's items: weights_MI."""
-        places_M = np.arange(len(items_M))
-        inverse_MI = self.weights_II[items_M].double().cpu().numpy()
-        inverse_MI *= -diagonal_I
-        inverse_MI[places_M, items_M] = diagonal_I[items_M]
-        change_I = inverse_MI.sum(axis=0)  # P x
-        change_I /= np.sqrt(1.0 - change_I[items_M].sum())
-        inverse_MI += np.outer(change_I[items_M], change_I)
-        inverse_MI /= -(diagonal_I + change_I**2)
-        inverse_MI[places_M, items_M] = 0.0
-        return inverse_MI
+    def _factors_without(
+        self, own: OwnItems, first: int, end: int, diagonal_I: NDArray[np.float64], projection_IC: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Return the rows of B of some sequences' items, times the projection, by one product for all of them."""
+        bounds = own.starts[first : end + 1] - own.starts[first]
+        items_E = own.items_E[own.starts[first] : own.starts[end]]
+        # Behind the items' rows there is one of each sequence, for the part that is a multiple of it in all its rows.
+        rows_EI = np.empty((len(items_E) + end - first, self.num_items))
+        rows_EI[: len(items_E)] = self.weights_II[torch.from_numpy(items_E)].cpu().numpy()
+        change_E, own_E = np.empty((2, len(items_E)))
+        for sequence, (start, stop) in enumerate(pairwise(bounds)):
+            items_M = items_E[start:stop]
+            change_I = rows_EI[start:stop].sum(axis=0)
+            change_I *= -diagonal_I
+            change_I[items_M] += diagonal_I[items_M]  # P x
+            change_I /= np.sqrt(1.0 - change_I[items_M].sum())
+            after_I = change_I**2
+            after_I += diagonal_I
+            rows_EI[start:stop] *= diagonal_I / after_I
+            rows_EI[len(items_E) + sequence] = change_I / after_I
+            change_E[start:stop] = change_I[items_M]
+            own_E[start:stop] = change_I[items_M] ** 2 / after_I[items_M]
+        products = rows_EI @ projection_IC
+        owners_E = np.repeat(np.arange(end - first), np.diff(bounds))
+        factors_EC = products[: len(items_E)] - change_E[:, None] * products[len(items_E) :][owners_E]
+        factors_EC += own_E[:, None] * projection_IC[items_E]  # the diagonal of B is zero
+        return factors_EC
 
 
 def inverse(matrix_II: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-import yaml
 from pydantic import BaseModel
 
 from laser.cli.tables import markdown_table
@@ -33,6 +32,7 @@ from laser.recommenders.pretraining import pretrained_recommender
 from laser.recommenders.registry import build_recommender
 from laser.sources.prepare import prepare_dataset
 from laser.storage.cache import NotMadeError, nothing_made
+from laser.storage.yaml_text import as_yaml
 from laser.training.examples import select_examples
 from laser.training.model import weightless_laser
 
@@ -290,7 +290,7 @@ def _plain(config: BaseModel) -> Any:
 
 
 def _log(config: Experiment, rows: list[tuple[str, Forecast, float | None]], whence: str) -> None:
-    logger.info("settings\n\n%s", yaml.safe_dump(_plain(config), sort_keys=False))
+    logger.info("settings\n\n%s", as_yaml(_plain(config)))
     header = ["run", "trained weights", "frozen weights", "MiB a worker", "tokens trained", "read", "GFLOP", "time"]
     cells = [(name, *_cells(found), _about(seconds)) for name, found, seconds in rows]
     logger.info("nothing is started\n\n%s\n", markdown_table(header, cells))

@@ -24,8 +24,8 @@ _BLOCK = "br|center|div|h[1-6]|hr|img|input|li|ol|p|table|td|tr|ul"
 _ENTITY = re.compile(r"&(?:#\d+|#x[0-9a-f]+|[a-z]\w*);", re.IGNORECASE)
 _HIDDEN = re.compile(r"<!--.*?-->|<(script|style)\b.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
 _TAG = re.compile(rf"</?(?:({_INLINE})|{_BLOCK})(?:\s[^<>]*)?/?>", re.IGNORECASE)  # others are text, as in "I <3 you"
-_PAGE_SOURCE = re.compile(r"getTime|<script\b|<style\b|\bvar \w+ ?=|\bfunction ?\(", re.IGNORECASE)
-_SUSPECT = r"&[#\w]+;|<|[^\S ]|  |\x{a0}|getTime|var |function ?\("
+_PAGE_SOURCE = re.compile(r"getTime|<script\b|<style\b|\bvar \w+ ?=|\bfunction ?\w*\([\w, ]*\) ?\{", re.IGNORECASE)
+_SUSPECT = r"&[#\w]+;|<|[^\S ]|  |\x{a0}|getTime|var |function ?\w*\("
 """What `clean` may change."""
 
 

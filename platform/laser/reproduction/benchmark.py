@@ -34,6 +34,7 @@ from laser.reproduction.paper import Row, Table
 from laser.reproduction.report.benchmark import Entry, as_json, benchmark_page, cost_figure, verdicts
 from laser.reproduction.run import look_up, run_missing
 from laser.sources.prepare import prepare_dataset
+from laser.storage.files import short_name
 from laser.tracking.interface import Store, StoredRun
 
 LASER = "laser"
@@ -62,7 +63,7 @@ def measure_benchmark(job: ReproduceJob, store: Store, find: Find, environment: 
     assert job.benchmark is not None
     base = base_experiment(job)
     dataset = prepare_dataset(base.data, Path(base.cache_dir).expanduser())
-    place = Path(job.output_dir).expanduser().absolute() / f"benchmark-{job.benchmark}" / dataset.name
+    place = Path(job.output_dir).expanduser().absolute() / f"benchmark-{job.benchmark}" / short_name(dataset.name)
     place.mkdir(parents=True, exist_ok=True)
     entries = [_baseline(job, base, family, dataset, store, find) for family in job.families]
     entries.append(_entry(job, Row(id=LASER, name="Laser", kind="laser"), base, 1, dataset, store, find))
@@ -126,7 +127,7 @@ def _entry(
     table = Table(name=f"benchmark {job.benchmark}", title="", claim="", rows={row.id: row})
     before = look_up(job, table, store)
     gc.collect()
-    with peak_memory() as peak:
+    with before.sweep.running(), peak_memory() as peak:
         after = run_missing(before, store)
     runs = {cell.seed: after.stored[cell.key] for cell in after.cells if cell.key in after.stored}
     if not runs:

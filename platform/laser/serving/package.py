@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
@@ -32,6 +31,7 @@ from laser.config.schema import Experiment
 from laser.data.dataset import Dataset, open_dataset
 from laser.errors import UserError
 from laser.storage.content import file_hash
+from laser.storage.yaml_text import as_yaml
 from laser.training.run.checkpoint import read_checkpoint
 
 SCHEMA_VERSION = 1
@@ -109,7 +109,7 @@ def write_package(
     (folder / CATALOGUE).mkdir(parents=True)
     save_file(saved.trainable(), folder / WEIGHTS)
     save_file({"item_embeddings": saved.item_embeddings()}, folder / EMBEDDINGS)
-    text = masked(yaml.safe_dump(config.model_dump(mode="json", exclude={"tracking"}), sort_keys=False))
+    text = masked(as_yaml(config.model_dump(mode="json", exclude={"tracking"})))
     (folder / CONFIG).write_text(text)
     for name in ("items.parquet", "manifest.json"):
         shutil.copyfile(dataset.path / name, folder / CATALOGUE / name)

@@ -11,21 +11,24 @@ import torch
 from laser.config.compose import with_overrides
 from laser.config.jobs import RecommendJob
 from laser.serving.catalogue import open_catalogue
-from laser.serving.files import ITEM, USER, Histories, read_histories, read_ids
+from laser.serving.files import ITEM, USER, Histories, check_readable, read_histories, read_ids
 from laser.serving.lists import Work, answered_here, batches_of, dataset_histories, write_lists
 from laser.serving.opening import open_named, run_dataset
 from laser.serving.package import Package
 from laser.serving.queries import Options
-from laser.storage.places import check_place
+from laser.storage.places import check_file
 
 
 def recommend(job: RecommendJob) -> Mapping[str, Any]:
     """Write the lists that a job asks for, and return its summary."""
     output, cache = _path(job.output), _path(job.cache_dir)
-    check_place(output.parent, "output")
+    check_file(output, "output")
+    for setting in ("histories", "new_items"):
+        if (name := getattr(job, setting)) is not None:
+            check_readable(_path(name), setting)
+    options = job_options(job)
     package = open_named(job.model, job.run_id, job.tracking, cache)
     new_items = None if job.new_items is None else _path(job.new_items)
-    options = job_options(job)
     batches = batches_of(job_histories(job, package, cache), job.batch_users)
     # Made here, once, before any worker looks for it.
     catalogue = open_catalogue(package, cache, new_items, torch.device("cuda" if job.use_gpu else "cpu"))

@@ -14,6 +14,7 @@ from laser.data.dataset import Dataset
 from laser.evaluation.metrics import SELECTION_METRIC
 from laser.serving.opening import packaged_run, run_dataset
 from laser.serving.package import Package
+from laser.storage.locks import exclusive
 from laser.tracking.models import DataUsed, ModelForm, Version, give_alias, holder, log_model, register
 from laser.tracking.run import DIGEST_CHARACTERS, Run, metric_name
 from laser.training.examples import select_examples
@@ -59,14 +60,16 @@ def register_winner(run: Run | None, name: str | None, cache: Path) -> dict[str,
     """
     if run is None or name is None:
         return None
+    cache = cache.expanduser().absolute()
     package, val = packaged_run(run, cache), run.figures("best/")
-    dataset = run_dataset(package.config, cache.expanduser().absolute(), package.identity.fingerprint)
+    dataset = run_dataset(package.config, cache, package.identity.fingerprint)
     tags = lineage(package, dataset) | {SCORE: f"{val[SELECTION_METRIC]:.6f}"}
     version = register(run.uri, name, logged(run, package, dataset, tags), run.run_id, tags)
-    champion = holder(run.uri, name, CHAMPION)
-    wins, reason = succeeds(version, champion)
-    if wins:
-        give_alias(run.uri, version, CHAMPION)
+    with exclusive(cache / "packages" / f"{CHAMPION}-{name}.lock"):  # two sweeps may end at once
+        champion = holder(run.uri, name, CHAMPION)
+        wins, reason = succeeds(version, champion)
+        if wins:
+            give_alias(run.uri, version, CHAMPION)
     is_champion = wins or (champion is not None and champion.number == version.number)
     state = f"is {CHAMPION} now" if wins else f"{'is' if is_champion else 'is not'} {CHAMPION}"
     logger.info("model %s, version %s, %s: %s", name, version.number, state, reason)

@@ -17,8 +17,8 @@ NO_TITLE = ("sub", "original", "alternative", "alternate", "alt", "short", "othe
 """What stands before `title` in names of columns that hold something beside the title."""
 INDEX = re.compile(r"|Unnamed: \d+.*|__index_level_\d+__")
 """Names that pandas gives to the index of a table that it writes or reads; R gives the empty one."""
-COUNTER = ("index", "level0", "rownames", "rowid", "x")
-"""Names of columns that are an index where they count the rows."""
+COUNTER = tuple("index level0 id no nr number row rowid rowname rownames rownum rownumber rn x 1 c0 column0 v1".split())
+"""Names of columns that are an index where they count the rows, as pandas, R, Spark and people call it."""
 
 
 def first_of(names: Iterable[str], *wanted: str) -> str:
@@ -68,7 +68,7 @@ def without_index(names: Iterable[str]) -> list[str]:
 
 def is_counter(name: str, texts: pa.ChunkedArray) -> bool:
     """Whether a column is an index: it has the name of one and counts the rows, from 0 or 1."""
-    if _plain(name) not in COUNTER:
+    if _plain(name) not in ("", *COUNTER):  # "" is of #
         return False
     rows = np.arange(len(texts))
     return any(pc.all(pc.equal(texts, pa.array(rows + first).cast(pa.string()))).as_py() for first in (0, 1))

@@ -39,7 +39,7 @@ from laser.storage.content import file_hash
 
 logger = logging.getLogger(__name__)
 
-READING = 3
+READING = 4
 """Version of what is read from the same files. It rises when another title is chosen, say, and data are read anew."""
 
 
@@ -57,7 +57,7 @@ def prepare_dataset(config: DataConfig, cache_dir: Path) -> Dataset:
     if not (directory / "manifest.json").is_file():
         content = _content_hash(directory, config)
         name = directory.name or "data"  # the root of a file system has none
-        place = cache_dir / "datasets" / stage_key(name, _settings(config), content, SCHEMA_VERSION, READING)
+        place = cache_dir.absolute() / "datasets" / stage_key(name, _settings(config), content, SCHEMA_VERSION, READING)
         make_once(place, lambda aside: _prepare(directory, config, aside))
     dataset = open_dataset(place)
     if place == directory:
@@ -130,7 +130,7 @@ def _write_dataset(directory: Path, config: DataConfig, workspace: Workspace, ta
     )
     manifest = {
         "schema_version": SCHEMA_VERSION,
-        "name": raw.name,
+        "name": raw.name or "data",
         "fingerprint": hashlib.sha256(writer.digest.digest() + digests + candidates).hexdigest()[:16],
         "num_users": num_kept_users,
         "num_items": items.num_rows,

@@ -31,6 +31,10 @@ def source_directory(config: DataConfig, cache_dir: Path) -> Path:
         directory = Path(os.path.abspath(os.path.expanduser(config.path)))  # `.` gets the name of the folder
         if not directory.is_dir():
             raise UserError(f"data.path: {config.path}: no such folder; name the folder that holds the data files")
+        try:
+            str(directory).encode()
+        except UnicodeEncodeError:
+            raise UserError(f"data.path: {directory}: a name that is not UTF-8; rename the folder") from None
         return directory
     requirement, separator, folder = config.path.removeprefix("pypi:").partition("#")
     if not separator:

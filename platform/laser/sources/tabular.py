@@ -205,6 +205,8 @@ def _well_rated(
     if min_rating is None:
         return None
     column = batch.column(name)
+    if pa.types.is_string(column.type):
+        column = pc.utf8_trim_whitespace(column)
     try:
         ratings = column.cast(pa.float64())
     except pa.ArrowNotImplementedError as error:

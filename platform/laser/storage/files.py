@@ -7,6 +7,11 @@ from pathlib import Path
 from typing import Any
 
 
+def short_name(name: str) -> str:
+    """Return a name that may be a part of a file's name: at most 100 bytes of the 255 that file systems take."""
+    return name.encode()[:100].decode(errors="ignore")
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write UTF-8 text to a file beside `path` and rename it to `path`; an earlier file is replaced."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.writing")

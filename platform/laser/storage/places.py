@@ -40,6 +40,17 @@ def _try_to_write(path: Path) -> None:
         pass
 
 
+def check_file(path: Path, setting: str) -> None:
+    """Refuse a file to write that is a folder, or whose folder cannot be made or written.
+
+    Raises:
+        UserError: names the setting and the remedy.
+    """
+    if path.is_dir():
+        raise UserError(f"{setting}: {path} is a folder; name a file")
+    check_place(path.parent, setting)
+
+
 def check_new_folder(path: Path, setting: str) -> None:
     """Refuse a folder that is there already, or whose parent cannot be made or written; make the parent.
 

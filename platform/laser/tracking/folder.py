@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
 
 from laser.config.credentials import masked
 from laser.errors import UserError
 from laser.storage.files import write_json, write_whole
 from laser.storage.places import check_place
+from laser.storage.yaml_text import as_yaml
 from laser.tracking.environment import environment
 from laser.tracking.interface import EPOCH, RunResults
 
@@ -140,7 +140,7 @@ class FolderTracking:
         run.directory.mkdir(parents=True, exist_ok=True)
         surroundings = environment()
         run.set_tags({**tags, "kind": kind, "name": name, "commit": surroundings["commit"], "status": "RUNNING"})
-        settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        settings = as_yaml(config.model_dump(mode="json"))
         write_whole(run.directory / "config.yaml", masked(settings))
         write_json(run.directory / "environment.json", surroundings)
         try:

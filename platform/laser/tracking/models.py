@@ -14,7 +14,7 @@ from laser.config.credentials import masked
 from laser.errors import UserError
 from laser.storage.cache import make_once
 from laser.tracking.run import Run, metric_name
-from laser.tracking.store import client
+from laser.tracking.store import client, write_shared
 
 PACKAGE = "package"
 """Name of the folder of safetensors among a model's artifacts."""
@@ -171,7 +171,7 @@ def holder(uri: str, name: str, alias: str) -> Version | None:
 
 def give_alias(uri: str, version: Version, alias: str) -> None:
     """Move an alias to a version."""
-    client(uri).set_registered_model_alias(version.name, alias, version.number)
+    write_shared(lambda: client(uri).set_registered_model_alias(version.name, alias, version.number))
 
 
 def fetched_package(uri: str, model: str, cache: Path) -> Path:

@@ -20,7 +20,7 @@ from laser.evaluation.metrics import SELECTION_METRIC
 from laser.pages.run_figures import run_figures
 from laser.tracking.description import NOTE, with_results
 from laser.tracking.interface import RunResults
-from laser.tracking.store import SERVER_ERROR, answers, client, client_at_once
+from laser.tracking.store import SERVER_ERROR, answers, client, client_at_once, write_shared
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -107,15 +107,11 @@ class Run:
             profile: what is said of it.
         """
         from mlflow.entities import Dataset, DatasetInput, InputTag
-        from mlflow.exceptions import MlflowException
 
         whence, said = json.dumps({"uri": masked(source)}), json.dumps({"data": profile})
         dataset = Dataset(name, digest[:DIGEST_CHARACTERS], "local", whence, schema=None, profile=said)
         inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training and evaluation")])]
-        try:
-            client(self.uri).log_inputs(self.run_id, datasets=inputs)
-        except MlflowException:  # MLflow looks, then writes: another run may have written the dataset in between
-            client(self.uri).log_inputs(self.run_id, datasets=inputs)
+        write_shared(lambda: client(self.uri).log_inputs(self.run_id, datasets=inputs))
 
     def summarise(self, figures: Mapping[str, float]) -> None:
         """Record final figures; a later value of a figure replaces the one before."""

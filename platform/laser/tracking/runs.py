@@ -16,7 +16,6 @@ from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-import yaml
 from pydantic import BaseModel
 
 from laser.config.compose import flatten
@@ -24,6 +23,7 @@ from laser.config.credentials import masked
 from laser.config.schema import Experiment, TrackingConfig
 from laser.errors import UserError
 from laser.storage.places import check_place
+from laser.storage.yaml_text import as_yaml
 from laser.tracking.database import SQLiteFile, check_server
 from laser.tracking.description import NOTE, described
 from laser.tracking.environment import environment, source_tags
@@ -79,7 +79,7 @@ class Tracking:
             run.log_dataset(str(tags["dataset"]), str(tags["dataset_fingerprint"]), config.data.path, tags.get("data"))
         known = store.get_run(run.run_id).data.params  # cannot be changed once they are there
         self._log_params(run, {key: value for key, value in flatten(config).items() if key not in known})
-        run.log_text(masked(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)), "config.yaml")
+        run.log_text(masked(as_yaml(config.model_dump(mode="json"))), "config.yaml")
         run.log_json(surroundings, "environment.json")
         return run
 
@@ -244,8 +244,9 @@ def runs_with_ranks(tracking: Tracking | FolderTracking, dataset: str | None) ->
     """
     if isinstance(tracking, FolderTracking):
         raise UserError(f"experiment: {tracking.folder} is a folder of runs, which has none; name the runs by runs=")
-    condition = "attributes.status = 'FINISHED'" + (f" and tags.dataset = '{dataset}'" if dataset else "")
-    return [run for run in tracking.search(condition) if run.has("ranks")]
+    found = tracking.search("attributes.status = 'FINISHED'")
+    # Compared here, because a name may hold quotes.
+    return [run for run in found if dataset in (None, run.tags().get("dataset")) and run.has("ranks")]
 
 
 def open_tracking(config: TrackingConfig, must_exist: bool = False) -> Tracking:

@@ -4,6 +4,7 @@ import logging
 import os
 import time
 import urllib.request
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -68,6 +69,19 @@ def client_at_once(uri: str) -> Any:
         file.make()
     with alone_on_server(uri):
         return MlflowClient(tracking_uri=uri)
+
+
+def write_shared(write: Callable[[], object]) -> None:
+    """Write what other processes may be writing too, such as a new dataset or an alias.
+
+    MLflow looks for it and then writes it. If another process has written it in between, a second look finds it.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        write()
+    except MlflowException:
+        write()
 
 
 def sqlite_file(uri: str) -> SQLiteFile | None:

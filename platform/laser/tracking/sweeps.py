@@ -1,10 +1,12 @@
 """A sweep in MLflow: one parent run, and one child run for each trial."""
 
-import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import BaseModel
 
 from laser.config.arguments import parse_value
@@ -47,7 +49,9 @@ class SweepTracker:
 
 def read_trials(tracking: Tracking, parent: Run) -> list[TrialFacts]:
     """Return what the store knows of a sweep's trials, also while it runs."""
-    space = json.loads(parent.settings().get("space", "{}"))
+    with tempfile.TemporaryDirectory() as folder:  # MLflow cuts a parameter off at 6,000 characters
+        config = yaml.safe_load(parent.fetch("config.yaml", Path(folder)).read_text(encoding="utf-8"))
+    space = config.get("space", {})
     return [_facts(run, space) for run in tracking.search(f"tags.`mlflow.parentRunId` = '{parent.run_id}'")]
 
 

@@ -46,7 +46,8 @@ def train_laser(
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     if artifacts.recommender is not None:
-        shutil.copytree(artifacts.recommender, run_dir / "recommender", dirs_exist_ok=True)
+        being_written = shutil.ignore_patterns("*.writing")  # by a process that tests the same recommender
+        shutil.copytree(artifacts.recommender, run_dir / "recommender", ignore=being_written, dirs_exist_ok=True)
     if artifacts.users is not None:
         (run_dir / SELECTION.parent).mkdir(exist_ok=True)
         shutil.copyfile(artifacts.users, run_dir / SELECTION)

@@ -35,7 +35,7 @@ from laser.training.run.outcome import read_outcome
 from laser.training.train import run_tags
 from laser.tuning.plan import planned_trials, sampled_trials
 from laser.tuning.space import Choice, Domain, LogUniform, RandInt, Uniform, parse_space
-from laser.tuning.sweep import SYMBOLS, Sweep, Trial, TrialRecord, TrialState
+from laser.tuning.sweep import SYMBOLS, Sweep, Trial, TrialRecord, TrialState, open_sweep
 from laser.tuning.table import SweepTable
 from laser.tuning.trial import METRIC, best_report, end_trial, end_unfinished, epoch_reports, train_trial
 from laser.tuning.verdicts import Verdicts
@@ -90,10 +90,12 @@ def plan_search(config: TuneExperiment) -> SearchPlan:
     """Check the settings and make what trials share, before anything is started.
 
     Raises:
-        UserError: as `checked_search` raises it, or a place or the data are wrong.
+        UserError: as `checked_search` raises it, or a place, the data or the sweep to resume are wrong.
     """
     check_places(config)
     check_temporary_folder()
+    if config.resume:
+        open_sweep(config)  # what cannot be resumed is told before anything is made
     plan = checked_search(config)
     scored = isinstance(plan.base.selection, ScoredUsers)  # scores depend on more than what is marked
     if scored or not plan.space.keys().isdisjoint(marked(Experiment, ARTIFACT)):

@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -137,6 +139,41 @@ def test_on_sigterm_it_ends_with_a_summary_and_is_gone(server):
     assert summary["address"] == server.address and summary["seconds"] > 0
     with pytest.raises(OSError):
         urllib.request.urlopen(f"{server.address}/health", timeout=5)
+
+
+def test_what_is_wrong_is_told_before_ray_starts(tmp_path, monkeypatch):
+    from laser.serving.http.running import application_of
+
+    monkeypatch.chdir(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"port: 127.0.0.1:{port}: Address already in use; set another one"):
+            application_of(ServeJob(port=port))
+    with pytest.raises(UserError, match="new_items: .*no readable file"):
+        application_of(ServeJob(new_items="nothing.csv"))
+    with pytest.raises(UserError, match="token_file: /proc/laser: "):
+        application_of(ServeJob(token_file="/proc/laser/token"))
+    with pytest.raises(UserError, match="tracking.uri: .*no such file"):
+        application_of(ServeJob())
+
+
+def test_servers_that_start_at_once_have_one_token(tmp_path):
+    from laser.serving.http.running import make_token
+
+    jobs = [ServeJob(token_file=str(tmp_path / str(number) / "token")) for number in range(20)]
+    together = threading.Barrier(2)
+
+    def tokens(_: int) -> list[str]:
+        read = []
+        for job in jobs:
+            together.wait()
+            make_token(job)
+            read.append(Path(job.token_file).read_text())
+        return read
+
+    with ThreadPoolExecutor(2) as threads:
+        ours, theirs = threads.map(tokens, range(2))
+    assert ours == theirs and all(ours)
 
 
 def test_without_a_token_nobody_else_may_reach_it():

@@ -13,9 +13,11 @@ def run_directory(output_dir: Path, name: str, resume: bool) -> Path:
     Raises:
         UserError: there is no run to resume.
     """
-    output_dir.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        output_dir.mkdir(parents=True, exist_ok=True)
     numbered = re.compile(re.escape(name) + r"(?:-(\d+))?")
-    matches = (numbered.fullmatch(path.name) for path in output_dir.iterdir() if path.is_dir())
+    there = output_dir.iterdir() if output_dir.is_dir() else ()
+    matches = (numbered.fullmatch(path.name) for path in there if path.is_dir())
     latest = max((int(match[1] or 1) for match in matches if match), default=0)
     if resume:
         if not latest:

@@ -28,7 +28,7 @@ def starting_weights(start_from: str, laser: Laser) -> dict[str, Tensor]:
     Raises:
         UserError: there is no such checkpoint, or a weight does not fit; names the weight and the remedy.
     """
-    weights = _checkpoint(start_from).trainable()
+    weights = starting_checkpoint(start_from).trainable()
     own = laser.trainable_parameters() | laser.statistics()
     shapes = {name: whole_shape(weight) for name, weight in own.items()}
     _check_fit(start_from, {name: weight.shape for name, weight in weights.items()}, shapes)
@@ -48,7 +48,12 @@ def check_start(config: Experiment, artifacts: Artifacts) -> None:
             check_shared_prefix(weights)
 
 
-def _checkpoint(start_from: str) -> Checkpoint:
+def starting_checkpoint(start_from: str) -> Checkpoint:
+    """Return the checkpoint that `training.start_from` names.
+
+    Raises:
+        UserError: there is none.
+    """
     directory = Path(start_from).expanduser()
     if (directory / CHECKSUMS).is_file():
         return read_checkpoint(directory)
