@@ -1,7 +1,7 @@
 """The settings of the recommenders under the M-Former, one section for each family.
 
 A family is a section here, listed once in the union `RecommenderConfig`, and a module `laser.families.<type>` that
-builds its model. Everything else is derived from the sections.
+builds its model (`laser.families.text.<type>` where it reads texts). Everything else is derived from the sections.
 """
 
 from collections.abc import Mapping
@@ -25,6 +25,8 @@ class FamilySection(Section):
 
     max_items: ClassVar[int | None] = None
     """The largest catalogue that the family takes; None is any."""
+    needs_days: ClassVar[bool] = False
+    """Whether the family reads when interactions were (`laser.data.dataset.Dataset.days`)."""
 
     @property
     def parts(self) -> dict[str, "FamilySection"]:
@@ -193,16 +195,31 @@ class TextSection(FamilySection):
     """Principal components of the text features, whitened. Of hybrid, they take this many of hidden_size."""
 
 
-class TextSASRecConfig(AttentionSection, TextSection):
+class CosineSection(AttentionSection, TextSection):
+    """The settings that recommenders share that compare histories with items' texts by cosine."""
+
+    hidden_size: PositiveInt = 128
+    """C, width of the sequence encoder."""
+    temperature: PositiveFloat = 0.07
+    """τ of the cosine between the history and an item."""
+
+
+class TextSASRecConfig(CosineSection):
     """SASRec over the items' ids and their texts, which a frozen LLM reads."""
 
     search = {"dropout": [0.2, 0.4]}
     type: Literal["text_sasrec"] = "text_sasrec"
     """The recommender's family."""
-    hidden_size: PositiveInt = 128
-    """C, width of the sequence encoder."""
-    temperature: PositiveFloat = 0.07
-    """τ of the cosine between the history and an item."""
+
+
+class UniSRecConfig(CosineSection):
+    """UniSRec-like (KDD 2022): a transformer over items' texts alone, which a mixture of whitening experts adapts."""
+
+    search = {"dropout": [0.2, 0.4], "batch_size": [64, 256]}
+    type: Literal["unisrec"] = "unisrec"
+    """The recommender's family."""
+    num_experts: PositiveInt = 8
+    """G, whitening experts. Its paper: 8."""
 
 
 class FDSAConfig(AttentionSection, TextSection):
@@ -228,6 +245,19 @@ class PopularityConfig(FamilySection):
     search = {}
     type: Literal["popularity"] = "popularity"
     """The recommender's family."""
+    max_history: PositiveInt = 50
+    """Longest history in items; older ones are cut."""
+
+
+class RecentPopularityConfig(FamilySection):
+    """Popularity with decay: an interaction counts by half after each half-life. It needs times that are dates."""
+
+    search = {"half_life_days": [7.0, 30.0, 90.0, 365.0]}
+    needs_days: ClassVar[bool] = True
+    type: Literal["recent_popularity"] = "recent_popularity"
+    """The recommender's family."""
+    half_life_days: PositiveFloat = 30.0
+    """Days after which an interaction counts half."""
     max_history: PositiveInt = 50
     """Longest history in items; older ones are cut."""
 
@@ -291,7 +321,7 @@ class HybridConfig(CountsSection, TextSection):
 FittedConfig = ItemKNNConfig | EASEConfig | HybridConfig
 """The families that are fitted in closed form, for `RecommenderConfig` and for the stack."""
 
-RivalConfig = GSASRecConfig | ESASRecConfig | HSTUConfig | GRU4RecConfig | FDSAConfig
+RivalConfig = GSASRecConfig | ESASRecConfig | HSTUConfig | GRU4RecConfig | FDSAConfig | UniSRecConfig
 TrainedConfig = SASRecConfig | Bert4RecConfig | TextSASRecConfig | RivalConfig | CollectiveSASRecConfig
 """The families that are trained by gradient, for `RecommenderConfig` and for the stack."""
 
@@ -321,7 +351,13 @@ def _with_own_code(section: Any) -> Any:
 
 
 RecommenderConfig = Annotated[
-    PopularityConfig | FittedConfig | TrainedConfig | StackConfig | OwnConfig | NoRecommenderConfig,
+    PopularityConfig
+    | RecentPopularityConfig
+    | FittedConfig
+    | TrainedConfig
+    | StackConfig
+    | OwnConfig
+    | NoRecommenderConfig,
     Field(discriminator="type"),
     BeforeValidator(_with_own_code),
 ]
