@@ -318,6 +318,9 @@ class HybridConfig(CountsSection, TextSection):
         return self
 
 
+CountedConfig = PopularityConfig | RecentPopularityConfig
+"""The families that rank the items alike for all users."""
+
 FittedConfig = ItemKNNConfig | EASEConfig | HybridConfig
 """The families that are fitted in closed form, for `RecommenderConfig` and for the stack."""
 
@@ -351,17 +354,11 @@ def _with_own_code(section: Any) -> Any:
 
 
 RecommenderConfig = Annotated[
-    PopularityConfig
-    | RecentPopularityConfig
-    | FittedConfig
-    | TrainedConfig
-    | StackConfig
-    | OwnConfig
-    | NoRecommenderConfig,
+    CountedConfig | FittedConfig | TrainedConfig | StackConfig | OwnConfig | NoRecommenderConfig,
     Field(discriminator="type"),
     BeforeValidator(_with_own_code),
 ]
-"""The union of all families: a new one is listed here, or in one of the two unions that this one names."""
+"""The union of all families: a new one is listed here, or in one of the unions that this one names."""
 
 FAMILIES: dict[str, type[FamilySection]] = {
     section.model_fields["type"].default: section
