@@ -18,8 +18,7 @@ def prefix_of(projection: Projection, states_NC: Tensor) -> Tensor:
         if item < 0:
             tokens.append(projection.filler)
             continue
-        state_C = states_NC[item]
-        tokens.append(projection.output(state_C if projection.hidden is None else projection.hidden(state_C)))
+        tokens.append(projection.output(projection.hidden(states_NC[item])))
     return torch.stack(tokens)
 
 

@@ -221,5 +221,5 @@ def test_the_jobs_settings_of_training_reach_what_is_trained_by_gradient_and_not
 
 
 def test_a_family_that_is_no_baseline_is_refused(raw):
-    with pytest.raises(UserError, match=r"families\.0: \"none\"; should be 'popularity', 'item_knn'"):
+    with pytest.raises(UserError, match=r"families\.0: \"none\"; should be 'popularity', 'recent_popularity'"):
         load_config(ReferencesJob, [f"data={raw}", "families=[none]"], None)

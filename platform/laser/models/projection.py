@@ -35,9 +35,9 @@ class Projection(nn.Module):
     ) -> None:
         super().__init__()
         self.num_tokens = num_tokens
-        self.hidden = (
-            None if hidden_size is None else nn.Sequential(nn.Linear(recommender_width, hidden_size), nn.GELU())
-        )
+        self.hidden: nn.Module = nn.Identity()
+        if hidden_size is not None:
+            self.hidden = nn.Sequential(nn.Linear(recommender_width, hidden_size), nn.GELU())
         inner = recommender_width if hidden_size is None else hidden_size
         self.output = nn.Linear(inner, llm_width)
         nn.init.normal_(self.output.weight, std=output_std * inner**-0.5)
@@ -56,5 +56,5 @@ class Projection(nn.Module):
         item_BL = mask_BN.sum(dim=1, keepdim=True) + places_L  # below 0 where the history has no such item
         index_BLC = item_BL.clamp(min=0)[..., None].expand(-1, -1, encoding_BNC.shape[2])
         state_BLC = encoding_BNC.gather(1, index_BLC)
-        prefix_BLH = self.output(state_BLC if self.hidden is None else self.hidden(state_BLC))
+        prefix_BLH = self.output(self.hidden(state_BLC))
         return prefix_BLH if self.filler is None else torch.where(item_BL[..., None] < 0, self.filler, prefix_BLH)
