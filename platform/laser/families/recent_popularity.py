@@ -40,6 +40,7 @@ class RecentPopularity(Popularity, ReadsDays):
         days, self._days = np.concatenate(self._days), ()
         weights = 2.0 ** ((days - days.max()) / self.half_life_days)
         counts_I = np.bincount(np.concatenate(sequences), weights, minlength=self.num_items)
+        # In float32, what is older than some 140 half-lives counts nothing.
         self.counts_I.copy_(torch.from_numpy(counts_I))
 
     def encode_without(self, item_ids_BN: Tensor, mask_BN: Tensor, own_sequences: Sequence[Items]) -> Tensor:

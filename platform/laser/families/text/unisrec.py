@@ -14,7 +14,7 @@ from laser.families.text.text_sasrec import TextSASRec
 
 
 class WhiteningExperts(nn.Module):
-    """The paper's adaptor: each expert shifts and maps the features (Eq. 2), and a softmax of them weights the experts.
+    """The paper's adaptor: each expert shifts and maps the features, and a softmax of them weights the experts.
 
     We deviate: the gate has no noise while training, and all experts share a mask of dropout.
 
