@@ -195,28 +195,23 @@ class TextSection(FamilySection):
     """Principal components of the text features, whitened. Of hybrid, they take this many of hidden_size."""
 
 
-class CosineSection(AttentionSection, TextSection):
-    """The settings that recommenders share that compare histories with items' texts by cosine."""
+class TextSASRecConfig(AttentionSection, TextSection):
+    """SASRec over the items' ids and their texts, which a frozen LLM reads."""
 
+    search = {"dropout": [0.2, 0.4]}
+    type: Literal["text_sasrec"] = "text_sasrec"
+    """The recommender's family."""
     hidden_size: PositiveInt = 128
     """C, width of the sequence encoder."""
     temperature: PositiveFloat = 0.07
     """τ of the cosine between the history and an item."""
 
 
-class TextSASRecConfig(CosineSection):
-    """SASRec over the items' ids and their texts, which a frozen LLM reads."""
-
-    search = {"dropout": [0.2, 0.4]}
-    type: Literal["text_sasrec"] = "text_sasrec"
-    """The recommender's family."""
-
-
-class UniSRecConfig(CosineSection):
+class UniSRecConfig(TextSASRecConfig):
     """UniSRec-like (KDD 2022): a transformer over items' texts alone, which a mixture of whitening experts adapts."""
 
     search = {"dropout": [0.2, 0.4], "batch_size": [64, 256]}
-    type: Literal["unisrec"] = "unisrec"
+    type: Literal["unisrec"] = "unisrec"  # type: ignore[assignment]
     """The recommender's family."""
     num_experts: PositiveInt = 8
     """G, whitening experts. Its paper: 8."""
@@ -249,17 +244,15 @@ class PopularityConfig(FamilySection):
     """Longest history in items; older ones are cut."""
 
 
-class RecentPopularityConfig(FamilySection):
+class RecentPopularityConfig(PopularityConfig):
     """Popularity with decay: an interaction counts by half after each half-life. It needs times that are dates."""
 
     search = {"half_life_days": [7.0, 30.0, 90.0, 365.0]}
     needs_days: ClassVar[bool] = True
-    type: Literal["recent_popularity"] = "recent_popularity"
+    type: Literal["recent_popularity"] = "recent_popularity"  # type: ignore[assignment]
     """The recommender's family."""
     half_life_days: PositiveFloat = 30.0
     """Days after which an interaction counts half."""
-    max_history: PositiveInt = 50
-    """Longest history in items; older ones are cut."""
 
 
 class CountsSection(FittedSection):
