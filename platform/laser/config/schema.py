@@ -401,7 +401,7 @@ class Experiment(Section):
     def _sections_agree(self) -> "Experiment":
         if self.uses_recommender and self.recommender.type == "none":
             raise ValueError(
-                'recommender.type: "none"; prefix and head.collaborative read a recommender: name one, or set '
+                'recommender.type: "none"; the prefix and head.collaborative read a recommender: name one, or set '
                 "bituning.prefix to free or none and head.collaborative to false"
             )
         if self.finetuning.trains_llm and self.llm.implementation == "packed":
