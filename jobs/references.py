@@ -23,7 +23,7 @@ def main(job: ReferencesJob) -> Mapping[str, Any]:
     from laser.config.identity import recommender_tags
     from laser.config.paths import check_places
     from laser.evaluation.user_ranks import TEST_RANKS
-    from laser.recommenders.baselines import best_baseline, check_families, table
+    from laser.recommenders.baselines import best_baseline, chosen_families, table
     from laser.sources.prepare import prepare_dataset
     from laser.storage.files import short_name
     from laser.tracking.environment import environment
@@ -34,10 +34,10 @@ def main(job: ReferencesJob) -> Mapping[str, Any]:
     tracking = open_tracking(job.tracking)
     cache = Path(job.cache_dir).expanduser()
     dataset = prepare_dataset(job.data_config(), cache)
-    check_families(job, dataset)
+    families = chosen_families(job, dataset)
     directory = Path(job.output_dir).expanduser() / f"references-{short_name(dataset.name)}"
     baselines, summary = [], {}
-    for family in job.families:
+    for family in families:
         baseline, place = best_baseline(job, family, dataset), directory / family
         tags = recommender_tags(baseline.experiment.recommender, dataset.name, dataset.fingerprint, cache)
         tags["data"] = dataset.described()

@@ -10,7 +10,7 @@ from laser.errors import UserError
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"recommender": {"type": "none"}}, 'recommender.type: "none"; the M-Former and head.collaborative read'),
+        ({"recommender": {"type": "none"}}, 'recommender.type: "none"; the prefix and head.collaborative read'),
         (
             {"bituning": {"prefix": "none", "representation": "eos"}},
             'bituning.representation: "eos"; without prefix and suffix nothing is left to train',

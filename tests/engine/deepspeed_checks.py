@@ -64,17 +64,18 @@ def moments_are_read_again(llm: Path) -> None:
 
 
 def weights_are_read_whole_after_an_evaluation(llm: Path) -> None:
-    config = with_overrides(BASE, {"training.zero_stage": 3, "llm.compile": False})
-    sharded = sharded_llm(llm, torch.float32, config.llm, config.training)
-    laser = build_laser(config, sharded, RECOMMENDER_WIDTH, embedding_std=0.1)
-    engine = DeepSpeedEngine(laser, config.training, CPU)
-    for _ in range(3):
-        training_step(engine, [batch()], catalogue(laser), config.training, 1.0)
-        laser.eval()
-        with torch.no_grad():
-            engine.forward(batch())  # after which ZeRO-3 prefetches for a backward pass
-        assert engine.trainable_state()["mformer.router.score.weight"].any()
-        laser.train()
+    for prefix, weight in {"mformer": "mformer.router.score.weight", "projection": "projection.output.weight"}.items():
+        config = with_overrides(BASE, {"training.zero_stage": 3, "llm.compile": False, "bituning.prefix": prefix})
+        sharded = sharded_llm(llm, torch.float32, config.llm, config.training)
+        laser = build_laser(config, sharded, RECOMMENDER_WIDTH, embedding_std=0.1)
+        engine = DeepSpeedEngine(laser, config.training, CPU)
+        for _ in range(3):
+            training_step(engine, [batch()], catalogue(laser), config.training, 1.0)
+            laser.eval()
+            with torch.no_grad():
+                engine.forward(batch())  # after which ZeRO-3 prefetches for a backward pass
+            assert engine.trainable_state()[weight].any()
+            laser.train()
 
 
 CHECKS: dict[Callable[[Path], None], int] = {

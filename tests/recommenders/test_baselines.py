@@ -20,6 +20,7 @@ from transformers import (
 
 from laser.config.compose import load_config
 from laser.config.families.recommenders import (
+    BASELINES,
     FAMILIES,
     EASEConfig,
     HybridConfig,
@@ -33,7 +34,7 @@ from laser.data.dataset import Dataset
 from laser.data.prompts import item_texts
 from laser.errors import UserError
 from laser.evaluation.user_ranks import read_ranks
-from laser.recommenders.baselines import _grid, best_baseline, check_families, table
+from laser.recommenders.baselines import _grid, best_baseline, chosen_families, table
 from laser.recommenders.pretraining import pretrained_recommender
 from laser.recommenders.text_features import item_features
 from laser.sources.prepare import prepare_dataset
@@ -188,19 +189,24 @@ def test_the_best_on_validation_is_taken_and_a_second_call_makes_nothing(job, da
     assert f"{baseline.pretrained.test['ndcg@10_masked']:.4f}" in lines[2]
 
 
-def test_a_family_that_takes_fewer_items_is_refused_before_any_is_made(job, dataset, monkeypatch):
-    check_families(job, dataset)
+def test_what_the_data_do_not_allow_is_left_out_or_where_it_is_named_refused(job, dataset, monkeypatch):
+    assert set(BASELINES) - set(chosen_families(job, dataset)) == {"recent_popularity"}  # its times are 0 to 8
     monkeypatch.setattr(EASEConfig, "max_items", NUM_ITEMS - 1)
+    assert set(BASELINES) - set(chosen_families(job, dataset)) == {"recent_popularity", "ease"}
     few = job.model_copy(update={"families": ("popularity", "ease", "item_knn")})
     with pytest.raises(UserError, match=r"families: ease takes at most 23 items .* 24; .*\[popularity,item_knn\]"):
-        check_families(few, dataset)
-    check_families(job.model_copy(update={"families": ("popularity",)}), dataset)
+        chosen_families(few, dataset)
+    recent = job.model_copy(update={"families": ("recent_popularity", "ease", "item_knn")})
+    with pytest.raises(UserError, match=r"families: recent_popularity needs the dates of interactions, and circle"):
+        chosen_families(recent, dataset)
+    assert chosen_families(job.model_copy(update={"families": ("popularity",)}), dataset) == ("popularity",)
 
 
 def test_every_point_of_the_searches_is_a_valid_setting(job):
-    fitted, trained = "popularity item_knn ease hybrid", "sasrec bert4rec text_sasrec gsasrec esasrec hstu gru4rec fdsa"
-    assert job.families == (*fitted.split(), *trained.split(), "stack")
-    for family in job.families:
+    fitted = "popularity recent_popularity item_knn ease hybrid"
+    trained = "sasrec bert4rec text_sasrec gsasrec esasrec hstu gru4rec fdsa unisrec"
+    assert BASELINES == (*fitted.split(), *trained.split(), "stack")
+    for family in BASELINES:
         for settings in _grid(FAMILIES[family].search):
             assert job.experiment(family, settings).recommender.type == family
 
@@ -215,5 +221,5 @@ def test_the_jobs_settings_of_training_reach_what_is_trained_by_gradient_and_not
 
 
 def test_a_family_that_is_no_baseline_is_refused(raw):
-    with pytest.raises(UserError, match=r"families\.0: \"none\"; should be 'popularity', 'item_knn'"):
+    with pytest.raises(UserError, match=r"families\.0: \"none\"; should be 'popularity', 'recent_popularity'"):
         load_config(ReferencesJob, [f"data={raw}", "families=[none]"], None)

@@ -25,7 +25,7 @@ from laser.config.schema import DataConfig, Experiment
 from laser.data.dataset import Dataset
 from laser.errors import UserError
 from laser.evaluation.user_ranks import read_ranks
-from laser.recommenders.base import FittedRecommender, SequentialRecommender, TrainedRecommender
+from laser.recommenders.base import FittedRecommender, ReadsDays, SequentialRecommender, TrainedRecommender
 from laser.recommenders.pretraining import pretrained_recommender
 from laser.recommenders.registry import ALLOW_CODE, build_recommender
 from laser.recommenders.storage import load_recommender, save_recommender
@@ -59,6 +59,8 @@ def ready(config: FamilySection, data: list[np.ndarray]) -> SequentialRecommende
     for part in model.modules():
         if isinstance(part, ReadsText):
             part.read_text(np.random.default_rng(1).normal(size=(NUM_ITEMS, 9)).astype(np.float32))
+    if isinstance(model, ReadsDays):
+        model.read_days([np.arange(len(sequence), dtype=np.float64) for sequence in data])
     if isinstance(model, FittedRecommender):
         model.fit(data)
     with torch.no_grad():
@@ -79,9 +81,14 @@ def config(request: pytest.FixtureRequest) -> FamilySection:
 
 
 def test_each_family_has_a_module_and_each_module_is_in_the_union():
-    assert {module.name for module in pkgutil.iter_modules(families.__path__)} == set(FAMILIES)
+    modules = [
+        part.name for part in pkgutil.walk_packages(families.__path__, f"{families.__name__}.") if not part.ispkg
+    ]
+    assert {module.rpartition(".")[2]: ".text." in module for module in modules} == {
+        family: issubclass(section, TextSection) for family, section in FAMILIES.items()
+    }
+    assert all(callable(importlib.import_module(module).build) for module in modules)
     for family, section in FAMILIES.items():
-        assert callable(importlib.import_module(f"{families.__name__}.{family}").build)
         assert section().type == family and section.__doc__
 
 
@@ -147,6 +154,10 @@ def test_a_fitted_one_leaves_a_user_out_as_if_never_fitted(config):
     model = ready(config, data)
     if not isinstance(model, FittedRecommender):
         pytest.skip("not fitted")
+    if isinstance(model, ReadsDays):
+        with pytest.raises(UserError, match=rf"recommender\.type: {config.type} ranks by itself alone"):
+            model.encode_without(*batch([[0]]), [data[-1]])
+        return
     own, without = data[-1], ready(config, data[:-1])
     assert model.num_statistics > 0
     # Nobody else has items 10 and 11, so that without the user they are items that were never seen.
@@ -175,7 +186,7 @@ def walks(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Users who walk a circle of items."""
     folder, random = tmp_path_factory.mktemp("walks"), np.random.default_rng(0)
     rows = [
-        f"u{user},i{(start + step) % NUM_ITEMS},{step}"
+        f"u{user},i{(start + step) % NUM_ITEMS},{1_500_000_000 + 86_400 * step}"
         for user, start in enumerate(random.integers(0, NUM_ITEMS, 30))
         for step in range(random.integers(4, 9))
     ]

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from laser.config.families.recommenders import FAMILIES, TrainedSection
 from laser.families.bert4rec import BERT4Rec
 from laser.families.gsasrec import GSASRec
+from laser.families.text.unisrec import UniSRec
 from laser.recommenders.base import CausalRecommender, TrainedRecommender
 from laser.recommenders.registry import build_recommender
 from laser.recommenders.text import ReadsText
@@ -140,7 +141,24 @@ def test_every_item_is_learnt_and_every_weight_has_a_gradient(model):
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
     items_IC = model.encoder.embeddings.word_embeddings if isinstance(model, BERT4Rec) else model.embedding
-    assert items_IC.weight.grad.abs().sum(dim=1).min() > 0
+    assert isinstance(model, UniSRec) is (items_IC is None), "it alone has no ids"
+    assert items_IC is None or items_IC.weight.grad.abs().sum(dim=1).min() > 0
+
+
+def test_unisrec_scores_items_of_one_text_alike_and_mixes_its_experts_by_the_gate():
+    model, features_IH = recommender("unisrec"), np.random.default_rng(0).normal(size=(NUM_ITEMS, 12))
+    features_IH[7] = features_IH[3]
+    model.read_text(features_IH.astype(np.float32))
+    scores_BI = model.scores(*padded([[1, 3, 5], [1, 7, 5]]))
+    torch.testing.assert_close(scores_BI[0], scores_BI[1], rtol=0, atol=1e-5)
+    torch.testing.assert_close(scores_BI[:, 3], scores_BI[:, 7], rtol=0, atol=1e-5)
+    experts, text_IW = model.project, model.text_IW
+    gate_IG = (text_IW @ experts.gate.weight.T).softmax(dim=-1)
+    expected_IC = sum(
+        gate_IG[:, [number]] * ((text_IW - experts.shift_GW[number]) @ experts.map_GWC[number]) for number in range(8)
+    )
+    torch.testing.assert_close(model._items(), expected_IC, rtol=0, atol=1e-5)
+    assert gate_IG.std(dim=0).min() > 1e-3, "the gate tells texts apart"
 
 
 def test_item_embeddings_are_given_while_the_weights_are_trained(model):

@@ -24,7 +24,7 @@ from tiny.laser import BASE
 VARIANTS: dict[str, dict[str, Any]] = {
     "before": {},
     "after": {"bituning.prefix_position": "after", "prompt.item_attention": "own"},
-    "after, causal": {"bituning.prefix_position": "after"},
+    "after, causal": {"bituning.prefix_position": "after", "bituning.prefix": "projection"},
     "stack": {
         "recommender": {
             "type": "stack",

@@ -78,9 +78,10 @@ def test_a_cached_history_reads_the_same_alone_and_in_a_batch(experiment, tmp_pa
     torch.testing.assert_close(together_BD, alone_BD, rtol=0, atol=1e-5)  # measured: 1.9e-7
 
 
-@pytest.mark.parametrize("attention", ["own", "causal"])
-def test_a_run_over_cached_text_resumes_as_if_uninterrupted(experiment, tmp_path, attention):
-    config, inputs = opened(experiment, tmp_path, prompt__item_attention=attention, training__stage1_epochs=2)
+@pytest.mark.parametrize(("attention", "prefix"), [("own", "mformer"), ("causal", "projection")])
+def test_a_run_over_cached_text_resumes_as_if_uninterrupted(experiment, tmp_path, attention, prefix):
+    settings = {"prompt__item_attention": attention, "bituning__prefix": prefix, "training__stage1_epochs": 2}
+    config, inputs = opened(experiment, tmp_path, **settings)
     assert inputs.artifacts.texts is not None
     whole = train(config, tmp_path / "whole", lambda metrics, epoch: None)
 

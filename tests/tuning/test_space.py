@@ -1,8 +1,12 @@
 """What a search space may say."""
 
+from pathlib import Path
+
 import pytest
 
-from laser.config.schema import Experiment
+from laser.config.compose import load_config
+from laser.config.families.recommenders import FAMILIES
+from laser.config.schema import Experiment, TuneExperiment
 from laser.errors import UserError
 from laser.tuning.space import Choice, LogUniform, RandInt, grid, parse_space
 
@@ -40,3 +44,16 @@ def test_a_wrong_definition_is_named_with_its_remedy(key, definition, message):
 def test_a_grid_takes_choices_alone():
     with pytest.raises(UserError, match=r"space\.training\.learning_rate: a grid cannot try all of loguniform"):
         grid({"training.learning_rate": LogUniform(1e-4, 1e-2)})
+
+
+def test_families_have_spaces_of_their_own_with_as_many_settings_and_the_same_budget(repo: Path):
+    base = load_config(TuneExperiment, [f"config={repo / 'configs/tune/family.yaml'}"], None)
+    files = {path.stem.removeprefix("family-"): path for path in (repo / "configs/tune").glob("family-*.yaml")}
+    # collective_sasrec has collectivekv.yaml, a stack has two families, and the others have nothing that a Laser reads.
+    assert set(FAMILIES) - set(files) == {"popularity", "recent_popularity", "collective_sasrec", "stack"}
+    for family, path in files.items():
+        config = load_config(TuneExperiment, [f"config={path}"], None)
+        assert config.recommender.type == family and config.name == path.stem
+        assert len(config.space) == 4 and all(key.startswith("recommender.") for key in config.space)
+        shared = {"name", "recommender", "space"}
+        assert config.model_dump(exclude=shared) == base.model_dump(exclude=shared)

@@ -102,7 +102,7 @@ def read_yaml(path: Path, _open: tuple[Path, ...] = ()) -> Mapped:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UserError(f"{path}:{line}: {error.problem or 'not YAML'}; fix the syntax") from error
     except UNREADABLE as error:
-        raise UserError(f"{path}: {_first_line(error)}; fix it") from error
+        raise UserError(f"{path}: {str(error).strip().splitlines()[0]}; fix it") from error
     if not isinstance(content, dict):
         raise UserError(
             f"{path}:1: holds {type(content).__name__}, wanted sections with keys; see configs/ for examples"
@@ -242,7 +242,3 @@ def _refuse_unwieldy(value: Any, key: str = "") -> None:
             raise UserError(f"{key.rstrip('.')}: {value} is beyond 64 bits; give a smaller number")
     elif value is not None and not isinstance(value, float):
         raise UserError(f"{key.rstrip('.')}: {value!r}; wanted text, a number, true, false or null")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

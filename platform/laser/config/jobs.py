@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from laser.config.families.recommenders import BASELINES, FAMILIES, Family, FamilySection, TrainedSection
+from laser.config.families.recommenders import FAMILIES, Family, FamilySection, TrainedSection
 from laser.config.schema import DataConfig, Experiment, Format, TrackingConfig, TuneExperiment
 from laser.config.section import NonNegativeFloat, PathText, Section, Seed
 
@@ -229,8 +229,8 @@ class ReferencesJob(Section):
     """Raw data: as data.path."""
     format: Format = "auto"
     """Layout of the data: as data.format."""
-    families: tuple[Family, ...] = BASELINES
-    """Families to make."""
+    families: tuple[Family, ...] | None = None
+    """Families to make; null makes all that the data allow (ease: 30,000 items; recent_popularity: dates)."""
     max_epochs: PositiveInt = 200
     """Largest number of epochs of the trained families. They stop earlier when validation no longer improves."""
     seed: Seed = 0

@@ -35,6 +35,8 @@ from laser.config.section import Fraction, NonNegativeFloat, PathText, PositiveF
 Layout = Literal["recformer", "recbole", "pairs", "amazon", "movielens"]
 """Raw layouts, in the order in which `auto` tries them. Each is read by the module `laser.sources.<layout>`."""
 Format = Literal["auto", Layout]
+READS_USER = ("mformer", "projection")
+"""Values of bituning.prefix whose prefix is made of the user's history, as a recommender encodes it."""
 
 
 class DataConfig(Section):
@@ -134,9 +136,12 @@ class LLMConfig(Section):
 class BiTuningConfig(Section):
     """The virtual tokens around the text."""
 
-    prefix: Literal["mformer", "free", "none"] = "mformer"
-    """mformer makes the prefix from the recommender's encoding of the user; free trains mformer.num_virtual_tokens
-    tokens that are the same for all users; none has no prefix. Paper: mformer; the others are in its Table 4."""
+    prefix: Literal["mformer", "projection", "free", "none"] = "mformer"
+    """mformer makes the prefix from the recommender's encoding of the user; projection maps the states of the last
+    mformer.num_virtual_tokens items, one to a token (as CoLLM and LLaRA do); free trains so many tokens, the same for
+    all users; none has no prefix. Paper: mformer; free and none are in its Table 4."""
+    projection_width: Annotated[PositiveInt | None, read_if("bituning.prefix", "projection")] = None
+    """Width of a hidden layer of the projection; null maps linearly. CoLLM's code: 5 C; LLaRA's: H."""
     prefix_position: Literal["before", "after"] = "before"
     """Where the prefix stands: before the text, or after it, where a step runs the virtual tokens alone and reads the
     text's cached keys and values. Paper: before."""
@@ -158,8 +163,8 @@ class MFormerConfig(Section):
     gate: Literal["straight_through", "none"] = "straight_through"
     """How the router learns from the recommendation loss: through the gate's gradient at the prefix, or not at all
     (with none, it learns from the load balance alone). Paper: silent."""
-    num_virtual_tokens: Annotated[PositiveInt, read_if("bituning.prefix", "mformer", "free")] = 32
-    """L, prefix length in tokens, per expert or, with bituning.prefix=free, in all. Paper's best: 32 (Table 7)."""
+    num_virtual_tokens: Annotated[PositiveInt, read_if("bituning.prefix", "mformer", "projection", "free")] = 32
+    """L, prefix length in tokens, per expert or, with another bituning.prefix, in all. Paper's best: 32 (Table 7)."""
     num_layers: PositiveInt = 12
     """Z, transformer blocks. Paper: 12."""
     hidden_size: PositiveInt = 768
@@ -279,7 +284,7 @@ class TrainingConfig(Section):
     """Format in which a worker holds the catalogue's embeddings: I times H numbers of 4 or 2 bytes. Sums over them are
     float32 in either case. A million items of width 4096 take 15.3 or 7.6 GiB."""
     learning_rate: PositiveFloat = 1e-4
-    """Adam learning rate of the M-Former and its router. Paper: 1e-4."""
+    """Adam learning rate of the M-Former and its router, or of the projection. Paper: 1e-4."""
     token_learning_rate: PositiveFloat | None = None
     """Adam learning rate of the virtual tokens (query tokens, suffix); null takes learning_rate, as the paper does."""
     head_learning_rate: NonNegativeFloat | None = None
@@ -356,9 +361,9 @@ class Experiment(Section):
     prompt: Annotated[PromptConfig, ARTIFACT] = PromptConfig()
     llm: LLMConfig = LLMConfig()
     recommender: Annotated[
-        RecommenderConfig, ARTIFACT, read_if("bituning.prefix", "mformer") | read_if("head.collaborative")
+        RecommenderConfig, ARTIFACT, read_if("bituning.prefix", *READS_USER) | read_if("head.collaborative")
     ] = Bert4RecConfig()
-    """The frozen ID-based recommender under the M-Former. Paper: bert4rec."""
+    """The frozen ID-based recommender that the prefix reads. Paper: bert4rec."""
     finetuning: FinetuningConfig = NoFinetuning()
     """What of the LLM itself is trained, beside the virtual tokens. Paper: nothing."""
     bituning: Annotated[BiTuningConfig, ARTIFACT] = BiTuningConfig()
@@ -373,7 +378,7 @@ class Experiment(Section):
     @property
     def uses_recommender(self) -> bool:
         """Whether anything reads the ID-based recommender. If not, none is trained."""
-        return self.bituning.prefix == "mformer" or self.head.collaborative
+        return self.bituning.prefix in READS_USER or self.head.collaborative
 
     @property
     def loaded_llm(self) -> LLMConfig:
@@ -398,7 +403,7 @@ class Experiment(Section):
     def _sections_agree(self) -> "Experiment":
         if self.uses_recommender and self.recommender.type == "none":
             raise ValueError(
-                'recommender.type: "none"; the M-Former and head.collaborative read a recommender: name one, or set '
+                'recommender.type: "none"; the prefix and head.collaborative read a recommender: name one, or set '
                 "bituning.prefix to free or none and head.collaborative to false"
             )
         if self.finetuning.trains_llm and self.llm.implementation == "packed":

@@ -26,6 +26,11 @@ from laser.errors import UserError
 
 SCHEMA_VERSION = 2
 Split = Literal["train", "val", "test"]
+UNITS = (1, 1_000, 1_000_000, 1_000_000_000)
+"""Times of a second, where times are dates."""
+FIRST_SECOND, END_SECOND = 315_532_800, 4_102_444_800
+"""The beginnings of 1980 and 2100, in seconds since 1970."""
+SECONDS_OF_A_DAY = 86_400
 PER_USER = (
     "each sequence is divided at a time of its own, so training knows what comes after other users' targets "
     "(arXiv 2507.16289); data.split.type=temporal divides all at one time"
@@ -182,6 +187,33 @@ class Dataset:
             return self.item_ids[:0]
         start = self.offsets[user]
         return self.item_ids[start : start + self.num_train_items[user]]
+
+    @cached_property
+    def days(self) -> NDArray[np.float64] | None:
+        """The days since 1970 of all interactions, as `item_ids`; None where times are missing or no such dates.
+
+        Times count seconds, milliseconds, microseconds or nanoseconds, whichever puts the last one between 1980 and
+        2100. Of these units at most one does.
+        """
+        if self.times is None:
+            return None
+        last = int(self.times.max())
+        unit = next((unit for unit in UNITS if FIRST_SECOND <= last / unit < END_SECOND), None)
+        return None if unit is None else self.times / (unit * SECONDS_OF_A_DAY)
+
+    def train_days(self, user: int) -> NDArray[np.float64]:
+        """Return the days since 1970 of the user's training interactions, as `train_items`.
+
+        Raises:
+            UserError: the data have no times that are dates.
+        """
+        if self.days is None:
+            raise UserError(
+                f"data.path: {self.name} has no times that are dates (since 1970, in seconds, milliseconds, "
+                "microseconds or nanoseconds); take data with such timestamps, or a recommender that needs none"
+            )
+        start = self.offsets[user]
+        return self.days[start : start + len(self.train_items(user))]
 
     def last_train_times(self, users: NDArray[np.int32]) -> NDArray[np.int64] | None:
         """Return the time of the last training interaction of each user, or None where the data has no timestamps.

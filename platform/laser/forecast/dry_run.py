@@ -233,10 +233,12 @@ def _operations(laser: Laser, config: Experiment, tokens: Tokens) -> float:
     trained = sum(weight.numel() for name, weight in laser.trainable_parameters().items() if name.startswith("llm."))
     backward = 4 * weights + 2 * trained + (2 * weights if config.training.gradient_checkpointing else 0)
     operations = float(backward * tokens.train + 2 * weights * tokens.read)
-    if laser.mformer is not None:
-        own = sum(weight.numel() for name, weight in laser.mformer.named_parameters() if name != "query_tokens")
-        passes = config.mformer.num_virtual_tokens * config.mformer.top_k
-        operations += own * passes * (6 * tokens.train_histories + 2 * tokens.read_histories)
+    for prefix, passes in ((laser.mformer, config.mformer.top_k), (laser.projection, 1)):
+        if prefix is not None:
+            tokens_alone = {"query_tokens", "filler"}
+            own = sum(weight.numel() for name, weight in prefix.named_parameters() if name not in tokens_alone)
+            times = 6 * tokens.train_histories + 2 * tokens.read_histories
+            operations += own * passes * config.mformer.num_virtual_tokens * times
     return operations
 
 

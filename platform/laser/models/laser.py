@@ -18,9 +18,12 @@ from laser.models.bituning import BiTuning, mean_text_embeddings
 from laser.models.finetuning import KEPT_BUFFERS, finetune
 from laser.models.head import ITEMS, USERS, Head
 from laser.models.mformer import MFormer, Routing
+from laser.models.projection import Projection
 
 SEED_STEP = 1_000_003
 """Distance between the seeds of a model's parts."""
+PREFIX_MAPS = ("mformer.projection", "projection.output")
+"""The last linear map of a user's prefix. With a weight of zero, its bias is the prefix of all users."""
 
 
 class LaserOutput(NamedTuple):
@@ -41,10 +44,11 @@ class Laser(nn.Module):
 
     Args:
         llm: frozen decoder without LM head.
-        mformer: makes the prefix; with None, `bituning` provides it.
+        mformer: makes the prefix; with None, `projection` or `bituning` provides it.
         bituning: holds the suffix, or a prefix that is the same for all, and runs the LLM.
         head: maps representations to the space of comparison; None compares them by cosine, as the paper does.
         alignment_top_k: experts per user during alignment.
+        projection: makes the prefix where there is no M-Former; with None, `bituning` provides it.
     """
 
     def __init__(
@@ -54,16 +58,20 @@ class Laser(nn.Module):
         bituning: BiTuning,
         head: Head | None = None,
         alignment_top_k: int | None = None,
+        projection: Projection | None = None,
     ) -> None:
         super().__init__()
         self.alignment_top_k = alignment_top_k
         self.llm = llm.requires_grad_(False)
         self.mformer = mformer
+        self.projection = projection
         self.bituning = bituning
         self.head = head
         self.num_experts, self.num_virtual_tokens = 0, 0 if bituning.prefix is None else len(bituning.prefix)
         if mformer is not None:
             self.num_experts, self.num_virtual_tokens, _ = mformer.query_tokens.shape
+        elif projection is not None:
+            self.num_virtual_tokens = projection.num_tokens
         self.llm_width = bituning.llm_width
         self.vector_width = self.llm_width if head is None else head.width
         self._recompute = False
@@ -81,6 +89,8 @@ class Laser(nn.Module):
         prefix_BLH = routing = None
         if self.mformer is not None:
             prefix_BLH, routing = self.mformer(batch.encoding_BNC, batch.encoding_mask_BN)
+        elif self.projection is not None:
+            prefix_BLH = self.projection(batch.encoding_BNC, batch.encoding_mask_BN)
         representation_BH = self.bituning(self.llm, prefix_BLH, batch.token_ids_Q, batch.text_lengths_B, batch.text)
         if self.head is None:
             return _by_cosine(representation_BH, routing)
@@ -126,17 +136,20 @@ class Laser(nn.Module):
     @staticmethod
     def virtual_token_names() -> tuple[str, ...]:
         """Return the names of the weights that are virtual tokens. They may have their own learning rate."""
-        return ("mformer.query_tokens", "bituning.prefix", "bituning.suffix")
+        return ("mformer.query_tokens", "projection.filler", "bituning.prefix", "bituning.suffix")
 
     @torch.no_grad()
     def start_virtual_tokens(self, token_H: Tensor) -> None:
-        """Set every virtual token to the given one. The M-Former's prefix then starts the same for all users."""
-        for tokens in (self.bituning.suffix, self.bituning.prefix):
+        """Set every virtual token to the given one. A user's prefix then starts as that of all users."""
+        filler = None if self.projection is None else self.projection.filler
+        for tokens in (self.bituning.suffix, self.bituning.prefix, filler):
             if tokens is not None:
                 tokens.copy_(token_H.expand_as(tokens))
-        if self.mformer is not None:
-            self.mformer.projection.weight.zero_()
-            self.mformer.projection.bias.copy_(token_H)
+        weights = dict(self.named_parameters())
+        for name in PREFIX_MAPS:
+            if f"{name}.weight" in weights:
+                weights[f"{name}.weight"].zero_()
+                weights[f"{name}.bias"].copy_(token_H)
 
     def enable_gradient_checkpointing(self) -> None:
         """Keep only the input of each decoder block and recompute the rest in the backward pass."""
@@ -185,10 +198,14 @@ def build_laser(
     """
     llm_width = embedding_width(llm)
     with torch.random.fork_rng():
-        mformer = None
+        mformer = projection = None
         if config.bituning.prefix == "mformer":
             torch.manual_seed(config.training.seed)
             mformer = build_mformer(config.mformer, recommender_width, llm_width, embedding_std)
+        elif config.bituning.prefix == "projection":
+            torch.manual_seed(config.training.seed)
+            length, hidden_size = config.mformer.num_virtual_tokens, config.bituning.projection_width
+            projection = Projection(recommender_width, llm_width, length, hidden_size, embedding_std)
         torch.manual_seed(config.training.seed + SEED_STEP)
         bituning = BiTuning(
             llm_width,
@@ -200,7 +217,7 @@ def build_laser(
         )
         torch.manual_seed(config.training.seed + 2 * SEED_STEP)
         head = build_head(config.head, llm_width, recommender_width)
-        laser = Laser(llm, mformer, bituning, head, config.training.alignment_top_k)
+        laser = Laser(llm, mformer, bituning, head, config.training.alignment_top_k, projection)
         torch.manual_seed(config.training.seed + 3 * SEED_STEP)
         finetune(laser.llm, config.finetuning)
     if first_token_H is not None:

@@ -191,6 +191,14 @@ class FittedRecommender(SequentialRecommender):
         return super().load_state_dict(state_dict, strict, assign)
 
 
+class ReadsDays(ABC):
+    """A fitted recommender that reads when its training interactions were."""
+
+    @abstractmethod
+    def read_days(self, days: Sequence[NDArray[np.float64]]) -> None:
+        """Take the days since 1970 of the sequences that `fit` is given next, in their order."""
+
+
 def last_state(states_BNC: Tensor, mask_BN: Tensor) -> Tensor:
     """Return the state of each row's last item: states_BC."""
     last_B = mask_BN.sum(dim=1) - 1

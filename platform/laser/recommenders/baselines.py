@@ -15,7 +15,7 @@ from typing import Any
 
 from laser.cli.progress import progress
 from laser.cli.tables import markdown_table
-from laser.config.families.recommenders import FAMILIES
+from laser.config.families.recommenders import BASELINES, FAMILIES
 from laser.config.jobs import ReferencesJob
 from laser.config.schema import Experiment
 from laser.data.dataset import Dataset
@@ -67,20 +67,30 @@ class Baseline:
         write_json(directory / "result.json", content)
 
 
-def check_families(job: ReferencesJob, dataset: Dataset) -> None:
-    """Refuse families that do not take so many items, before any is made.
+def chosen_families(job: ReferencesJob, dataset: Dataset) -> tuple[str, ...]:
+    """Return the families that the job names or, where it names none, all that the data allow.
 
     Raises:
-        UserError: names the family, and the ones that are left.
+        UserError: the data do not allow one that is named; names it, and the ones that are left.
     """
-    for family in job.families:
-        most = FAMILIES[family].max_items
-        if most is not None and dataset.num_items > most:
-            others = ",".join(name for name in job.families if name != family)
-            raise UserError(
-                f"families: {family} takes at most {most} items and {dataset.name} has {dataset.num_items}; "
-                f"leave it out (families=[{others}])"
-            )
+    named = BASELINES if job.families is None else job.families
+    refused = {family: why for family in named if (why := _unfit(family, dataset)) is not None}
+    chosen = tuple(family for family in named if family not in refused)
+    for family, why in refused.items():
+        if job.families is not None:
+            raise UserError(f"families: {family} {why}; leave it out (families=[{','.join(chosen)}])")
+        logger.info("left out: %s %s", family, why)
+    return chosen
+
+
+def _unfit(family: str, dataset: Dataset) -> str | None:
+    """Say why a family cannot be made of the data; None where it can."""
+    section = FAMILIES[family]
+    if section.max_items is not None and dataset.num_items > section.max_items:
+        return f"takes at most {section.max_items} items and {dataset.name} has {dataset.num_items}"
+    if section.needs_days and dataset.days is None:
+        return f"needs the dates of interactions, and {dataset.name} has none"
+    return None
 
 
 def best_baseline(job: ReferencesJob, family: str, dataset: Dataset) -> Baseline:

@@ -1,14 +1,15 @@
 """Finds the module of a recommender's family, and builds a model with it.
 
 The registry is the union `RecommenderConfig` of `laser.config.families.recommenders`: a family's module has the name of
-its section's `type`, and is imported when a model of it is built. It has a function `build(config, num_items)`.
+its section's `type`, and is imported when a model of it is built. It has a function `build(config, num_items)`. Modules
+of families that read the items' texts are in the folder `text`.
 """
 
 import importlib
 import os
 from typing import cast
 
-from laser.config.families.recommenders import FamilySection, NoRecommenderConfig, OwnConfig
+from laser.config.families.recommenders import FamilySection, NoRecommenderConfig, OwnConfig, TextSection
 from laser.errors import UserError
 from laser.recommenders.base import FittedRecommender, SequentialRecommender, TrainedRecommender
 
@@ -36,7 +37,8 @@ def build_recommender(config: FamilySection, num_items: int) -> SequentialRecomm
         raise UserError('recommender.type: "none"; there is nothing to train: name a recommender')
     if isinstance(config, OwnConfig):
         return _own_recommender(config, num_items)
-    module = importlib.import_module(f"{FAMILIES_PACKAGE}.{config.type}")
+    folder = ".text" if isinstance(config, TextSection) else ""
+    module = importlib.import_module(f"{FAMILIES_PACKAGE}{folder}.{config.type}")
     return cast(SequentialRecommender, module.build(config, num_items))
 
 

@@ -13,7 +13,7 @@ from laser.data.batches import pad_right, training_batches
 from laser.data.dataset import Dataset
 from laser.errors import UserError
 from laser.evaluation.metrics import SELECTION_METRIC
-from laser.recommenders.base import FittedRecommender, SequentialRecommender, TrainedRecommender
+from laser.recommenders.base import FittedRecommender, ReadsDays, SequentialRecommender, TrainedRecommender
 from laser.recommenders.ranks import recommender_ranks
 from laser.recommenders.registry import build_recommender
 from laser.recommenders.text import ReadsText
@@ -86,8 +86,11 @@ def train_recommender(
 def _fit(model: FittedRecommender, dataset: Dataset, report: Report | None) -> TrainingResult:
     """Fit all training sequences, and validate."""
     started = time.perf_counter()
-    sequences = [sequence for user in range(dataset.num_users) if len(sequence := dataset.train_items(user))]
+    users = [user for user in range(dataset.num_users) if len(dataset.train_items(user))]
+    sequences = [dataset.train_items(user) for user in users]
     _check_enough(dataset, sum(len(sequence) > 1 for sequence in sequences))
+    if isinstance(model, ReadsDays):
+        model.read_days([dataset.train_days(user) for user in users])
     with waiting(f"fit {type(model).__name__} to {len(sequences):,} users and {dataset.num_items:,} items"):
         model.fit(sequences)
     seconds = time.perf_counter() - started

@@ -125,7 +125,9 @@ def _experts(reproduction: Reproduction) -> tuple[ExpertUsers | None, list[Block
     """The analysis of the first stored run that routes users among several experts."""
     for cell in reproduction.cells:
         run = reproduction.stored.get(cell.key)
-        if run is None or cell.kind != "laser" or cell.config.mformer.num_experts < 2 or not run.has("recommender"):
+        settings = cell.config
+        routed = cell.kind == "laser" and settings.bituning.prefix == "mformer" and settings.mformer.num_experts > 1
+        if run is None or not routed or not run.has("recommender"):
             continue
         experts = _routed(cell, run)
         if experts is not None:

@@ -54,7 +54,7 @@ def with_results(note: str, figures: Mapping[str, float]) -> str:
 def _subject(kind: str, config: Experiment) -> str:
     if kind in ("pretrain", "reference"):
         return f"The ID-based recommender {config.recommender.type}, trained"
-    mformer, blocks = config.mformer, config.llm.num_layers
+    length, blocks = config.mformer.num_virtual_tokens, config.llm.num_layers
     llm = f"the LLM {config.llm.source}" + (f", its first {blocks} blocks," if blocks else "")
     if kind == "tune":
         varied = ", ".join(getattr(config, "space", {}))
@@ -62,5 +62,10 @@ def _subject(kind: str, config: Experiment) -> str:
     if kind == "reproduce":
         return f"A table of the paper, reproduced with {llm}"
     reader = f", which reads {config.recommender.type}," if config.uses_recommender else ""
-    sizes = f"K = {mformer.num_experts} experts and L = {mformer.num_virtual_tokens} virtual tokens"
-    return f"Laser with {sizes}{reader} before {llm}"
+    prefix = {
+        "mformer": f"Laser with K = {config.mformer.num_experts} experts and L = {length} virtual tokens",
+        "projection": f"A projection of the last {length} states to virtual tokens",
+        "free": f"A free prefix of L = {length} virtual tokens",
+        "none": "No prefix",
+    }[config.bituning.prefix]
+    return f"{prefix}{reader} before {llm}"

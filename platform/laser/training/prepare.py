@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 from transformers import PretrainedConfig
 
 from laser.config.identity import stage_key
-from laser.config.schema import Experiment
+from laser.config.schema import READS_USER, Experiment
 from laser.data.dataset import Dataset
 from laser.data.examples import Examples
 from laser.data.prompts import PromptFiles, Prompts
@@ -144,9 +144,9 @@ def _check_head_can_be_prepared(config: Experiment, llm: PretrainedConfig) -> No
             f"to suffix, or {off}"
         )
     # Weights to start from are looked at once the model's shapes are known (`training.run.transfer`).
-    if config.bituning.prefix == "mformer" and config.bituning.init != "eos" and config.training.start_from is None:
+    if config.bituning.prefix in READS_USER and config.bituning.init != "eos" and config.training.start_from is None:
         raise UserError(
-            f"{setting}: the M-Former's prefix differs from user to user; set bituning.init to eos, or "
+            f"{setting}: the prefix differs from user to user; set bituning.init to eos, or "
             f"bituning.prefix to free or none, or {off}"
         )
 

@@ -64,6 +64,7 @@ def config(tiny_llm, movielens, cache, tmp_path_factory) -> Experiment:
 
 def test_cached_outputs_are_what_the_model_gives(config, tmp_path):
     config = with_overrides(config, {"cache_dir": str(tmp_path), "recommender.type": "popularity"})
+    config = with_overrides(config, {"bituning.prefix": "projection"})  # tests below have the M-Former's
     inputs = prepare_inputs(config)
     engine = PlainEngine(whole_laser(config, inputs.artifacts, CPU), config.training, CPU)
     found, again = cached_outputs(engine, inputs, config), cached_outputs(engine, inputs, config)
@@ -127,7 +128,8 @@ def test_it_counts_as_the_first_epoch_and_a_run_resumes_after_it(config, tmp_pat
 @pytest.mark.parametrize(
     ("overrides", "complaint"),
     [
-        ({"bituning.init": "random"}, "the M-Former's prefix differs from user to user; set bituning.init to eos"),
+        ({"bituning.init": "random"}, "the prefix differs from user to user; set bituning.init to eos"),
+        ({"bituning.init": "random", "bituning.prefix": "projection"}, "the prefix differs from user to user; set"),
         ({"llm.implementation": "transformers"}, "cannot be read packed"),
         (
             {"bituning.representation": "mean"},
@@ -165,10 +167,11 @@ def test_one_map_for_both_sides_is_made_ready_too(config):
 
 
 def test_a_trained_prefix_is_refused_before_workers_start(config, tmp_path):
+    config = with_overrides(config, {"bituning.prefix": "projection"})
     plain = {"head.standardise": False, "warm_start.epochs": 0}
     train(with_overrides(config, plain), tmp_path / "first", lambda metrics, epoch: None)
     second = with_overrides(config, {"training.start_from": str(tmp_path / "first"), "bituning.init": "random"})
-    with pytest.raises(UserError, match=r"training\.start_from: its M-Former's prefix differs from user to user"):
+    with pytest.raises(UserError, match=r"training\.start_from: its prefix differs from user to user"):
         preflight(tmp_path / "second", second, make_artifacts(second))
 
 

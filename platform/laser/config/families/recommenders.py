@@ -1,7 +1,7 @@
 """The settings of the recommenders under the M-Former, one section for each family.
 
 A family is a section here, listed once in the union `RecommenderConfig`, and a module `laser.families.<type>` that
-builds its model. Everything else is derived from the sections.
+builds its model (`laser.families.text.<type>` where it reads texts). Everything else is derived from the sections.
 """
 
 from collections.abc import Mapping
@@ -25,6 +25,8 @@ class FamilySection(Section):
 
     max_items: ClassVar[int | None] = None
     """The largest catalogue that the family takes; None is any."""
+    needs_days: ClassVar[bool] = False
+    """Whether the family reads when interactions were (`laser.data.dataset.Dataset.days`)."""
 
     @property
     def parts(self) -> dict[str, "FamilySection"]:
@@ -205,6 +207,16 @@ class TextSASRecConfig(AttentionSection, TextSection):
     """τ of the cosine between the history and an item."""
 
 
+class UniSRecConfig(TextSASRecConfig):
+    """UniSRec-like (KDD 2022): a transformer over items' texts alone, which a mixture of whitening experts adapts."""
+
+    search = {"dropout": [0.2, 0.4], "batch_size": [64, 256]}
+    type: Literal["unisrec"] = "unisrec"  # type: ignore[assignment]
+    """The recommender's family."""
+    num_experts: PositiveInt = 8
+    """G, whitening experts. Its paper: 8."""
+
+
 class FDSAConfig(AttentionSection, TextSection):
     """FDSA (IJCAI 2019): one transformer over the items' ids and one over their texts, joined at the end."""
 
@@ -230,6 +242,17 @@ class PopularityConfig(FamilySection):
     """The recommender's family."""
     max_history: PositiveInt = 50
     """Longest history in items; older ones are cut."""
+
+
+class RecentPopularityConfig(PopularityConfig):
+    """Popularity with decay: an interaction counts by half after each half-life. It needs times that are dates."""
+
+    search = {"half_life_days": [7.0, 30.0, 90.0, 365.0]}
+    needs_days: ClassVar[bool] = True
+    type: Literal["recent_popularity"] = "recent_popularity"  # type: ignore[assignment]
+    """The recommender's family."""
+    half_life_days: PositiveFloat = 30.0
+    """Days after which an interaction counts half."""
 
 
 class CountsSection(FittedSection):
@@ -288,10 +311,13 @@ class HybridConfig(CountsSection, TextSection):
         return self
 
 
+CountedConfig = PopularityConfig | RecentPopularityConfig
+"""The families that rank the items alike for all users."""
+
 FittedConfig = ItemKNNConfig | EASEConfig | HybridConfig
 """The families that are fitted in closed form, for `RecommenderConfig` and for the stack."""
 
-RivalConfig = GSASRecConfig | ESASRecConfig | HSTUConfig | GRU4RecConfig | FDSAConfig
+RivalConfig = GSASRecConfig | ESASRecConfig | HSTUConfig | GRU4RecConfig | FDSAConfig | UniSRecConfig
 TrainedConfig = SASRecConfig | Bert4RecConfig | TextSASRecConfig | RivalConfig | CollectiveSASRecConfig
 """The families that are trained by gradient, for `RecommenderConfig` and for the stack."""
 
@@ -321,11 +347,11 @@ def _with_own_code(section: Any) -> Any:
 
 
 RecommenderConfig = Annotated[
-    PopularityConfig | FittedConfig | TrainedConfig | StackConfig | OwnConfig | NoRecommenderConfig,
+    CountedConfig | FittedConfig | TrainedConfig | StackConfig | OwnConfig | NoRecommenderConfig,
     Field(discriminator="type"),
     BeforeValidator(_with_own_code),
 ]
-"""The union of all families: a new one is listed here, or in one of the two unions that this one names."""
+"""The union of all families: a new one is listed here, or in one of the unions that this one names."""
 
 FAMILIES: dict[str, type[FamilySection]] = {
     section.model_fields["type"].default: section

@@ -27,6 +27,7 @@ from laser.engine.base import Engine
 from laser.errors import UserError
 from laser.llm.packed.decoder import PackedDecoder
 from laser.llm.packed.readings import read_at
+from laser.models.laser import PREFIX_MAPS
 from laser.storage.cache import make_once
 from laser.training.inputs import Histories, Inputs
 from laser.training.loop import outputs
@@ -81,15 +82,14 @@ def cached_outputs(engine: Engine, inputs: Inputs, config: Experiment) -> Output
 
 
 def check_shared_prefix(weights: Mapping[str, Tensor]) -> None:
-    """Refuse starting weights whose M-Former makes a prefix that differs between histories.
+    """Refuse starting weights under which the prefix differs between histories.
 
     Raises:
         UserError: it does.
     """
-    projection = weights.get("mformer.projection.weight")
-    if projection is not None and projection.any():
+    if any(weights[f"{name}.weight"].any() for name in PREFIX_MAPS if f"{name}.weight" in weights):
         raise UserError(
-            "training.start_from: its M-Former's prefix differs from user to user, and the head is prepared under one "
+            "training.start_from: its prefix differs from user to user, and the head is prepared under one "
             "prefix; set warm_start.epochs to 0 and head.standardise to false, or bituning.prefix to free or none"
         )
 
@@ -98,9 +98,10 @@ def _virtual_tokens(engine: Engine) -> tuple[Tensor, Tensor]:
     """Return prefix and suffix, float32 on the CPU."""
     laser, state = engine.laser, engine.trainable_state()
     prefix_LH = state.get("bituning.prefix", torch.empty(0, laser.llm_width))
-    if laser.mformer is not None:
-        assert not state["mformer.projection.weight"].any(), "the prefix differs from user to user"
-        prefix_LH = state["mformer.projection.bias"].expand(laser.num_virtual_tokens, -1)
+    for name in PREFIX_MAPS:
+        if f"{name}.bias" in state:
+            assert not state[f"{name}.weight"].any(), "the prefix differs from user to user"
+            prefix_LH = state[f"{name}.bias"].expand(laser.num_virtual_tokens, -1)
     return prefix_LH, state["bituning.suffix"]
 
 

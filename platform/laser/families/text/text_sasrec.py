@@ -48,7 +48,7 @@ class TextSASRec(SASRec, ReadsText):
         super().__init__(num_items, hidden_size, num_layers, num_heads, max_history, dropout)
         self.temperature = temperature
         self.register_buffer("text_IW", torch.zeros(num_items, text_width))
-        self.project = nn.Sequential(
+        self.project: nn.Module = nn.Sequential(
             nn.Linear(text_width, 2 * hidden_size),
             nn.GELU(),
             nn.Dropout(dropout),
@@ -67,8 +67,10 @@ class TextSASRec(SASRec, ReadsText):
             return F.normalize(self._items(), dim=-1).cpu().numpy()
 
     def _items(self, item_ids_BN: Tensor | None = None) -> Tensor:
-        texts = self.text_IW if item_ids_BN is None else self.text_IW[item_ids_BN]
-        return self.project(texts) + super()._items(item_ids_BN)
+        return self._texts(item_ids_BN) + super()._items(item_ids_BN)
+
+    def _texts(self, item_ids_BN: Tensor | None) -> Tensor:
+        return self.project(self.text_IW if item_ids_BN is None else self.text_IW[item_ids_BN])
 
     def _logits(self, states_MC: Tensor, items_IC: Tensor) -> Tensor:
         return F.normalize(states_MC, dim=-1) @ F.normalize(items_IC, dim=-1).T / self.temperature

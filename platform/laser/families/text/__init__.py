@@ -1,0 +1,1 @@
+"""Families that read the items' texts: their sections are `TextSection`s."""
