@@ -68,8 +68,7 @@ class RecommendJob(Section):
     """Which model recommends to whom, and where the lists go."""
 
     model: str | None = None
-    """A registered model (models:/laser@champion, models:/laser/3), or the folder of a packaged one. Give this or
-    run_id."""
+    """A registered model (models:/laser@champion, models:/laser/3), or a packaged one's folder. Give this or run_id."""
     run_id: str | None = None
     """MLflow run id of jobs/train.py or of a trial, whose selected weights recommend."""
     users: str = "all"
@@ -134,11 +133,10 @@ class TextCacheJob(Experiment):
     """An experiment with a late prefix, whose text cache is measured."""
 
     run_id: str | None = None
-    """MLflow run id of a training with a text cache: its settings are measured, and what it ranks when the cache keeps
-    less. null: the settings of this file, untrained."""
+    """MLflow run id of a training with a text cache; what it ranks with less is measured too. null: these settings."""
     num_users: Annotated[int, Field(ge=4)] = 256
     """Validation users whose histories are read as ordinary text too; half of them are known."""
-    report: str = "runs/text-cache"
+    report: PathText = "runs/text-cache"
     """Folder of the report: report.html, report.md, report.json, and the figure."""
 
 
@@ -423,8 +421,7 @@ class ReproduceJob(Experiment):
     families: tuple[Family, ...] = ("popularity", "item_knn", "ease", "hybrid", "sasrec", "text_sasrec")
     """benchmark: the baselines, each at the settings that its search chooses on validation."""
     seeds: tuple[NonNegativeInt, ...] = (0,)
-    """Seeds of each cell: training.seed, or recommender.seed where the cell is a recommender. Spread and significance
-    need three."""
+    """Seeds of each cell: training.seed, or a recommender's own recommender.seed. Significance needs three."""
     paper_dataset: Literal["Scientific", "Pet", "Arts"] = "Scientific"
     """Dataset of the paper whose numbers the report shows beside ours."""
     pretrain_data: str = "pypi:recbole==1.2.1#recbole/dataset_example/ml-100k"

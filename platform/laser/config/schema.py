@@ -65,11 +65,9 @@ class DataConfig(Section):
     rating_column: str = "rating"
     """Column of the rating; may be absent when `min_rating` is null. Amazon's overall is found without it."""
     title_column: str | None = None
-    """Column of the item's title. Default: title, else one like movie_title or name; never subtitle or
-    original_title."""
+    """Column of the title. Default: title, else one like movie_title or name; never subtitle or original_title."""
     attributes: tuple[str, ...] | None = None
-    """Item attributes to keep, in prompt order; null keeps all but an index (amazon: brand or store,
-    and categories)."""
+    """Item attributes to keep, in prompt order; null keeps all but an index (amazon: brand or store, categories)."""
     clean_texts: bool | None = None
     """Read titles and attributes as a web page shows them: without entities, markup, line breaks and page source. null:
     of amazon's dumps alone. Texts of other layouts that hold markup are counted and told."""

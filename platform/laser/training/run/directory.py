@@ -16,8 +16,7 @@ def run_directory(output_dir: Path, name: str, resume: bool) -> Path:
     if not resume:
         output_dir.mkdir(parents=True, exist_ok=True)
     numbered = re.compile(re.escape(name) + r"(?:-(\d+))?")
-    there = output_dir.iterdir() if output_dir.is_dir() else ()
-    matches = (numbered.fullmatch(path.name) for path in there if path.is_dir())
+    matches = (numbered.fullmatch(path.name) for path in output_dir.glob("*") if path.is_dir())  # none without it
     latest = max((int(match[1] or 1) for match in matches if match), default=0)
     if resume:
         if not latest:
