@@ -69,6 +69,20 @@ def random_model(config: PretrainedConfig):
     return model.eval()
 
 
+def test_a_file_is_parsed_once(write, tmp_path, monkeypatch):
+    parsed = []
+
+    class Reader(gguf.GGUFReader):
+        def __init__(self, path, *mode):
+            parsed.append(path)
+            super().__init__(path, *mode)
+
+    monkeypatch.setattr(gguf, "GGUFReader", Reader)
+    file = write(LlamaConfig(**SHAPE), "llama")
+    convert_gguf(file, tmp_path / "converted")
+    assert parsed == [str(file)] and gguf.GGUFReader is Reader
+
+
 def assert_converted(file: Path, config: PretrainedConfig) -> PretrainedConfig:
     """Convert the file, check that it computes what a model of the configuration does, and return what it became."""
     directory = file.with_suffix("")

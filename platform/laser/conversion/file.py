@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
-from gguf import GGUFReader
 from numpy.typing import NDArray
 
 from laser.errors import UserError
@@ -31,7 +31,7 @@ class GGUF:
     @staticmethod
     def open(path: Path) -> "GGUF":
         """Read all but the weights."""
-        reader = GGUFReader(path)
+        reader = gguf.GGUFReader(str(path))
         kept = {name: field for name, field in reader.fields.items() if not name.startswith("tokenizer.")}
         values = {name: field.contents() for name, field in kept.items()}
         if values.get("split.count", 1) > 1:
