@@ -15,7 +15,11 @@ import torch
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 
+from laser.api import train
 from laser.cluster.processes import Note
+from laser.config.compose import load_config
+from laser.config.schema import Experiment
+from laser.errors import UserError
 from laser.evaluation.user_ranks import read_ranks
 from laser.training.run.checkpoint import latest_checkpoint
 
@@ -154,12 +158,12 @@ def test_evaluate_reproduces_the_test_metrics_from_the_artifacts(workplace, resu
     assert evaluated["recorded"] == pytest.approx(resumed["test"])
 
 
-def test_other_settings_do_not_resume(workplace, plain):
+def test_other_settings_do_not_resume(workplace, plain, monkeypatch):
+    assert plain
+    monkeypatch.chdir(workplace.directory)
     again = (*settings(workplace, "plain"), "training.num_workers=0", "resume=true")
-    process = workplace.start("train.py", *again, "training.learning_rate=0.5")
-    output, errors = process.communicate(timeout=300)
-    assert (process.returncode, output) == (2, "")
-    assert errors.splitlines()[-1].startswith("error: training.learning_rate: 0.5 differs from 0.0001")
+    with pytest.raises(UserError, match=r"^training\.learning_rate: 0\.5 differs from 0\.0001"):
+        train(load_config(Experiment, [*again, "training.learning_rate=0.5"], None))
 
 
 def test_no_process_waits_for_this_machine_to_be_taken_away(cluster, resumed):
