@@ -49,9 +49,9 @@ def main(job: ReferencesJob) -> Mapping[str, Any]:
             if (place / TEST_RANKS).is_file():
                 run.log_directory((place / TEST_RANKS).parent, "ranks")
         baselines.append(baseline)
-        config = baseline.experiment.recommender.model_dump(mode="json")
-        figures = {name: baseline.pretrained.summary()[name] for name in ("val", "test", "seconds")}
-        summary[family] = {"run_id": run.run_id, "config": config, **figures}
+        config, figures = baseline.experiment.recommender.model_dump(mode="json"), baseline.pretrained.summary()
+        summary[family] = {"run_id": run.run_id, "config": config}
+        summary[family] |= {name: figures[name] for name in ("val", "test", "seconds")}
     logger.info("test metrics on %s:\n\n%s\n", dataset.name, table(baselines))
     return {"dataset": dataset.name, "data": dataset.facts(), "directory": str(directory), "references": summary}
 

@@ -6,7 +6,6 @@ answers them, or the workers of Ray Data (`laser.serving.ray_lists`) by the same
 Shape suffix: I catalogue items.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from laser.serving.catalogue import Catalogue
 from laser.serving.files import Histories
 from laser.serving.package import read_package
 from laser.serving.queries import Options, Query
+from laser.storage.files import whole_file
 
 SCHEMA = pa.schema(
     [
@@ -172,17 +172,13 @@ def write_lists(catalogue: Catalogue, batches: Sequence[pa.Table], answer: Answe
     """
     tally = Tally(np.zeros(len(catalogue), np.int64))
     output.parent.mkdir(parents=True, exist_ok=True)
-    aside = output.with_name(f".{output.name}.{os.getpid()}.writing")
     answered = answer(batches)
-    try:
+    with whole_file(output) as aside:
         with pq.ParquetWriter(aside, SCHEMA) as writer, progress(batches, "recommend", "batch") as steps:
             for _ in steps:
                 batch = next(answered)
                 tally.add(batch, catalogue.numbers)
                 writer.write_table(list_rows(batch))
-        os.replace(aside, output)
-    finally:
-        aside.unlink(missing_ok=True)
     figures = spread(tally.counts_I, tally.num_lists, catalogue.popularity)
     return {"users": tally.num_lists, "rows": int(tally.counts_I.sum()), "histories": tally.by, "lists": figures}
 

@@ -1,8 +1,9 @@
-"""Text files that are there whole or not at all, even when a process is killed."""
+"""Files that are there whole or not at all, even when a process is killed."""
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,21 @@ def short_name(name: str) -> str:
     return name.encode()[:100].decode(errors="ignore")
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write UTF-8 text to a file beside `path` and rename it to `path`; an earlier file is replaced."""
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a file beside `path` to write, and rename it to `path` after the block; an earlier file is replaced."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.writing")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write UTF-8 text as `whole_file` does."""
+    with whole_file(path) as aside:
+        aside.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
 
 from laser.config.arguments import parse_value
@@ -14,6 +13,7 @@ from laser.config.schema import Experiment
 from laser.errors import UserError
 from laser.pages.run_figures import LOAD as EXPERT_LOAD
 from laser.pages.sweep import TrialFacts, best_first, sweep_figures
+from laser.storage.yaml_text import parse_yaml
 from laser.tracking.description import NOTE, with_results
 from laser.tracking.interface import RunResults
 from laser.tracking.run import Run, Status
@@ -50,8 +50,8 @@ class SweepTracker:
 def read_trials(tracking: Tracking, parent: Run) -> list[TrialFacts]:
     """Return what the store knows of a sweep's trials, also while it runs."""
     with tempfile.TemporaryDirectory() as folder:  # MLflow cuts a parameter off at 6,000 characters
-        config = yaml.safe_load(parent.fetch("config.yaml", Path(folder)).read_text(encoding="utf-8"))
-    space = config.get("space", {})
+        text = parent.fetch("config.yaml", Path(folder)).read_text(encoding="utf-8")
+    space = parse_yaml(text, "config.yaml").get("space", {})
     return [_facts(run, space) for run in tracking.search(f"tags.`mlflow.parentRunId` = '{parent.run_id}'")]
 
 
