@@ -17,9 +17,10 @@ def main(config: Experiment) -> Mapping[str, Any]:
     """Choose users, and say who they are: how many, how long their histories are, and what choosing them took."""
     from laser.config.families.selection import AllUsers
     from laser.config.paths import check_places, with_absolute_paths
+    from laser.data.selected import select_examples
     from laser.scoring.description import describe_selection
+    from laser.scoring.scored import chosen_in
     from laser.sources.prepare import prepare_dataset
-    from laser.training.examples import select_examples
     from laser.training.prepare import prepare_inputs
     from laser.training.selection import scored_users
 
@@ -27,7 +28,7 @@ def main(config: Experiment) -> Mapping[str, Any]:
     config = with_absolute_paths(config)
     dataset = prepare_dataset(config.data, Path(config.cache_dir))
     users = scored_users(config, dataset, prepare_inputs)
-    chosen = select_examples(dataset, config, users)["train"]
+    chosen = select_examples(dataset, config, chosen_in(users))["train"]
     everyone = select_examples(dataset, config.model_copy(update={"selection": AllUsers()}))["train"]
     found = describe_selection(dataset, chosen, everyone, users)
     return {"data": dataset.facts(), "selection": config.selection.type, **found}

@@ -7,27 +7,21 @@ from laser.config.families.recommenders import EASEConfig
 from laser.config.jobs import BenchmarkConfig, BenchmarkJob
 
 
-def test_every_contestant_has_seconds_and_a_ratio():
-    settings = {"fitted_users": (300, 200), "fitted_items": (120, 90), "rounds": 1, "warmup_rounds": 0}
+def test_every_contestant_has_seconds_and_a_ratio_and_what_a_family_refuses_is_told(monkeypatch):
+    monkeypatch.setattr(EASEConfig, "max_items", 100)
+    settings = {"fitted_users": (300, 200), "fitted_items": (90, 110), "rounds": 1, "warmup_rounds": 0}
     result = run(BenchmarkJob.model_validate({"suite": "fitted", "benchmark": settings}))
-    first, second = result.figures["300 x 120"], result.figures["200 x 90"]
+    first, second = result.figures["300 x 90"], result.figures["200 x 110"]
     assert {name.split(":")[0] for name in first["seconds"]} == {
         "scipy", "torch", "numpy", "item_knn", "popularity", "hybrid", "ease", "parts of the stack", "stack",
     }  # fmt: skip
-    assert "ease: fit, 120 items" in first["seconds"] and first["refused"] == second["refused"] == {}
+    assert "ease: fit, 90 items" in first["seconds"] and first["refused"] == {}
+    assert second["refused"]["ease"].startswith("recommender.type: ease inverts a matrix of 110 x 110")
+    assert not any(name.startswith("ease") for name in second["seconds"])
     for figures in (first, second):
         assert figures["same_ranks"] == 1.0 and figures["times_the_yardstick"][PRODUCT]["median"] == 1.0
         assert set(figures["times_the_yardstick"]) == set(figures["seconds"])
     assert len(result.rows) == len(first["seconds"]) + len(second["seconds"])
-
-
-def test_what_a_family_refuses_is_told(monkeypatch):
-    monkeypatch.setattr(EASEConfig, "max_items", 100)
-    settings = {"fitted_users": (200, 200), "fitted_items": (90, 110), "rounds": 1, "warmup_rounds": 0}
-    figures = run(BenchmarkJob.model_validate({"suite": "fitted", "benchmark": settings})).figures
-    assert figures["200 x 90"]["refused"] == {}
-    assert figures["200 x 110"]["refused"]["ease"].startswith("recommender.type: ease inverts a matrix of 110 x 110")
-    assert not any(name.startswith("ease") for name in figures["200 x 110"]["seconds"])
 
 
 @pytest.mark.parametrize("items", [(), (5, 6)])

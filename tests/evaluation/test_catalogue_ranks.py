@@ -17,7 +17,7 @@ def sorted_ranks(representation_BH: Tensor, items_IH: Tensor, targets_B: Tensor)
     return scores_BI.shape[1] - torch.searchsorted(ascending_BI, wanted_B1)[:, 0]
 
 
-@pytest.mark.parametrize(("tile_scores", "tile_users"), [(2**20, 2048), (640, 64), (77, 7), (1, 1)])
+@pytest.mark.parametrize(("tile_scores", "tile_users"), [(2**20, 2048), (640, 64), (77, 7), (9, 2)])
 def test_ranks_equal_a_full_sort_whatever_the_tile(case, tile_scores, tile_users, monkeypatch):
     monkeypatch.setattr(ranking, "TILE_SCORES", tile_scores)
     monkeypatch.setattr(ranking, "TILE_USERS", tile_users)

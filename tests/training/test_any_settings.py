@@ -23,7 +23,7 @@ from laser.training.train import preflight, train_laser
 from tiny.settings import Pools, draw
 
 NUM_USERS, NUM_ITEMS = 8, 8
-QUICK, SLOW = 40, 1000
+QUICK, SLOW = 30, 1000
 MOST_REFUSALS = 300
 """Drawn settings that are refused, at most, before some are accepted; 8 on average."""
 

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from laser.config.compose import validate, with_overrides
 from laser.config.families.selection import AllUsers
 from laser.config.schema import Experiment
+from laser.data.selected import select_examples
 from laser.pages.run_figures import run_figures
 from laser.scoring.description import describe_selection
 from laser.scoring.scored import chosen_in, read_facts, read_selection
-from laser.training.examples import select_examples
 from laser.training.model import whole_laser
 from laser.training.prepare import make_artifacts, prepare_inputs
 from laser.training.run.outcome import run_results

@@ -1,6 +1,6 @@
 """The settings of a schema by their dotted keys, and the marks that they carry."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -23,7 +23,8 @@ def sections(cls: type[BaseModel], name: str) -> list[type[BaseModel]]:
     return found
 
 
-def settings(cls: type[BaseModel]) -> dict[str, list[FieldInfo]]:
+@cache
+def settings(cls: type[BaseModel]) -> Mapping[str, list[FieldInfo]]:
     """Return every setting by its dotted key; several fields where the members of a family share a key."""
     found: dict[str, list[FieldInfo]] = {}
     for key, fields in _paths(cls):

@@ -16,10 +16,10 @@ from laser.conversion.source import resolve_llm
 from laser.data.dataset import Dataset
 from laser.data.examples import Examples
 from laser.data.prompts import Prompts
+from laser.data.selected import select_examples
 from laser.llm.late_text import TOKENS_LOOKED_UP
 from laser.llm.loading import choose_dtype, llm_config, load_tokenizer
 from laser.tracking.interface import StoredRun
-from laser.training.examples import select_examples
 
 REFERENCE_TRAIN_TOKENS = {torch.bfloat16: 1_330.0, torch.float32: 180.0}
 """Tokens a second, SmolLM2-135M with 30 blocks, forward and backward, on 2 cores: AMX in bf16, AVX2 in fp32."""

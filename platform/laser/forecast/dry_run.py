@@ -24,6 +24,7 @@ from laser.config.schema import Experiment, TuneExperiment
 from laser.conversion.source import resolve_llm
 from laser.data.dataset import Dataset
 from laser.data.prompts import Prompts
+from laser.data.selected import select_examples
 from laser.engine.memory import LEVELS, footprint
 from laser.forecast.cost import Tokens, duration, run_tokens
 from laser.llm.loading import choose_dtype, load_tokenizer
@@ -33,7 +34,6 @@ from laser.recommenders.registry import build_recommender
 from laser.sources.prepare import prepare_dataset
 from laser.storage.cache import NotMadeError, nothing_made
 from laser.storage.yaml_text import as_yaml
-from laser.training.examples import select_examples
 from laser.training.model import weightless_laser
 
 logger = logging.getLogger(__name__)

@@ -52,8 +52,10 @@ def read_selection(path: Path) -> pa.Table:
     return pq.read_table(path)
 
 
-def chosen_in(path: Path) -> NDArray[np.int32]:
-    """Return the ids of the users that were chosen, sorted."""
+def chosen_in(path: Path | None) -> NDArray[np.int32] | None:
+    """Return the ids of the users that were chosen, sorted; None where no scores chose any."""
+    if path is None:
+        return None
     table = pq.read_table(path, columns=["user", "chosen"])
     return table.column("user").to_numpy()[table.column("chosen").to_numpy()].astype(np.int32)
 

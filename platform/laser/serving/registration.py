@@ -11,13 +11,13 @@ from typing import Any
 from laser.config.identity import stage_key
 from laser.config.schema import Experiment
 from laser.data.dataset import Dataset
+from laser.data.selected import select_examples
 from laser.evaluation.metrics import SELECTION_METRIC
 from laser.serving.opening import packaged_run, run_dataset
 from laser.serving.package import Package
 from laser.storage.locks import exclusive
 from laser.tracking.models import DataUsed, ModelForm, Version, give_alias, holder, log_model, register
 from laser.tracking.run import DIGEST_CHARACTERS, Run, metric_name
-from laser.training.examples import select_examples
 
 logger = logging.getLogger(__name__)
 

@@ -13,11 +13,12 @@ from laser.config.schema import Experiment
 from laser.data.dataset import Dataset, open_dataset
 from laser.data.examples import Examples
 from laser.data.prompts import Prompts
+from laser.data.selected import select_examples
 from laser.llm.late_text import LateText, open_texts
 from laser.models.batch import Batch
 from laser.recommenders.encodings import Encodings
+from laser.scoring.scored import chosen_in
 from laser.training.artifacts import Artifacts
-from laser.training.examples import select_examples
 
 ITEM_EMBEDDINGS = "item_embeddings_IC"
 """Name of the tensor in the file at `Artifacts.item_embeddings`."""
@@ -80,9 +81,10 @@ class Histories:
 
     def own_items(self, indices: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
         """Return row and id of each item of the whole histories, int64. No row repeats an item."""
-        own = [np.unique(self.examples.whole_history(int(index))) for index in indices]
-        rows_P = np.repeat(np.arange(len(own)), [len(items) for items in own])
-        items_P = np.concatenate(own).astype(np.int64)
+        items_Q, length_B = self.examples.histories(indices, whole=True)
+        num_items = int(items_Q.max(initial=0)) + 1
+        pairs_Q = np.sort(np.arange(len(indices)).repeat(length_B) * num_items + items_Q)
+        rows_P, items_P = np.divmod(pairs_Q[np.diff(pairs_Q, prepend=-1) > 0], num_items)
         return torch.from_numpy(rows_P).to(device), torch.from_numpy(items_P).to(device)
 
 
@@ -113,7 +115,7 @@ def open_inputs(config: Experiment, artifacts: Artifacts) -> Inputs:
     item_embeddings_IC = np.zeros((dataset.num_items, 0), np.float32)
     if artifacts.item_embeddings is not None:
         item_embeddings_IC = load_file(artifacts.item_embeddings)[ITEM_EMBEDDINGS]
-    selected = select_examples(dataset, config, artifacts.users)
+    selected = select_examples(dataset, config, chosen_in(artifacts.users))
     words = {split: item_prompts if split == "items" else prompts for split in selected}
     texts = open_texts(artifacts.texts, selected, words, config)
     opened = {}

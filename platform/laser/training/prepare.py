@@ -14,6 +14,7 @@ from laser.config.schema import READS_USER, Experiment
 from laser.data.dataset import Dataset
 from laser.data.examples import Examples
 from laser.data.prompts import PromptFiles, Prompts
+from laser.data.selected import select_examples
 from laser.errors import UserError
 from laser.llm.late_text import make_texts
 from laser.llm.loading import embedding_std, eos_embedding, eos_token_id, llm_config, load_tokenizer
@@ -23,10 +24,10 @@ from laser.recommenders.base import SequentialRecommender
 from laser.recommenders.encodings import make_encodings
 from laser.recommenders.pretraining import pretrained_recommender, pretraining_device
 from laser.recommenders.storage import content_hash, load_recommender
+from laser.scoring.scored import chosen_in
 from laser.sources.prepare import prepare_dataset
 from laser.storage.cache import make_once
 from laser.training.artifacts import Artifacts
-from laser.training.examples import select_examples
 from laser.training.extensions.two_sided import check_negatives
 from laser.training.inputs import ITEM_EMBEDDINGS, Inputs, open_inputs
 from laser.training.model import checkpoint_bytes
@@ -53,7 +54,7 @@ def make_artifacts(config: Experiment, recommender_directory: Path | None = None
     if config.warms_up_head:
         _check_head_can_be_prepared(config, llm)
     users = scored_users(config, dataset, prepare_inputs)
-    examples = select_examples(dataset, config, users)
+    examples = select_examples(dataset, config, chosen_in(users))
     _check_enough(config, examples)
     if config.training.stage0_epochs and config.training.negatives == "sampled":
         check_negatives(examples["train"], dataset.num_items)

@@ -79,9 +79,9 @@ def test_cached_outputs_are_what_the_model_gives(config, tmp_path):
             torch.testing.assert_close(
                 values[rows], output.representation_BH, rtol=0, atol=1e-5 * float(values.abs().max())
             )
-    assert all(
-        torch.equal(first, second) for first, second in zip(vars(found).values(), vars(again).values(), strict=True)
-    )
+    assert found.name == again.name
+    for name in ("prefixes_EH", "val_EH", "items_IH"):
+        assert torch.equal(getattr(found, name), getattr(again, name))
     assert len(list((tmp_path / "outputs").glob("*.arrow"))) == 1
 
 
@@ -113,6 +113,24 @@ def test_the_head_ranks_and_the_model_has_it(config):
     )
     ranks = evaluate(engine, inputs.val, found.items_ID, config.training, "test")
     assert ranks.metrics() == pytest.approx(found.val, abs=1e-3)
+
+
+def test_equal_starts_share_a_head_and_others_do_not(config, tmp_path, caplog):
+    """The number of experts changes no start. The temperature changes the loss, the recommender what the head reads."""
+    caplog.set_level("INFO")
+    settings = {"cache_dir": str(tmp_path), "data.k_core": 80, "prompt.max_history_items": 1, "warm_start.epochs": 1}
+    config = with_overrides(config, {**settings, "recommender.type": "popularity"})
+    found = []
+    for changes in ({}, {"mformer.num_experts": 1}, {"training.temperature": 0.5}, {"recommender.type": "item_knn"}):
+        config = with_overrides(config, changes)
+        inputs = prepare_inputs(config)
+        engine = PlainEngine(whole_laser(config, inputs.artifacts, CPU), config.training, CPU)
+        found.append(warm_start(engine, inputs, config))
+        assert len(list((tmp_path / "heads").glob("*.safetensors"))) == max(1, len(found) - 1)
+    assert caplog.messages.count("warm start: the head is in the cache") == 1
+    first, second = found[:2]
+    assert (first.untrained_val, first.val, first.loss) == (second.untrained_val, second.val, second.loss)
+    assert torch.equal(first.items_ID, second.items_ID)
 
 
 def test_it_counts_as_the_first_epoch_and_a_run_resumes_after_it(config, tmp_path):

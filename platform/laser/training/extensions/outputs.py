@@ -37,6 +37,8 @@ from laser.training.loop import outputs
 class Outputs:
     """Holds the LLM's outputs, float32, on the CPU."""
 
+    name: str
+    """Names everything that they depend on."""
     prefixes_EH: Tensor
     """Outputs for `Inputs.prefixes`."""
     val_EH: Tensor
@@ -78,7 +80,7 @@ def cached_outputs(engine: Engine, inputs: Inputs, config: Experiment) -> Output
             outputs_RH = _read(engine, parts, prefix_LH, suffix_H, batch_tokens)
         if engine.rank == 0:
             make_once(path, lambda aside: _save(aside, outputs_RH))
-    return Outputs(*outputs_RH.split([len(part) for part in parts]))
+    return Outputs(key, *outputs_RH.split([len(part) for part in parts]))
 
 
 def check_shared_prefix(weights: Mapping[str, Tensor]) -> None:

@@ -7,17 +7,21 @@ representation that already ranks.
 Shape suffixes: B batch, E examples, I items, H LLM width, D head width.
 """
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from laser.cli.progress import progress
+from laser.config.identity import stage_key
 from laser.config.schema import Experiment
 from laser.data.batches import training_batches
 from laser.engine.base import Engine
@@ -27,6 +31,7 @@ from laser.evaluation.ranking import ranks, user_ranks
 from laser.evaluation.user_ranks import UserRanks
 from laser.models.head import ITEMS, USERS, Head
 from laser.models.laser import build_head
+from laser.storage.cache import make_once
 from laser.training.extensions.outputs import Outputs, cached_outputs
 from laser.training.inputs import Inputs
 
@@ -42,6 +47,9 @@ EXPONENTS = range(-8, 9)
 """Powers of 2 that are tried in the first round for each weight, and for the common scale."""
 STEPS = ([2.0**exponent for exponent in EXPONENTS], [0.5, 0.7, 1.0, 1.4, 2.0], [0.7, 0.84, 1.0, 1.19, 1.4])
 """Factors that each round tries for each weight."""
+
+LOSS = "loss"
+"""Name of the loss beside the head's weights in the cache."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,7 @@ class WarmStart:
 def warm_start(engine: Engine, inputs: Inputs, config: Experiment) -> WarmStart:
     """Standardise the head, train it on cached outputs, and put it into the engine's model (collective).
 
-    The first worker trains; the others receive its weights.
+    The first worker trains, or finds a head that was trained in the same way; the others receive its weights.
     """
     outputs = cached_outputs(engine, inputs, config)
     fit = _Fit(engine, inputs, outputs, config)
@@ -70,8 +78,7 @@ def warm_start(engine: Engine, inputs: Inputs, config: Experiment) -> WarmStart:
         fit.head.standardise(fit.items_IH, ITEMS)
     loss = 0.0
     if engine.rank == 0:
-        fit.calibrate()
-        loss = fit.train()
+        loss = fit.train_once(outputs.name)
     weights = {f"head.{name}": value for name, value in fit.head.state_dict().items()}
     shared = {name: engine.sum(value * (engine.rank == 0)) for name, value in weights.items()}
     engine.load_trainable(engine.trainable_state() | {name: value.cpu() for name, value in shared.items()})
@@ -182,6 +189,34 @@ class _Fit:
 
     def _ndcg(self) -> float:
         return self.validate().metrics()[SELECTION_METRIC]
+
+    def train_once(self, outputs: str) -> float:
+        """Calibrate and train, unless the cache holds the result; return the kept epoch's mean loss.
+
+        Trials of a sweep that start from equal virtual tokens share the head, whatever their number of experts.
+
+        Args:
+            outputs: names what the head reads, but for the recommender's states.
+        """
+        digest, examples = hashlib.sha256(), self.val.examples
+        for part in (*self._weights().values(), self.prefix_states_EC, self.val_states_EC, self.item_states_IC):
+            digest.update(part.cpu().numpy().tobytes())
+        digest.update(b"" if examples.candidates is None else examples.candidates.tobytes())
+        training = self.config.training
+        settings = (self.config.head, self.config.warm_start, training.temperature, training.seed)
+        key = stage_key("head", 1, outputs, *settings, digest.hexdigest())
+        path = Path(self.config.cache_dir).expanduser() / "heads" / f"{key}.safetensors"
+
+        def make(aside: Path) -> None:
+            self.calibrate()
+            save_file({LOSS: torch.tensor(self.train()), **self.head.state_dict()}, aside)
+
+        if not make_once(path, make):
+            logger.info("warm start: the head is in the cache")
+        weights = load_file(path)
+        loss = float(weights.pop(LOSS))
+        self.head.load_state_dict(weights)
+        return loss
 
     def train(self) -> float:
         """Train until validation stops improving, keep the best epoch (or the start), and return its mean loss."""

@@ -1,25 +1,25 @@
 """Chooses the histories to train, validate and test on, from the dataset and the settings alone."""
 
-from pathlib import Path
-
 import numpy as np
+from numpy.typing import NDArray
 
 from laser.config.families.selection import ScoredUsers
 from laser.config.schema import Experiment
 from laser.data.dataset import Dataset
 from laser.data.examples import Examples
 from laser.data.selectors.registry import select
-from laser.scoring.scored import chosen_in
 
 
-def select_examples(dataset: Dataset, config: Experiment, users: Path | None = None) -> dict[str, Examples]:
+def select_examples(
+    dataset: Dataset, config: Experiment, users: NDArray[np.int32] | None = None
+) -> dict[str, Examples]:
     """Return the examples of each split, with their histories cut to `prompt.max_history_items`.
 
     Args:
         dataset: the experiment's data.
         config: the experiment.
-        users: the file of the users that were chosen by scores (`laser.training.selection`). Without it, as many random
-            ones stand for them, so that a forecast needs no scores.
+        users: those that were chosen by scores (`laser.training.selection`). Without them, as many random ones stand
+            for them, so that a forecast needs no scores.
 
     Returns:
         The splits `train`, `val` and `test`. `items` holds each item as a history of one item, in the order of internal
@@ -30,7 +30,7 @@ def select_examples(dataset: Dataset, config: Experiment, users: Path | None = N
     train = train.share_of_users(training.train_fraction, training.seed)
     train = train.sample_users(training.train_users, training.seed)
     if users is not None:
-        train = train.of_users(chosen_in(users))
+        train = train.of_users(users)
     elif isinstance(config.selection, ScoredUsers):
         train = train.sample_users(config.selection.size(len(np.unique(train.users))), training.seed)
     else:
