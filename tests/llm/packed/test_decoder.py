@@ -11,7 +11,7 @@ from laser.llm.loading import load_llm
 from laser.llm.packed import fused
 from laser.llm.packed.attention import CAUSAL, Packing, Scoring, attend_by_kernel, attend_by_products
 from laser.llm.packed.decoder import PackedDecoder
-from laser.llm.packed.torch_private import softmax_backward
+from laser.llm.packed.torch_private import compile_for_row_shape, softmax_backward
 from laser.models.bituning import BiTuning
 
 CPU = torch.device("cpu")
@@ -147,6 +147,23 @@ def test_compiled_equals_eager(name):
     arguments = kernel_arguments()[name]
     compiled, eager = getattr(fused.compiled(), name)(*arguments), getattr(fused.EAGER, name)(*arguments)
     torch.testing.assert_close(compiled, eager, rtol=1e-5, atol=1e-5)
+
+
+def test_look_ups_know_the_shape_of_a_row_and_are_compiled_once_for_any_number_of_rows():
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, example_inputs: list[Tensor]):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled, (_, *places) = torch.compile(fused.look_up, dynamic=True, backend=backend), kernel_arguments()["look_up"]
+    for num_rows in (9, 12, 20):
+        rows_R2GE = torch.randn(num_rows, 2, 3, 8)
+        compile_for_row_shape(rows_R2GE)
+        torch.testing.assert_close(compiled(rows_R2GE, *places), fused.look_up(rows_R2GE, *places), rtol=0, atol=0)
+    [graph] = graphs
+    shapes = [node.meta["example_value"].shape for node in graph.graph.nodes if node.op == "placeholder" and node.users]
+    assert [False, True, True, True] in [[isinstance(size, int) for size in shape] for shape in shapes]
 
 
 @pytest.mark.parametrize("name", ["rms_norm", "add_rms_norm", "rotate", "norm_rotate", "swiglu", "geglu"])

@@ -120,12 +120,15 @@ def look_up(rows_R2GE: Tensor, row_BS: Tensor, turning: tuple[Tensor, Tensor, Te
         turning: distance_BS, int64, by which each key is moved, and the cosines and sines of each distance, cos_DE and
             sin_DE, half a head wide, float32; None where the keys lie where they were read.
     """
-    key_BSGE, value_BSGE = rows_R2GE[row_BS].unbind(2)
+    key_BGSE, value_BGSE = (state_BSGE.transpose(1, 2) for state_BSGE in rows_R2GE[row_BS].unbind(2))
     if turning is not None:
         distance_BS, *turns_DE = turning
-        cos_BS1E, sin_BS1E = (turn_DE[distance_BS][:, :, None] for turn_DE in turns_DE)
-        key_BSGE = turn(key_BSGE.float(), cos_BS1E, sin_BS1E).to(rows_R2GE.dtype)
-    return key_BSGE.transpose(1, 2).contiguous(), value_BSGE.transpose(1, 2).contiguous()
+        cos_B1SE, sin_B1SE = (turn_DE[distance_BS][:, None] for turn_DE in turns_DE)
+        # Rounded half by half, so that the compiled loop writes keys where they go, and no float32 copy of them.
+        first_BGSE, second_BGSE = (half_BGSE.float() for half_BGSE in key_BGSE.chunk(2, dim=-1))
+        turned = first_BGSE * cos_B1SE - second_BGSE * sin_B1SE, second_BGSE * cos_B1SE + first_BGSE * sin_B1SE
+        key_BGSE = torch.cat([half_BGSE.to(rows_R2GE.dtype) for half_BGSE in turned], dim=-1)
+    return key_BGSE.contiguous(), value_BGSE.contiguous()
 
 
 def swiglu(gate_up_PM: Tensor) -> Tensor:

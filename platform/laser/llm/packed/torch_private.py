@@ -15,3 +15,12 @@ def softmax_backward(gradient: Tensor, probability: Tensor) -> Tensor:
     scores twice more; the backward pass has the probabilities already.
     """
     return torch._softmax_backward_data(gradient, probability, -1, probability.dtype)
+
+
+def compile_for_row_shape(x: Tensor) -> None:
+    """Let functions that are compiled for any shape know the sizes of all dimensions of this tensor but the first.
+
+    Checked on torch 2.13.0, where `mark_static` is in a module of torch with a leading underscore. Without the sizes
+    the loop of `laser.llm.packed.fused.look_up` is cut into halves of unknown width and takes 1.7 times as long.
+    """
+    torch._dynamo.mark_static(x, list(range(1, x.dim())))
