@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -38,6 +39,11 @@ def shards_hold_the_weights(llm: Path) -> None:
         if implementation == "transformers":
             frequencies = sharded.rotary_emb.inv_freq
             assert frequencies.dtype == torch.float32 and torch.equal(frequencies, whole.rotary_emb.inv_freq)
+
+
+def mlflow_is_left_to_the_driver(llm: Path) -> None:
+    assert "mlflow" not in sys.modules
+    assert find_spec("mlflow") is not None, "it is hidden from DeepSpeed alone"
 
 
 def moments_are_read_again(llm: Path) -> None:
@@ -80,6 +86,7 @@ def weights_are_read_whole_after_an_evaluation(llm: Path) -> None:
 
 CHECKS: dict[Callable[[Path], None], int] = {
     shards_hold_the_weights: 1,
+    mlflow_is_left_to_the_driver: 1,
     moments_are_read_again: 2,
     weights_are_read_whole_after_an_evaluation: 1,
 }

@@ -12,10 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import deepspeed
 import torch
 import torch.distributed as dist
-from deepspeed.utils import safe_get_full_optimizer_state
 from torch import Tensor
 
 from laser.config.schema import LLMConfig, TrainingConfig
@@ -30,6 +28,7 @@ from laser.engine.deepspeed_private import (
     held_weight,
     is_in_flight,
     materialise_moments,
+    mlflow_unseen,
     sharding_init,
     skip_shared_memory_kernel,
     whole_numel,
@@ -41,6 +40,10 @@ from laser.engine.restarts import Restarts
 from laser.llm.loading import Decoder, decoder_weights, empty_llm, llm_config
 from laser.models.batch import Batch
 from laser.models.laser import Laser, LaserOutput, Reading
+
+with mlflow_unseen():
+    import deepspeed
+    from deepspeed.utils import safe_get_full_optimizer_state
 
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 skip_shared_memory_kernel()

@@ -4,6 +4,7 @@ Checked on deepspeed 0.19.8. Another version may drop or rename any of it, so re
 module imports without DeepSpeed: whoever asks for a weight's whole shape may hold a plain model.
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -34,6 +35,23 @@ def is_in_flight(parameter: Tensor) -> bool:
     """Return whether ZeRO-3 has begun to gather a weight for a pass to come, and nobody has waited for it yet."""
     status = getattr(parameter, "ds_status", None)
     return status is not None and status.name == "INFLIGHT"
+
+
+@contextmanager
+def mlflow_unseen() -> Iterator[None]:
+    """Let DeepSpeed be imported as if MLflow were not installed.
+
+    Its autotuner, which we do not use, imports MLflow where it can. That takes two seconds in every worker, and workers
+    report to MLflow through the driver alone.
+    """
+    unseen = "mlflow" not in sys.modules
+    if unseen:
+        sys.modules["mlflow"] = None  # type: ignore[assignment]  # Python then says that there is no such module
+    try:
+        yield
+    finally:
+        if unseen:
+            del sys.modules["mlflow"]
 
 
 def skip_shared_memory_kernel() -> None:
