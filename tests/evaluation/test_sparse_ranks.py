@@ -47,7 +47,7 @@ def test_ranks_and_lists_are_those_of_all_scores(shared, density):
         found, masked = ranking.ranks(entries_BI[batch], targets[batch], *flat(histories[batch]))
         assert found.tolist() == expected_B.tolist()
         assert masked.tolist() == ranks_without_histories(expected_B, part, targets_B, histories[batch]).tolist()
-        for size in (1, 10, NUM_ITEMS + 1):
+        for size in (1, 3, 10, NUM_ITEMS + 1):
             assert ranking.lists(entries_BI[batch], size).tolist() == top_scores(part, size).tolist()
 
 

@@ -55,6 +55,14 @@ FILES = {
     "a long file": ("#" * (1 << 20) + "\nname: a\n", "longer than 1048576 characters"),
     "a section that is a number": ("mformer: 3\n", "mformer: 3; should be an object"),
     "a type that is a list": ("recommender: {type: [1]}\n", "recommender.type: [1]; wanted one of"),
+    "a text that is a number": (
+        "data: {title_column: 2020}\n",
+        "title_column: 2020; should be a valid string, in quotes",
+    ),
+    "a list that is a text": (
+        "prompt.attributes: brand\n",
+        'attributes: "brand"; should be a valid array, such as [a, b]',
+    ),
     "null as key": ("~: 2\n", ":1: '~' is no key"),
     "a list as key": ("[1, 2]: 3\n", ":1: found unhashable key"),
     "two documents": ("name: a\n---\nname: b\n", ":2: but found another document"),

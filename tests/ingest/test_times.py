@@ -2,11 +2,14 @@
 
 import datetime
 from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from laser.ingest.tables import ParquetFile
 from laser.ingest.times import Clock, OtherForm, UnreadableTime
 
 
@@ -67,6 +70,16 @@ def test_times_are_in_order_wherever_a_batch_ends(name: str, cut: bool):
     times = ORDERED[name] if isinstance(ORDERED[name], pa.Array) else pa.array(ORDERED[name])
     read_times = read(times[:1], times[1:]) if cut else read(times)
     assert read_times == sorted(set(read_times))
+
+
+@pytest.mark.parametrize("nanoseconds", [True, False])
+def test_times_of_96_bits_are_in_order_to_the_nanosecond_or_in_any_year(nanoseconds: bool, tmp_path: Path):
+    texts = ["2020-01-01T00:00:00.000000001", "2020-01-01T00:00:00.000000002"] if nanoseconds else ["0001", "9999"]
+    times = pa.array(np.array(texts, f"datetime64[{'ns' if nanoseconds else 'us'}]"))
+    pq.write_table(pa.table({"time": times}), tmp_path / "t.parquet", use_deprecated_int96_timestamps=True)
+    [batch] = ParquetFile(tmp_path / "t.parquet").batches({"time": "time"})
+    first, second = read(batch["time"].combine_chunks())
+    assert first < second
 
 
 def test_integers_are_kept_and_other_times_are_microseconds_where_these_suffice():

@@ -100,7 +100,12 @@ def test_the_effort_of_adapters(tiny_llm):
 
 def test_an_effort_of_what_is_not_there_is_refused_by_name(tiny_llm):
     plain, mean = build(tiny_llm)[0], build(tiny_llm, bituning__representation="mean")[0]
+    late, _ = build(
+        tiny_llm, finetuning__type="lora", llm__implementation="transformers", bituning__prefix_position="after"
+    )
     for laser, kind, remedy in (
+        (late, "adapters", "prefix_position before"),
+        (late, "suffix", "prefix_position before"),
         (plain, "head", "head.width"),
         (mean, "suffix", "to head"),
         (plain, "adapters", "lora"),

@@ -1,5 +1,7 @@
 """The tables that users hand over, and what is refused of them."""
 
+import gzip
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +15,8 @@ def test_interactions_are_joined_in_the_order_of_time_and_then_of_rows(tmp_path)
     path.write_text("user,item,timestamp\nb,3,2\na,1,5\nb,2,1\na,9,5\nb,3,2\n")
     assert read_histories(path) == {"b": ("2", "3", "3"), "a": ("1", "9")}
     path.write_text("item_id\tuser_id\n7\tx\n8\tx\n")
+    assert read_histories(path) == {"x": ("7", "8")}
+    path.write_text("user;item\nx; 7 \n x;8\n")
     assert read_histories(path) == {"x": ("7", "8")}
     path.write_text("user,item,time\na,2,2024-01-02T00:00:00\na,1,2024-01-01T00:00:00\n")
     assert read_histories(path) == {"a": ("1", "2")}
@@ -59,6 +63,18 @@ def test_ids_from_lines_and_columns(tmp_path):
     assert read_ids(path, "allowed", ITEM) == ["a", "b"]
     path.write_text("title,item_id\nA,1\nB,2\n")
     assert read_ids(path, "allowed", ITEM) == ["1", "2"]
+    for header in ('"item"; title', " item |title", "\ufeffitem\ttitle"):
+        delimiter = next(mark for mark in ";|\t" if mark in header)
+        path.write_text(f'{header}\n 1 {delimiter} A\n"2"{delimiter}B\n', encoding="utf-8")
+        assert read_ids(path, "allowed", ITEM) == ["1", "2"]
+    path.write_text('a item\n5" x\n')
+    assert read_ids(path, "allowed", ITEM) == ["a item", '5" x']
+    zipped = tmp_path / "ids.csv.gz"
+    zipped.write_bytes(gzip.compress(b"item,title\n1,A\n"))
+    assert read_ids(zipped, "allowed", ITEM) == ["1"]
+    zipped.write_bytes(b"item,title\n1,A\n")
+    with pytest.raises(UserError, match="not a whole gzip file"):
+        read_ids(zipped, "allowed", ITEM)
     path.write_text("\n")
     with pytest.raises(UserError, match="allowed: .* holds no id"):
         read_ids(path, "allowed", ITEM)

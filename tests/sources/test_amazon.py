@@ -1,5 +1,6 @@
 """Dumps of Amazon reviews: both releases, their known defects, and fields that differ from line to line."""
 
+import codecs
 import gzip
 import json
 from pathlib import Path
@@ -143,3 +144,12 @@ def test_times_of_json_lines_may_get_fractions_late(tmp_path):
     metadata = [{"parent_asin": item, "title": item} for item in "abc"]
     dataset = prepare_dataset(write_amazon(tmp_path / "raw", reviews, metadata, ".jsonl"), tmp_path / "cache")
     assert list(histories(dataset).values()) == [["c", "b", "a"]]
+
+
+def test_files_may_begin_with_a_byte_order_mark(tmp_path):
+    reviews = [{"rating": 5.0, "parent_asin": item, "user_id": "u", "timestamp": n} for n, item in enumerate("abc")]
+    config = write_amazon(tmp_path / "raw", reviews, [{"parent_asin": item, "title": item} for item in "abc"], ".jsonl")
+    plain = prepare_dataset(config, tmp_path / "cache")
+    for path in (tmp_path / "raw").iterdir():
+        path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+    assert prepare_dataset(config, tmp_path / "cache").fingerprint == plain.fingerprint

@@ -33,8 +33,8 @@ def test_the_id_says_what_the_thing_is():
     assert title_column(["artist_id", "label_name", "artist_name"], "artist_id", Path("x.item")) == "artist_name"
 
 
-def test_two_titles_are_not_guessed():
-    with pytest.raises(
-        UserError, match="x.item:1: 'name' and 'series_title' may each be the title; choose by data.title"
-    ):
-        title_column(["name", "series_title"], "item", Path("x.item"))
+@pytest.mark.parametrize("names", [["name", "series_title"], ["author_title", "item_name"]])
+def test_two_titles_are_not_guessed(names: list[str]):
+    first, second = map(repr, names)
+    with pytest.raises(UserError, match=f"x.item:1: {first} and {second} may each be the title; choose by data.title"):
+        title_column(names, "item", Path("x.item"))

@@ -1,5 +1,6 @@
 """MovieLens' own files: their three forms are one dataset."""
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,13 @@ def csv(folder: Path) -> None:
     rows = "".join(f'{movie},"{title}",{genres or "(no genres listed)"}\n' for movie, title, genres in quoted)
     (folder / "movies.csv").write_text(f"movieId,title,genres\n{rows}")
     (folder / "links.csv").write_text("movieId,imdbId\n10,7\n")
+
+
+def gzipped(folder: Path) -> None:
+    csv(folder)
+    for name in ("ratings.csv", "movies.csv"):
+        (folder / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))
+        (folder / name).unlink()
 
 
 def dat(folder: Path, encoding: str = "latin-1") -> None:
@@ -45,7 +53,7 @@ def hundred_thousand(folder: Path) -> None:
 
 def test_all_forms_are_the_same_dataset(tmp_path: Path):
     fingerprints = set()
-    for write in (csv, dat, dat_of_10m, hundred_thousand):
+    for write in (csv, gzipped, dat, dat_of_10m, hundred_thousand):
         folder = tmp_path / write.__name__
         folder.mkdir()
         write(folder)

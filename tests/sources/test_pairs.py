@@ -154,6 +154,10 @@ REFUSED: dict[str, tuple[dict[str, Content], str]] = {
         {"interactions.csv.gz": gzip.compress(ROWS.encode())[:-12]},
         "interactions.csv.gz:6: not a whole gzip file",
     ),
+    "gzipped under another name": (
+        {"interactions.csv": gzip.compress(ROWS.encode())},
+        "csv:1: gzipped, though its name",
+    ),
     "no gzip file": ({"interactions.csv.gz": ROWS}, "interactions.csv.gz:1: not a whole gzip file"),
     "parts that differ": (
         {
@@ -170,6 +174,14 @@ REFUSED: dict[str, tuple[dict[str, Content], str]] = {
         {"train.csv": ROWS, "valid.csv": "user,item,timestamp\nu2,a,0\n", "test.csv": "user,item,timestamp\nu1,b,9\n"},
         "the split is against time: user 'u2' has an interaction later than one of the next split",
     ),
+    "an id that is nan between blanks": (
+        {"interactions.csv": ROWS + "u1, nan ,9\n"},
+        "csv:7: nothing in column 'item'",
+    ),
+    "an attribute without text": (
+        {"items/a.parquet": pa.table({"item": ["a"], "title": ["A"], "size": [{"cm": 1}]})},
+        "column 'size' holds struct.*choose other columns by data.attributes",
+    ),
     "a wrong time in a split": (
         {"train.csv": ROWS, "valid.csv": "user,item,timestamp\nu2,a,5\nu1,a,x\n", "test.csv": ROWS},
         "valid.csv:3: timestamp 'x'",
@@ -182,7 +194,7 @@ def test_what_cannot_be_read_is_named(case: str, prepared: Callable[..., Dataset
     files, message = REFUSED[case]
     given = {"interactions.csv": ROWS} if not any(name.startswith(("interactions", "train")) for name in files) else {}
     with pytest.raises(UserError, match=message):
-        prepared({"items.csv": ITEMS, **given, **files})
+        prepared({**({} if "items/a.parquet" in files else {"items.csv": ITEMS}), **given, **files})
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv.gz"])
@@ -211,10 +223,33 @@ def test_a_column_named_index_that_counts_nothing_is_an_attribute(prepared: Call
     assert prepared({"interactions.csv": ROWS, "items.csv": items}).item_attributes == ("index", "x")
 
 
-@pytest.mark.parametrize("name", ["index", "#", "...1", "V1", "_c0", "No.", "row_number", "id"])
-def test_a_column_that_counts_the_rows_is_an_index(name: str, prepared: Callable[..., Dataset]):
-    items = f"{name},item,title\n1,a,Apple\n2,b,Bread\n3,c,Cake\n"
-    assert prepared({"interactions.csv": ROWS, "items.csv": items}).item_attributes == ()
+@pytest.mark.parametrize("name", ["index", "#", "...1", "V1", "_c0", "No.", "row_number", "id", "S.No", "seq"])
+@pytest.mark.parametrize("numbers", ["1 2 3", "0.0 1.0 2.0"])
+def test_a_column_that_counts_the_rows_is_an_index(name: str, numbers: str, prepared: Callable[..., Dataset]):
+    assert attributes_with(prepared, name, numbers.split()) == ()
+
+
+@pytest.mark.parametrize("name", ["index", "level_0", "idx", "RowIndex"])
+def test_the_index_of_a_table_that_was_filtered_leaves_numbers_out(name: str, prepared: Callable[..., Dataset]):
+    assert attributes_with(prepared, name, ["4", "7", "30"]) == ()
+
+
+@pytest.mark.parametrize("numbers", ["4 7 30", "2 3 4", "1 2 2", "1 3 2", "1 2 x"])
+def test_a_number_that_only_grows_is_an_attribute(numbers: str, prepared: Callable[..., Dataset]):
+    assert attributes_with(prepared, "number", numbers.split()) == ("number",)
+
+
+def test_a_word_for_a_missing_value_may_have_blanks_around_it(prepared: Callable[..., Dataset]):
+    dataset = prepared(
+        {"interactions.csv": ROWS, "items.csv": "item,title,brand\na, Apple ,  NaN\nb, nan ,x\nc,Cake,null \n"}
+    )
+    assert items_of(dataset) == {"a": ["Apple", ""], "c": ["Cake", ""]}
+
+
+def attributes_with(prepared: Callable[..., Dataset], name: str, values: list[str]) -> tuple[str, ...]:
+    rows = zip(values, ("a,Apple", "b,Bread", "c,Cake"), strict=True)
+    items = f"{name},item,title\n" + "".join(f"{value},{item}\n" for value, item in rows)
+    return prepared({"interactions.csv": ROWS, "items.csv": items}).item_attributes
 
 
 @pytest.mark.parametrize(("column", "settings"), [("id", {}), ("sku", {"items_id_column": "sku"}), ("item_id", {})])

@@ -56,6 +56,9 @@ def test_an_empty_place_is_not_the_working_directory(setting):
         load_config(Experiment, [f"{setting}="], None)
 
 
-def test_a_cache_that_cannot_be_written_is_told_when_something_is_missing():
-    with pytest.raises(UserError, match="^cache_dir: /proc/laser: No such file or directory; name a folder"):
-        make_once(Path("/proc/laser/thing"), Path.touch)
+@pytest.mark.parametrize(
+    ("place", "reason"), [("/proc/laser", "No such file or directory"), (f"/tmp/{'n' * 300}", "File name too long")]
+)
+def test_a_cache_that_cannot_be_written_is_told_when_something_is_missing(place: str, reason: str):
+    with pytest.raises(UserError, match=f"^cache_dir: {place}.*: {reason}; name a folder"):
+        make_once(Path(place) / "thing", Path.touch)

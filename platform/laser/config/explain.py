@@ -60,6 +60,7 @@ def complaint(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if first["type"] in ("int_type", "float_type") and re.fullmatch(r"[-+]?[0-9].*", str(first["input"])):
         message += ", in decimal digits without quotes or leading zeros"
+    message += {"string_type": ", in quotes", "tuple_type": ", such as [a, b]"}.get(first["type"], "")
     return f"{json.dumps(first['input'])}; {message[0].lower()}{message[1:]}"
 
 

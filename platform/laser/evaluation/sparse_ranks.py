@@ -21,6 +21,10 @@ MAX_CELLS = 2**25
 """Users times items of a batch: at most 4 bytes each, for lists."""
 LOW_BITS = np.uint64(32)
 LOWEST = np.uint32(2**32 - 1)
+GROUPS_OF_LIST = 3
+"""Groups of a row's entries for each item of its list. More groups take longer, and leave fewer entries."""
+FEW_FOR_LIST = 12
+"""Of up to so many entries for each item of a list, the largest are found for all rows at once."""
 FILTER_BITS = 18
 """Pairs that are looked up mark 2^18 bytes by the low bits of their numbers, which stay in the L2 cache."""
 
@@ -65,7 +69,7 @@ class SparseRanking:
         """
         num_users, num_items = entries_BI.shape
         num_entries_B = np.diff(entries_BI.indptr)
-        if np.isnan(entries_BI.data).any():
+        if np.isnan(entries_BI.data.max(initial=-np.inf)):
             num_bad = len(np.unique(np.repeat(np.arange(num_users), num_entries_B)[np.isnan(entries_BI.data)]))
             raise FloatingPointError(f"NaN scores in {num_bad} of {num_users} rows: the model has diverged")
         starts_B = np.arange(num_users, dtype=np.int64) * num_items
@@ -82,7 +86,7 @@ class SparseRanking:
         else:
             reach_P -= (self.shared_I[entries_BI.indices] >= wanted_P).view(np.int8)
         filled_B = num_entries_B > 0
-        ranks_B[filled_B] += np.add.reduceat(reach_P, entries_BI.indptr[:-1][filled_B], dtype=np.int64)
+        ranks_B[filled_B] += np.add.reduceat(reach_P, entries_BI.indptr[:-1][filled_B], dtype=np.int32)
 
         owners_Q, items_Q = np.divmod(own_Q, num_items)
         leaving_Q = (own_scores_Q >= wanted_B[owners_Q]) & (wanted_B[owners_Q] > -np.inf)
@@ -98,7 +102,9 @@ class SparseRanking:
         lists_BK[:] = self._best_first[:size]
         num_entries_B = np.diff(entries_BI.indptr)
         full_B = np.flatnonzero(num_entries_B >= size)
-        best_FK = _largest(_in_order(entries_BI.data, entries_BI.indices), entries_BI.indptr, full_B, size)
+        kept_S = np.flatnonzero(entries_BI.data >= np.repeat(_least_in_list(entries_BI, size), num_entries_B))
+        numbers_S = _in_order(entries_BI.data[kept_S], entries_BI.indices[kept_S])
+        best_FK = _largest(numbers_S, np.searchsorted(kept_S, entries_BI.indptr), full_B, size)
         # Where the least of them beats every item without an entry, the list is of entries alone.
         alone_F = best_FK[:, -1] >> LOW_BITS > _in_order(self._sorted_I[-1:], np.zeros(1, np.int32))[0] >> LOW_BITS
         lists_BK[full_B[alone_F]] = LOWEST - (best_FK[alone_F] & LOWEST)
@@ -130,6 +136,24 @@ class SparseRanking:
         return scores[places_Q]
 
 
+def _least_in_list(entries_BI: "csr_array", size: int) -> NDArray[np.float32]:
+    """Return scores that a list's entries reach, and few others do: -inf in rows with few entries.
+
+    So many groups of entries have a maximum at or above it. Entries below it are looked at no more.
+    """
+    least_B = np.full(entries_BI.shape[0], -np.inf, dtype=np.float32)
+    num_groups = GROUPS_OF_LIST * size
+    offsets = entries_BI.indptr.astype(np.int64)
+    long_F = np.flatnonzero(np.diff(offsets) >= num_groups)
+    if len(long_F):
+        lengths_F = offsets[long_F + 1] - offsets[long_F]
+        edges = offsets[long_F][:, None] + lengths_F[:, None] * np.arange(num_groups + 1) // num_groups
+        edges[-1, -1] -= 1  # reduceat takes no edge at the end; a maximum of fewer entries is lower, and does as well
+        maxima = np.maximum.reduceat(entries_BI.data, edges.ravel()).reshape(edges.shape)[:, :num_groups]
+        least_B[long_F] = np.partition(maxima, num_groups - size, axis=1)[:, num_groups - size]
+    return least_B
+
+
 def _in_order(scores_P: NDArray[np.float32], items_P: NDArray[np.integer]) -> NDArray[np.uint64]:
     """Return integers in the order of the scores; of equal ones, the lowest id is the largest. The low bits hold it."""
     bits_P = (scores_P + np.float32(0.0)).view(np.uint32)  # there are two zeros
@@ -143,10 +167,18 @@ def _in_order(scores_P: NDArray[np.float32], items_P: NDArray[np.integer]) -> ND
 def _largest(
     numbers_P: NDArray[np.uint64], offsets: NDArray[np.integer], rows_F: NDArray[np.int64], size: int
 ) -> NDArray[np.uint64]:
-    """Return the largest numbers of some rows, each with at least `size`, downwards; the numbers change places."""
-    for start, end in zip(offsets[rows_F].tolist(), offsets[rows_F + 1].tolist(), strict=True):
-        numbers_P[start:end].partition(end - start - size)
-    best_FK = numbers_P[offsets[rows_F + 1][:, None] - 1 - np.arange(size)]
+    """Return the largest numbers of some rows, each with at least `size`, downwards."""
+    starts_F, lengths_F = offsets[rows_F], offsets[rows_F + 1] - offsets[rows_F]
+    best_FK = np.empty((len(rows_F), size), dtype=np.uint64)
+    places = np.arange(FEW_FOR_LIST * size)
+    few_F = lengths_F <= len(places)
+    padded = numbers_P.take(starts_F[few_F][:, None] + places, mode="clip")
+    padded[places >= lengths_F[few_F][:, None]] = 0  # no score has so small a number
+    padded.partition(len(places) - size, axis=1)
+    best_FK[few_F] = padded[:, -size:]
+    for row in np.flatnonzero(~few_F):
+        numbers = numbers_P[starts_F[row] : starts_F[row] + lengths_F[row]]
+        best_FK[row] = np.partition(numbers, len(numbers) - size)[-size:]
     best_FK.sort(axis=1)
     return best_FK[:, ::-1]
 

@@ -4,6 +4,7 @@ Arrow parses blocks of lines and skips the fields that are not needed. Where it 
 the block line by line. It accepts uneven fields, a list in one line and a text in another, and names the wrong line.
 """
 
+import codecs
 import json
 import math
 import re
@@ -85,7 +86,7 @@ class JsonLinesFile(TableFile):
 
     def _object(self, line: bytes, row: int) -> dict[str, Any]:
         try:
-            value = json.loads(line.decode("utf-8"))
+            value = json.loads(line.removeprefix(codecs.BOM_UTF8).decode("utf-8"))
         except UnicodeDecodeError as error:
             byte = f"byte {line[error.start]:#04x}"
             raise UserError(f"{self.where(row)}: {byte} is not UTF-8; save the file as UTF-8") from error

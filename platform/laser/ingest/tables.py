@@ -25,6 +25,8 @@ Kinds = Mapping[str, Kind]
 
 DELIMITERS = {",": "','", ";": "';'", "|": "'|'", "\t": "a tab"}
 """What may stand between the columns of a text file, and what messages call it."""
+GZIP = b"\x1f\x8b"
+"""The first bytes of a gzipped file."""
 MAX_LINE_BYTES = 1 << 20
 """Longest header or row; Arrow's default block."""
 PARQUET_ROWS = 1 << 18
@@ -70,7 +72,9 @@ class TableFile(ABC):
         return f"it has: {', '.join(self.column_names)}"
 
     def text(self, name: str, column: pa.ChunkedArray, missing: tuple[str, ...] = MISSING) -> pa.ChunkedArray:
-        """Convert a column of this file to text, as `as_text` does. Words for a missing value become empty.
+        """Convert a column of this file to text without blanks around it, as `as_text` does.
+
+        Words for a missing value become empty.
 
         Raises:
             UserError: the column holds structs, bytes or others that have no text.
@@ -79,12 +83,13 @@ class TableFile(ABC):
             text = as_text(column)
         except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
             what = f"column {name!r} holds {column.type}"
-            raise UserError(f"{self.path}:1: {what}; wanted text, numbers or lists of them") from error
+            wanted = "text, numbers or lists of them; convert it, or choose other columns by data.attributes"
+            raise UserError(f"{self.path}:1: {what}; wanted {wanted}") from error
         try:
             text.validate(full=True)  # a Parquet file may say "text" of any bytes
         except pa.ArrowInvalid as error:
             raise UserError(f"{self.path}:1: column {name!r} is not UTF-8; convert it") from error
-        return without(text, missing)
+        return without(pc.utf8_trim_whitespace(text), missing)
 
     def ids(self, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
         """Convert a column of ids to text, as `text` does, but with pandas' list of words for a missing one.
@@ -142,6 +147,8 @@ class DelimitedFile(TableFile):
                 text = file.read(MAX_LINE_BYTES + 1)
         except BROKEN_GZIP as error:
             raise broken_gzip(path, error) from error
+        if text.startswith(GZIP):
+            raise UserError(f"{path}:1: gzipped, though its name does not say so; add .gz to the name")
         mark = len(codecs.BOM_UTF8) if text.startswith(codecs.BOM_UTF8) else 0
         if not text[mark:].strip():
             raise UserError(f"{path}:1: empty file; wanted a header and rows")
@@ -249,9 +256,11 @@ class ParquetFile(TableFile):
 
     def __init__(self, path: Path) -> None:
         with self._reading(path):
-            # Nanoseconds since 1970 would end in the year 2262, and wrap around in silence.
+            # Nanoseconds since 1970 end in the year 2262, and wrap around in silence.
             self._file = pq.ParquetFile(path, coerce_int96_timestamp_unit="us")
             names = self._file.schema_arrow.names
+            columns = map(self._file.schema.column, range(len(self._file.schema)))
+            self._has_int96 = any(column.physical_type == "INT96" for column in columns)
         self.num_rows = self._file.metadata.num_rows
         super().__init__(path, names)
 
@@ -259,8 +268,9 @@ class ParquetFile(TableFile):
         if not self.num_rows:
             raise UserError(f"{self.path}:1: no rows; wanted rows")
         with self._reading(self.path):
-            for batch in self._file.iter_batches(PARQUET_ROWS, columns=list(kinds)):
-                yield pa.Table.from_batches([batch])
+            files = [self._file, pq.ParquetFile(self.path)] if self._has_int96 else [self._file]
+            for found in zip(*(file.iter_batches(PARQUET_ROWS, columns=list(kinds)) for file in files), strict=True):
+                yield pa.Table.from_batches(found[-1:] if _are_nanoseconds(found[0]) else found[:1])
 
     @staticmethod
     @contextmanager
@@ -273,3 +283,9 @@ class ParquetFile(TableFile):
 
     def where(self, row: int) -> str:
         return f"{self.path}:{row + 1}"
+
+
+def _are_nanoseconds(microseconds: pa.RecordBatch) -> bool:
+    """Whether 64 bits hold all times of a batch as nanoseconds since 1970 too."""
+    times = [column.cast(pa.int64()) for column in microseconds if column.type == pa.timestamp("us")]
+    return all(pc.all(pc.less(pc.abs(column), 1 << 53)).as_py() is not False for column in times)

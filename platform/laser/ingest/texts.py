@@ -19,24 +19,33 @@ MISSING_IDS = (
 EXACT = {pa.float16(): 1 << 11, pa.float32(): 1 << 24, pa.float64(): 1 << 53}
 """Whole numbers up to these are exact as floats."""
 
-_INLINE = "a|b|big|em|font|i|small|span|strong|sub|sup|u"
-_BLOCK = "br|center|div|h[1-6]|hr|img|input|li|ol|p|table|td|tr|ul"
+_INLINE = "a|abbr|b|big|cite|del|em|font|i|ins|mark|nobr|s|small|span|strike|strong|sub|sup|tt|u|wbr"
+_BLOCK = (
+    "article|blockquote|body|br|button|center|d[dlt]|div|form|h[1-6]|head|header|hr|html|iframe|img|input|label|li|link"
+    "|meta|ol|option|p|pre|section|select|table|tbody|td|tfoot|th|thead|tr|ul"
+)
 _ENTITY = re.compile(r"&(?:#\d+|#x[0-9a-f]+|[a-z]\w*);", re.IGNORECASE)
 _HIDDEN = re.compile(r"<!--.*?-->|<(script|style)\b.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
 _TAG = re.compile(rf"</?(?:({_INLINE})|{_BLOCK})(?:\s[^<>]*)?/?>", re.IGNORECASE)  # others are text, as in "I <3 you"
-_PAGE_SOURCE = re.compile(r"getTime|<script\b|<style\b|\bvar \w+ ?=|\bfunction ?\w*\([\w, ]*\) ?\{", re.IGNORECASE)
-_SUSPECT = r"&[#\w]+;|<|[^\S ]|  |\x{a0}|getTime|var |function ?\w*\("
+_PAGE_SOURCE = re.compile(
+    r"getTime|<script\b|<style\b|\bvar \w+ ?=|\bfunction ?\w*\([\w, ]*\) ?\{"
+    r"|\bdocument\.write\(|\bP\.when\(|(?:^|[\s}])[.#@][a-z][^{}]*\{\s*[a-z-]+\s*:[^{}]*\}",  # the last: a style sheet
+    re.IGNORECASE,
+)
+_SUSPECT = r"&[#\w]+;|<|[^\S ]|  |\x{a0}|getTime|var |function ?\w*\(|document\.write\(|P\.when\(|[.#@]\w[^{}]*\{"
 """What `clean` may change."""
 
 
 def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Convert any column to text. What is missing becomes empty.
 
-    Lists are joined with ", ", without what is missing or empty in them. Whole floats lose their point.
+    Lists are joined with ", ", without what is missing or blank in them. Whole floats and decimals lose their point.
     """
     if any(is_kind(column.type) for is_kind in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)):
         return pa.chunked_array([_joined(chunk) for chunk in column.chunks], pa.string())
     text = _float_text(column) if pa.types.is_floating(column.type) else column.cast(pa.string())
+    if pa.types.is_decimal(column.type):
+        text = pc.replace_substring_regex(text, r"\.0+$", "")
     return pc.fill_null(text, "") if text.null_count else text
 
 
@@ -44,7 +53,7 @@ def _joined(lists: pa.ListArray) -> pa.Array:
     if pa.types.is_nested(lists.type.value_type):
         raise pa.ArrowNotImplementedError("lists of lists")
     texts = as_text(pa.chunked_array([pc.list_flatten(lists)])).combine_chunks()
-    kept = pc.not_equal(texts, "")
+    kept = pc.invert(pc.is_in(pc.utf8_trim_whitespace(texts), pa.array(["", *MISSING])))
     counts = np.bincount(pc.list_parent_indices(lists).filter(kept).to_numpy(), minlength=len(lists))
     offsets = pa.array(np.append(0, counts.cumsum()), pa.int32())
     return pc.binary_join(pa.ListArray.from_arrays(offsets, texts.filter(kept)), ", ")
@@ -61,7 +70,7 @@ def _float_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
 def value_text(value: Any) -> str:
     """Convert a value of JSON to text, as `as_text` does. An object becomes JSON."""
     if isinstance(value, list):
-        return ", ".join(text for text in map(value_text, value) if text)
+        return ", ".join(text for text in map(value_text, value) if text.strip() not in ("", *MISSING))
     if isinstance(value, float):
         text: str = as_text(pa.chunked_array([[value]]))[0].as_py()
         return text

@@ -40,6 +40,9 @@ def check_effort(laser: Laser, kind: str) -> None:
         )
     if kind == "adapters" and not _adapters(laser):
         raise UserError("selection.effort: adapters; the LLM has none: set finetuning.type to lora")
+    if kind == "adapters" and laser.bituning.late:  # texts and virtual tokens pass through the LLM one after the other
+        needed = "it needs bituning.prefix_position before"
+        raise UserError(f"selection.effort: adapters; {needed}: set that, or selection.effort to head")
 
 
 @torch.no_grad()

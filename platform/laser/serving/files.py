@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from laser.errors import UserError
+from laser.ingest.streams import BROKEN_GZIP, broken_gzip, open_text
 from laser.ingest.tables import DelimitedFile, ParquetFile, TableFile
 from laser.ingest.times import Clock, OtherForm, UnreadableTime
 from laser.sources.base import readable
@@ -51,21 +52,27 @@ def read_ids(path: Path, setting: str, columns: tuple[str, ...]) -> list[str]:
         UserError: there is no such file, or it holds no id.
     """
     check_readable(path, setting)
-    ids, header = [], {*columns}
-    if path.suffix != ".parquet":
-        try:
-            ids = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-        except UnicodeDecodeError as error:
-            raise UserError(f"{setting}: {path}: not UTF-8 text; save it as UTF-8") from error
-        header = set(ids[0].replace("\t", ",").split(",")) if ids else set()
-    if header & {*columns}:
+    ids = [] if path.suffix == ".parquet" else _lines(path, setting)
+    if path.suffix == ".parquet" or any(name in line for line in ids[:1] for name in columns):
         file = open_table(path, setting)
-        name = file.require(first_of(file.column_names, *columns), setting)
-        ids = file.ids(name, file.read([name]).column(name)).to_pylist()
+        if path.suffix == ".parquet" or {*file.column_names} & {*columns}:
+            name = file.require(first_of(file.column_names, *columns), setting)
+            ids = file.ids(name, file.read([name]).column(name)).to_pylist()
     ids = list(dict.fromkeys(identity for identity in ids if identity))
     if not ids:
         raise UserError(f"{setting}: {path} holds no id; write one a line, or a column {columns[0]!r}")
     return ids
+
+
+def _lines(path: Path, setting: str) -> list[str]:
+    """Return the lines of a text file, gzipped or plain, without blanks around them."""
+    try:
+        with open_text(path) as file:
+            return [line.strip() for line in file.read().decode("utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{setting}: {path}: not UTF-8 text; save it as UTF-8") from error
+    except BROKEN_GZIP as error:
+        raise broken_gzip(path, error) from error
 
 
 def read_histories(path: Path) -> Histories:

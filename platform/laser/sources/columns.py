@@ -13,12 +13,18 @@ import pyarrow.compute as pc
 
 from laser.errors import UserError
 
+WHOLE = r"^\d{1,18}(\.0+)?$"
 NO_TITLE = ("sub", "original", "alternative", "alternate", "alt", "short", "other", "old")
 """What stands before `title` in names of columns that hold something beside the title."""
 INDEX = re.compile(r"|Unnamed: \d+.*|__index_level_\d+__")
 """Names that pandas gives to the index of a table that it writes or reads; R gives the empty one."""
-COUNTER = tuple("index level0 id no nr number row rowid rowname rownames rownum rownumber rn x 1 c0 column0 v1".split())
-"""Names of columns that are an index where they count the rows, as pandas, R, Spark and people call it."""
+INDEX_NAMES = tuple("idx index level0 row rowid rowidx rowindex rowname rownames rownum rownumber rn".split())
+"""Names of columns that are an index where they grow from row to row, from any number and in any steps."""
+COUNTER = (
+    *INDEX_NAMES,
+    *"1 c0 column0 counter id n no nr num number obs recno seq serial serialno slno sno v1 x".split(),
+)
+"""Names of columns that are an index where they count the rows, as pandas, R, SAS, Spark and people call it."""
 
 
 def first_of(names: Iterable[str], *wanted: str) -> str:
@@ -44,8 +50,10 @@ def title_column(names: list[str], item_column: str, where: Path) -> str:
         [name for name in names if plain[name] == "title"],
         [name for name in names if plain[name] in [f"{thing}title" for thing in things]],
         [name for name in names if plain[name] == "name" or _says_title(plain[name])],
-        [name for name in names if plain[name] in [f"{thing}name" for thing in things]],
     ]
+    named = [name for name in names if plain[name] in [f"{thing}name" for thing in things]]
+    if "name" not in plain.values():
+        ways[-1] += named  # of `author_title` and `item_name`, either may be it
     found = next((way for way in ways if way), ["title"])
     if len(set(found)) > 1:
         both = " and ".join(map(repr, found))
@@ -67,8 +75,13 @@ def without_index(names: Iterable[str]) -> list[str]:
 
 
 def is_counter(name: str, texts: pa.ChunkedArray) -> bool:
-    """Whether a column is an index: it has the name of one and counts the rows, from 0 or 1."""
-    if _plain(name) not in ("", *COUNTER):  # "" is of #
+    """Whether a column is an index: it has the name of one and counts the rows, from 0 or 1.
+
+    Under a name that nothing else has, it may leave numbers out, as that of a table that was filtered.
+    """
+    plain = _plain(name)
+    if plain not in ("", *COUNTER) or not pc.all(pc.match_substring_regex(texts, WHOLE)).as_py():  # "" is of #
         return False
-    rows = np.arange(len(texts))
-    return any(pc.all(pc.equal(texts, pa.array(rows + first).cast(pa.string()))).as_py() for first in (0, 1))
+    numbers = pc.replace_substring_regex(texts, r"\.0+$", "").cast(pa.int64()).to_numpy()
+    steps = np.diff(numbers)
+    return bool((steps > 0).all() if plain in INDEX_NAMES else (steps == 1).all() and numbers[0] in (0, 1))

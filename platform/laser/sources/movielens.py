@@ -1,7 +1,8 @@
 """MovieLens as GroupLens publishes it: `ratings` and `movies`, as .csv or .dat, or `u.data` and `u.item` (100K).
 
-The last two forms have no header; `::`, a tab or `|` stands between columns, and text is UTF-8 or Latin-1. They get the
-names of the .csv files: userId, movieId, rating, timestamp; title, genres. Further columns of `u.item` are not read.
+The .csv files may be gzipped. The others have no header; `::`, a tab or `|` stands between columns, and text is UTF-8
+or Latin-1. They get the names of the .csv files: userId, movieId, rating, timestamp; title, genres. Further columns of
+`u.item` are not read.
 """
 
 from collections.abc import Iterator
@@ -18,7 +19,10 @@ from laser.sources.base import RawData, readable
 from laser.sources.tabular import read_tables
 
 FILES = "ratings.csv and movies.csv (or .dat, or u.data and u.item)"
-FORMS = (("ratings.csv", "movies.csv"), ("ratings.dat", "movies.dat"), ("u.data", "u.item"))
+FORMS = (
+    ("ratings.csv", "movies.csv"), ("ratings.csv.gz", "movies.csv.gz"), ("ratings.dat", "movies.dat"),
+    ("u.data", "u.item"),
+)  # fmt: skip
 PATTERNS = tuple(name for form in FORMS for name in form)
 RATINGS = ("userId", "movieId", "rating", "timestamp")
 MOVIES = ("movieId", "title", "genres")
@@ -69,7 +73,7 @@ def read(directory: Path, config: DataConfig, workspace: Workspace) -> RawData:
     form = next((form for form in FORMS if set(form) <= there), FORMS[0])
     ratings, movies = (readable(directory / name) for name in form)
     files: tuple[DelimitedFile, DelimitedFile]
-    if ratings.suffix == ".csv":
+    if ".csv" in ratings.suffixes:
         files = DelimitedFile(ratings, None, typed_header=False), DelimitedFile(movies, None, typed_header=False)
     elif ratings.suffix == ".dat":
         files = HeadlessFile(ratings, "::", RATINGS), HeadlessFile(movies, "::", MOVIES)

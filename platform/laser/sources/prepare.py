@@ -39,7 +39,7 @@ from laser.storage.content import file_hash
 
 logger = logging.getLogger(__name__)
 
-READING = 4
+READING = 5
 """Version of what is read from the same files. It rises when another title is chosen, say, and data are read anew."""
 
 

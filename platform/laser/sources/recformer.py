@@ -5,6 +5,7 @@ meta_data.json        raw item id → {title, brand, ...}
 smap.json, umap.json  raw item id → item, raw user id → user
 """
 
+import codecs
 import json
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,7 @@ def _read(path: Path) -> str:
     if path.exists():
         readable(path)
     try:
-        content = path.read_bytes()
+        content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}; a RecFormer folder needs this file") from error
     try:

@@ -90,11 +90,11 @@ def read_items(
     file.require(title, "title_column")
     attributes = [file.require(name, "attributes") for name in chosen_attributes(config, known, file.path)]
     table = file.read(list(dict.fromkeys([item_column, title, *attributes])))
-    raw_ids = _ids(file, item_column, table)
+    raw_ids = file.ids(item_column, table.column(item_column))
     _refuse(file, 0, pc.equal(raw_ids, ""), f"no id in column {item_column!r}, or {NO_ID}")
     columns = {"raw_id": raw_ids}
     for name, column in {"title": title, **{name: name for name in attributes}}.items():
-        texts = pc.utf8_trim_whitespace(file.text(column, table.column(column)))
+        texts = file.text(column, table.column(column))
         if name == "title" or config.attributes or not is_counter(name, texts):
             columns[name] = texts
     items = pa.table(columns)
@@ -112,10 +112,6 @@ def read_items(
                 what = f"duplicate item {raw_ids[row].as_py()!r}, with another {name}; keep one row of it"
                 raise UserError(f"{file.where(row)}: {what}")
     return items.take(pa.array(np.sort(firsts))), len(repeats)
-
-
-def _ids(file: TableFile, name: str, table: pa.Table) -> pa.ChunkedArray:
-    return pc.utf8_trim_whitespace(file.ids(name, table.column(name)))
 
 
 @dataclass(frozen=True)
@@ -157,7 +153,7 @@ def read_interactions(
             for number, file in enumerate(files):
                 row = 0
                 for batch in file.batches(kinds):
-                    users, chosen = (_ids(file, name, batch) for name in (columns.user, columns.item))
+                    users, chosen = (file.ids(name, batch.column(name)) for name in (columns.user, columns.item))
                     for name, texts in ((columns.user, users), (columns.item, chosen)):
                         _refuse(file, row, pc.equal(texts, ""), f"nothing in column {name!r}, or {NO_ID}")
                     keep = _well_rated(file, row, batch, columns.rating, config.min_rating)

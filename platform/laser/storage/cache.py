@@ -49,12 +49,12 @@ def make_once(place: Path, make: Callable[[Path], object]) -> bool:
         UserError: it is missing, and the cache cannot be written.
         NotMadeError: it is missing, within `nothing_made`.
     """
-    if place.exists():  # no lock is taken, because a read-only cache does not give one
-        return False
-    if looks_only():
-        raise NotMadeError(f"{place}: not made yet")
     lock = place.with_name(f"{place.name}.lock")
     try:
+        if place.exists():  # no lock is taken, because a read-only cache does not give one
+            return False
+        if looks_only():
+            raise NotMadeError(f"{place}: not made yet")
         lock.parent.mkdir(parents=True, exist_ok=True)
         lock.touch()
     except OSError as error:
