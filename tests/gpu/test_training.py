@@ -12,7 +12,7 @@ from laser.engine.plain import PlainEngine
 from laser.evaluation.ranking import catalogue_ranks
 from laser.llm.packed.fused import EAGER, compiled
 from laser.training.inputs import Inputs
-from laser.training.loop import catalogue_step, encode_items, evaluate
+from laser.training.loop import CatalogueStep, encode_items, evaluate
 from laser.training.model import whole_laser
 from laser.training.prepare import prepare_inputs
 
@@ -27,14 +27,12 @@ def losses(config: Experiment, device: torch.device, inputs: Inputs | None = Non
     inputs = inputs or prepare_inputs(config)
     torch.manual_seed(0)
     engine = PlainEngine(whole_laser(config, inputs.artifacts, CPU), config.training, device)
-    take_step = catalogue_step(
-        engine, inputs.train, encode_items(engine, inputs.items, config.training), config.training
-    )
+    step = CatalogueStep(engine, inputs.train, encode_items(engine, inputs.items, config.training), config.training)
     engine.laser.train()
     curve: list[float] = []
     while len(curve) < STEPS:
         for indices in training_batches(inputs.train.lengths, config.training.batch_size, 0, len(curve)):
-            curve.append(take_step(indices, len(curve), 1.0).contrastive)
+            curve.append(step.take(step.prepare(indices), indices, len(curve), 1.0).contrastive)
     return curve[:STEPS]
 
 

@@ -23,11 +23,10 @@ from laser.benchmarks.suites import BenchmarkResult
 from laser.config.compose import with_overrides
 from laser.config.jobs import BenchmarkJob
 from laser.data.batches import training_batches
-from laser.engine.step import training_step
 from laser.llm.loading import choose_dtype
 from laser.training.artifacts import Artifacts
 from laser.training.inputs import open_inputs
-from laser.training.loop import own_micro_batches
+from laser.training.loop import CatalogueStep
 from laser.training.model import around, whole_laser
 from laser.training.prepare import make_artifacts
 
@@ -103,11 +102,12 @@ def _worker(rank: int, workers: int, text: str, artifacts: Artifacts, folder: st
     held = [held_weight(weight) for weight in laser.llm.parameters()]
     items_IH = torch.randn(len(inputs.items), laser.llm_width, generator=torch.Generator().manual_seed(0)).to(device)
 
+    step = CatalogueStep(engine, inputs.train, items_IH, job.training)
+
     def epoch() -> float:
         loss = 0.0
         for indices in training_batches(inputs.train.lengths, job.training.batch_size, job.training.seed, 0):
-            micro_batches = own_micro_batches(engine, inputs.train, indices, job.training.micro_batch_size)
-            loss = training_step(engine, micro_batches, items_IH, job.training, 1.0).contrastive
+            loss = step.take(step.prepare(indices), indices, 0, 1.0).contrastive
         wait(device)
         return loss
 

@@ -7,6 +7,7 @@ batch. The load-balance fractions f_j are counted over the global batch before t
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -33,6 +34,16 @@ class StepResult:
     """Number of histories whose first choice each expert was; empty without an M-Former."""
     num_examples: int
     num_tokens: int
+
+
+class Step(Protocol):
+    """How an epoch takes its steps."""
+
+    def prepare(self, indices: NDArray[np.int64]) -> list[Any]:
+        """Make this worker's micro-batches of a global batch; every worker has as many, of the same sizes."""
+
+    def take(self, made: list[Any], indices: NDArray[np.int64], number: int, factor: float) -> StepResult:
+        """Take the step of this number in its epoch, at this factor on the learning rates."""
 
 
 def own_share(engine: Engine, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[float]]:
