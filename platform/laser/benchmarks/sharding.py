@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
-from laser.benchmarks.measure import wait
+from laser.benchmarks.measure import spread, wait
 from laser.benchmarks.suites import BenchmarkResult
 from laser.config.compose import with_overrides
 from laser.config.jobs import BenchmarkJob
@@ -64,11 +64,7 @@ def run(job: BenchmarkJob) -> BenchmarkResult:
         "settings": rows,
         "text_cache_mib": 0 if files is None else files.nbytes >> 20,
         "llm_held_2_workers_over_1": round(by_setting[2, 3][held] / by_setting[1, 3][held], 4),
-        "zero3_cost_over_zero0": {
-            "median": round(statistics.median(ratios), 3),
-            "min": round(min(ratios), 3),
-            "max": round(max(ratios), 3),
-        },
+        "zero3_cost_over_zero0": spread(ratios, 3),
     }
     return BenchmarkResult(figures, rows)
 

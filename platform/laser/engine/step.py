@@ -81,16 +81,10 @@ def training_step(
         reading: the method of `Laser` that reads the histories.
     """
     num_experts = engine.laser.num_experts
-    local = torch.tensor(
-        [
-            sum(float(batch.weights_B.sum()) for batch in micro_batches),
-            sum(float(real_items(batch).sum()) for batch in micro_batches),
-            sum(batch.num_tokens for batch in micro_batches),
-        ],
-        device=engine.device,
-        dtype=torch.float64,
-    )
-    num_examples, num_items, num_tokens = engine.sum(local).tolist()
+    counted = [torch.stack([batch.weights_B.sum(), real_items(batch).sum()]) for batch in micro_batches]
+    local_2 = torch.stack(counted).double().sum(dim=0)  # added on the device, which is waited for once
+    local_3 = torch.cat([local_2, local_2.new_tensor([sum(batch.num_tokens for batch in micro_batches)])])
+    num_examples, num_items, num_tokens = engine.sum(local_3).tolist()
     fractions_K = choice_fractions(engine, micro_batches, num_items)
 
     totals = torch.zeros(2 + num_experts, device=engine.device, dtype=torch.float64)

@@ -2,8 +2,8 @@
 
 A late prefix passes few tokens of a history through the LLM (nine, for L = 8), so a GPU computes a kernel faster than
 Python launches it, and a step of SmolLM2 has some two thousand. A CUDA graph launches all of them at once. It has fixed
-shapes and buffers, into which torch copies what a batch brings. So batches are padded: to the most histories that a
-batch has had so far, and to one of four lengths of text for each doubling. Padding is masked and gets no gradient.
+shapes and buffers, into which torch copies what a batch brings. So the histories of a batch and the tokens of its
+longest text are padded to one of four sizes for each doubling. Padding is masked and gets no gradient.
 
 Shape suffixes: B histories, T tokens of the longest text, V virtual tokens of a history, H LLM width.
 """
@@ -23,8 +23,6 @@ from laser.llm.text_states import Places, TextStates
 
 CAPTURING = Lock()
 """Held while a graph is captured. No other thread may copy to the GPU or take memory there meanwhile."""
-SHORTEST = 32
-"""Tokens of text to which shorter ones are padded."""
 
 Computation = Callable[..., Tensor]
 """Takes tensors of fixed shapes, the first of which gets a gradient, and returns hidden_BH."""
@@ -43,22 +41,19 @@ class CapturedReading:
     def __init__(self, capture: "Callable[[Computation, tuple[Tensor, ...]], Computation] | None" = None) -> None:
         self.capture = _graphed() if capture is None else capture
         self.computations: dict[tuple[int, ...], Computation] = {}
-        self.most_histories = 0
 
     def __call__(self, llm: Decoder, virtual_BVH: Tensor, text: TextStates) -> Tensor:
         """Return the final hidden state of each history's last virtual token, hidden_BH."""
         wants_gradient = torch.is_grad_enabled() and virtual_BVH.requires_grad
         if not (text.resident and wants_gradient and isinstance(llm, PackedDecoder) and not llm.recompute):
             return read_after(llm, virtual_BVH, text)
-        batch = len(virtual_BVH)
-        self.most_histories = max(self.most_histories, batch)
-        places = padded_places(text.places, self.most_histories)
+        places = padded_places(text.places)
         distances = () if places.distance_BT is None else (places.distance_BT,)
-        inputs = (_longer(virtual_BVH, self.most_histories), places.length_B, places.row_BT, *distances)
+        inputs = (_longer(virtual_BVH, len(places.length_B)), places.length_B, places.row_BT, *distances)
         key = (text.states[0].data_ptr(), *virtual_BVH.shape[1:], *places.row_BT.shape)
         if key not in self.computations:
             self.computations[key] = self._computation(llm, text, inputs)
-        return self.computations[key](*inputs)[:batch].clone()  # the next replay overwrites it
+        return self.computations[key](*inputs)[: len(virtual_BVH)].clone()  # the next replay overwrites it
 
     def _computation(self, llm: Decoder, text: TextStates, inputs: tuple[Tensor, ...]) -> Computation:
         def compute(virtual_BVH: Tensor, length_B: Tensor, row_BT: Tensor, *distances: Tensor) -> Tensor:
@@ -79,9 +74,10 @@ def _graphed() -> Callable[[Computation, tuple[Tensor, ...]], Computation]:
     return capture
 
 
-def padded_places(places: Places, histories: int) -> Places:
-    """Return the places of so many histories, with texts of one of few lengths; those that are added read one row."""
-    room = padded_length(places.row_BT.shape[1]) - places.row_BT.shape[1]
+def padded_places(places: Places) -> Places:
+    """Return places of one of few shapes; histories that are added read one row."""
+    batch, longest = places.row_BT.shape
+    histories, room = padded_size(batch), padded_size(longest) - longest
     row_BT, distance_BT = (
         None if part_BT is None else _longer(F.pad(part_BT, (0, room)), histories)
         for part_BT in (places.row_BT, places.distance_BT)
@@ -90,10 +86,10 @@ def padded_places(places: Places, histories: int) -> Places:
     return Places(row_BT, distance_BT, _longer(places.length_B, histories, 1))
 
 
-def padded_length(tokens: int) -> int:
-    """Return the next of four lengths for each doubling: at most a quarter more, an eighth on average."""
-    step = max(SHORTEST, 1 << (tokens - 1).bit_length()) // 8
-    return max(SHORTEST, -(-tokens // step) * step)
+def padded_size(number: int) -> int:
+    """Return the next of four sizes for each doubling: at most a quarter more, an eighth on average."""
+    step = max(1, (1 << (number - 1).bit_length()) // 8)
+    return -(-number // step) * step
 
 
 def _longer(x_B: Tensor, histories: int, value: int = 0) -> Tensor:
