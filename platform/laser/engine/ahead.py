@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TypeVar
 
 import torch
@@ -60,9 +61,15 @@ def _results(pool: ThreadPoolExecutor, make: Callable[[Key], Made], keys: Iterab
         yield waiting.popleft().result()
 
 
+@lru_cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """Return one stream for all batches: memory that was taken on a stream is kept for that stream."""
+    return torch.cuda.Stream(device)
+
+
 def _on_a_stream(make: Callable, device: torch.device) -> tuple[Callable, Callable]:
     """Return `make` on a stream of its own, and what lets the current stream use its results."""
-    stream = torch.cuda.Stream(device)
+    stream = _stream(device)
 
     def make_there(key: Key) -> tuple[object, torch.cuda.Event]:
         with CAPTURING, torch.cuda.stream(stream):
