@@ -20,11 +20,12 @@ from laser.config.jobs import BundleJob
 from laser.errors import UserError
 from tiny.histories import save_histories
 
-THERE = ("torch", "transformers", "pyarrow", "numpy", "psutil", "accelerate", "peft")
+THERE = ("torch", "transformers", "pyarrow", "numpy", "psutil", "accelerate", "peft", "pytest")
 """Packages of a GPU machine; what is not installed here is left out."""
 CARRIED = ("pydantic", "pydantic-core", "annotated-types", "typing-inspection", "typing-extensions")
-NEVER = ("ray", "deepspeed", "mlflow", "gguf", "sklearn", "scipy", "pydantic", "pandas")
+NEVER = ("ray", "deepspeed", "mlflow", "gguf", "sklearn", "scipy", "pydantic", "omegaconf", "pandas")
 TAG = "manylinux_2_17_x86_64"
+EXPERIMENTS = "benchmark.gpu_experiments=[configs/experiment/paper.yaml,configs/experiment/late-prefix.yaml]"
 EXPERIMENT = {
     "prompt": {"attributes": [], "instruction": "Sum up", "max_history_items": 4, "max_item_tokens": 8},
     "recommender": {"type": "sasrec", "hidden_size": 8},
@@ -89,7 +90,7 @@ def job(tmp_path: Path, llm: Path, **overrides: object) -> BundleJob:
         "llm.compile=false",
         "benchmark.gpu_scale=small",
         "benchmark.gpu_seeds=[0]",
-        "benchmark.gpu_experiments=[configs/experiment/paper.yaml]",
+        EXPERIMENTS,
         f"bundle.output={tmp_path / 'bundle'}",
         f"bundle.python=3.{sys.version_info[1]}",
         *(f"{name.replace('__', '.')}={value}" for name, value in overrides.items()),
@@ -123,8 +124,7 @@ def test_a_bundle_runs_the_suite_where_only_torch_transformers_and_pyarrow_are(
     monkeypatch.chdir(repo)
     command = (
         f"python jobs/benchmark.py suite=gpu data.path={{data}} llm.source={{llm}} config={tmp_path / 'tiny.yaml'} "
-        "data.k_core=1 llm.compile=false benchmark.gpu_scale=small benchmark.gpu_seeds=[0] "
-        "benchmark.gpu_experiments=[configs/experiment/paper.yaml]"
+        f"data.k_core=1 llm.compile=false benchmark.gpu_scale=small benchmark.gpu_seeds=[0] {EXPERIMENTS}"
     )
     summary = make_bundle(
         job(tmp_path, tiny_llm, bundle__part_mib=1, bundle__command=command, bundle__platforms=f"[{TAG}]"),
@@ -147,7 +147,9 @@ def test_a_bundle_runs_the_suite_where_only_torch_transformers_and_pyarrow_are(
     failed = {name: part["error"] for name, part in parts.items() if "error" in part}
     without_peft = [name for name, error in failed.items() if "needs the peer's package" in error]
     assert set(failed) <= set(without_peft), failed
-    assert "val_ndcg@10" in parts["train paper seed 0"]
-    assert (
-        json.loads((tmp_path / "bundle" / "bundle" / "runs" / "gpu.json").read_text())["parts"].keys() == parts.keys()
-    )
+    assert all("val_ndcg@10" in parts[f"train {name} seed 0"] for name in ("paper", "late-prefix"))
+    unpacked = tmp_path / "bundle" / "bundle"
+    assert json.loads((unpacked / "runs" / "gpu.json").read_text())["parts"].keys() == parts.keys()
+    tests, environment["PYTHONPATH"] = ["-m", "pytest", "-q", "tests/gpu"], "platform:site"
+    done = subprocess.run([python, *tests], cwd=unpacked, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]

@@ -60,7 +60,7 @@ RUNS = (
     "cache_dir output_dir resume data.memory_mib llm.implementation llm.cache_mib llm.compile "
     "tracking.uri tracking.experiment "
     "training.num_workers training.min_workers training.resize_seconds training.zero_stage training.cpus_per_worker "
-    "training.use_gpu training.max_failures training.max_loss_growth training.micro_batch_size "
+    "training.use_gpu training.capture training.max_failures training.max_loss_growth training.micro_batch_size "
     "training.inference_batch_tokens training.gradient_checkpointing"
 )
 LISTS = {

@@ -123,3 +123,12 @@ STORED = [
     198,
 ]
 """The tokens of SmolLM2 before prompts stood apart from the tokenizer's settings."""
+
+
+def test_many_prompts_at_once_are_those_of_each(dataset, tokenizer, tmp_path):
+    for settings in ({"instruction": "Sum up"}, {"item_attention": "own", "instruction": ""}):
+        prompts = Prompts.build(dataset, PromptConfig(max_history_items=3, **settings), tokenizer, tmp_path)
+        histories = [ids(dataset, *names) for names in ("a", "ba", "aab", "b")]
+        packed = prompts.packed(np.concatenate(histories), np.array(list(map(len, histories))))
+        assert packed.dtype == np.int32
+        assert packed.tolist() == np.concatenate([prompts.tokens(history) for history in histories]).tolist()

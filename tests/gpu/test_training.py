@@ -7,12 +7,14 @@ import torch
 from laser.config.compose import with_overrides
 from laser.config.schema import Experiment
 from laser.data.batches import training_batches
+from laser.engine.ahead import made_ahead
 from laser.engine.guards import memory_advice
 from laser.engine.plain import PlainEngine
 from laser.evaluation.ranking import catalogue_ranks
 from laser.llm.packed.fused import EAGER, compiled
+from laser.models.batch import Batch, each_tensor, sent
 from laser.training.inputs import Inputs
-from laser.training.loop import catalogue_step, encode_items, evaluate
+from laser.training.loop import CatalogueStep, encode_items, evaluate
 from laser.training.model import whole_laser
 from laser.training.prepare import prepare_inputs
 
@@ -22,19 +24,29 @@ LATE = {"bituning.prefix_position": "after", "prompt.item_attention": "own"}
 PLACES = {"before": {}, "after": {"bituning.prefix_position": "after"}, "own": LATE}
 
 
+def tensors(batch: Batch) -> list[torch.Tensor]:
+    """Return all tensors of a batch, on the CPU."""
+    found: list[torch.Tensor] = []
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        found.append(tensor.cpu())
+        return tensor
+
+    each_tensor(batch, note)
+    return found
+
+
 def losses(config: Experiment, device: torch.device, inputs: Inputs | None = None) -> list[float]:
     """Return the loss of each of 50 steps."""
     inputs = inputs or prepare_inputs(config)
     torch.manual_seed(0)
     engine = PlainEngine(whole_laser(config, inputs.artifacts, CPU), config.training, device)
-    take_step = catalogue_step(
-        engine, inputs.train, encode_items(engine, inputs.items, config.training), config.training
-    )
+    step = CatalogueStep(engine, inputs.train, encode_items(engine, inputs.items, config.training), config.training)
     engine.laser.train()
     curve: list[float] = []
     while len(curve) < STEPS:
         for indices in training_batches(inputs.train.lengths, config.training.batch_size, 0, len(curve)):
-            curve.append(take_step(indices, len(curve), 1.0).contrastive)
+            curve.append(step.take(step.prepare(indices), indices, len(curve), 1.0).contrastive)
     return curve[:STEPS]
 
 
@@ -66,9 +78,9 @@ def test_a_late_prefix_reads_the_same_rows_wherever_they_lie(experiment: Experim
     text = inputs.train.text
     assert text is not None and text.memory is not None
     indices = np.arange(9)
-    resident = text.of(indices, device)
+    resident = sent(text.of(indices, device), device)
     text.memory.on_device[device] = None  # as where the device has no room for all rows
-    fetched = text.of(indices, device)
+    fetched = sent(text.of(indices, device), device)
     assert resident is not None and fetched is not None and len(fetched.states[0]) < len(resident.states[0])
     none_B0GE = resident.states[0].new_empty(len(indices), 0, *resident.states[0].shape[2:])
     for block in range(2):
@@ -76,6 +88,23 @@ def test_a_late_prefix_reads_the_same_rows_wherever_they_lie(experiment: Experim
         for all_rows, own_rows in zip(*states, strict=True):
             all_QGE, own_QGE = (rows.transpose(1, 2)[resident.mask_BT] for rows in (all_rows, own_rows))
             torch.testing.assert_close(own_QGE, all_QGE, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_batches_that_are_made_ahead_arrive_whole(experiment: Experiment, device: torch.device, resident: bool):
+    histories = prepare_inputs(with_overrides(experiment, LATE)).train
+    assert histories.text is not None and histories.text.memory is not None
+    if not resident:
+        histories.text.memory.on_device[device] = None
+    rows = [np.arange(start, start + 9) for start in range(0, 45, 5)]
+
+    def make(indices: np.ndarray) -> Batch:
+        return histories.batch(indices, [1.0] * len(indices), device)
+
+    with made_ahead(make, rows, device, ahead=2) as batches:
+        for indices, batch in zip(rows, batches, strict=True):
+            ours, theirs = tensors(batch), tensors(make(indices))
+            assert len(ours) > 10 and all(torch.equal(our, wanted) for our, wanted in zip(ours, theirs, strict=True))
 
 
 def test_ranks_are_those_of_the_cpu_ties_included(device: torch.device):

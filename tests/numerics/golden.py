@@ -30,7 +30,7 @@ from laser.recommenders.storage import save_recommender
 from laser.sources.prepare import prepare_dataset
 from laser.training.artifacts import Artifacts
 from laser.training.inputs import Inputs, open_inputs
-from laser.training.loop import catalogue_step, encode_items, train_epoch
+from laser.training.loop import CatalogueStep, encode_items, train_epoch
 from laser.training.model import around, whole_laser
 from laser.training.prepare import make_artifacts
 
@@ -109,16 +109,17 @@ def experiment(case: str, parts: Parts, workers: int = 0, zero_stage: int = 0) -
 def train(engine: Engine, inputs: Inputs, config: Experiment) -> Losses:
     """Encode the catalogue and train one epoch of stage 1, which is twenty steps."""
     items_ID = encode_items(engine, inputs.items, config.training)
-    take_step = catalogue_step(engine, inputs.train, items_ID, config.training)
     losses: Losses = []
 
-    def noted(indices, number, factor):
-        result = take_step(indices, number, factor)
-        losses.append([result.contrastive, result.load_balance])
-        return result
+    class Noted(CatalogueStep):
+        def take(self, *arguments):
+            result = super().take(*arguments)
+            losses.append([result.contrastive, result.load_balance])
+            return result
 
     schedule = Schedule(config.training, 0, 0, STEPS)
-    train_epoch(engine, inputs.train, noted, config.training, 0, "golden", schedule, len(inputs.items))
+    step = Noted(engine, inputs.train, items_ID, config.training)
+    train_epoch(engine, inputs.train, step, config.training, 0, "golden", schedule, len(inputs.items))
     assert len(losses) == STEPS
     return losses
 

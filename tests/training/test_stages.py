@@ -7,7 +7,7 @@ from laser.config.compose import with_overrides
 from laser.engine.plain import PlainEngine
 from laser.engine.schedule import Schedule
 from laser.errors import UserError
-from laser.training.loop import catalogue_step, train_epoch
+from laser.training.loop import CatalogueStep, train_epoch
 from laser.training.model import whole_laser
 from laser.training.run.checkpoint import latest_checkpoint
 from tiny.laser import CPU
@@ -67,7 +67,7 @@ def test_a_stage_goes_on_from_the_best_epoch_before_it(experiment, inputs, tmp_p
     laser = whole_laser(config, inputs.artifacts, CPU)
     engine = PlainEngine(laser, config.training, CPU)
     engine.load_trainable(kept.trainable())
-    step = catalogue_step(engine, inputs.train, kept.item_embeddings(), config.training)
+    step = CatalogueStep(engine, inputs.train, kept.item_embeddings(), config.training)
     schedule = Schedule(config.training, 0, 0, 1)
     figures = train_epoch(engine, inputs.train, step, config.training, 2, "again", schedule, len(inputs.items))
     assert figures["loss"] == pytest.approx(history[3]["loss"], abs=1e-6)

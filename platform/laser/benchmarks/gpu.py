@@ -11,7 +11,6 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +29,6 @@ logger = logging.getLogger(__name__)
 Figures = Mapping[str, Any]
 
 
-@dataclass
-class Clock:
-    """The time that the suite may take."""
-
-    seconds: float
-    started: float = field(default_factory=time.perf_counter)
-
-    @property
-    def taken(self) -> float:
-        return time.perf_counter() - self.started
-
-    @property
-    def left(self) -> float:
-        return self.seconds - self.taken
-
-
 def run(job: BenchmarkJob) -> BenchmarkResult:
     """Run the parts in their order, while there is time."""
     device = torch.device("cuda" if job.training.use_gpu else "cpu")
@@ -53,27 +36,30 @@ def run(job: BenchmarkJob) -> BenchmarkResult:
         raise UserError(
             "training.use_gpu: true, but torch finds no GPU; set it to false with benchmark.gpu_scale=small"
         )
-    clock = Clock(job.benchmark.gpu_seconds)
+    started, seconds = time.perf_counter(), job.benchmark.gpu_seconds
+
+    def left() -> float:
+        return seconds - (time.perf_counter() - started)
+
     speed = Speed(job, device)
     parts: dict[str, Callable[[], Figures]] = {
         "device": speed.device_bounds,
         "before": speed.before,
         "late": speed.late,
+        "captured": lambda: speed.late(capture=True),
         "inference": speed.inference,
-        **plan_trainings(job, lambda: clock.left),
+        **plan_trainings(job, left),
     }
     results = Results(Path(job.benchmark.gpu_results), device)
     for name, part in parts.items():
-        if clock.left <= 0:
-            results.add(
-                name, {"skipped": f"{clock.taken:.0f} s of benchmark.gpu_seconds={clock.seconds:.0f} were over"}
-            )
+        if left() <= 0:
+            results.add(name, {"skipped": f"benchmark.gpu_seconds={seconds:.0f} were over"})
             continue
-        logger.info("part %s, %.0f s left", name, clock.left)
+        logger.info("part %s, %.0f s left", name, left())
         results.add(name, measured(part, device))
     if all("error" in part or "skipped" in part for part in results.parts.values()):
         raise AllFailedError("suite gpu: every part failed; the tracebacks are above", results.content)
-    return BenchmarkResult({"parts": results.parts, "seconds": round(clock.taken, 1)}, list(rows(results.parts)))
+    return BenchmarkResult({"parts": results.parts, "seconds": round(seconds - left(), 1)}, list(rows(results.parts)))
 
 
 def measured(part: Callable[[], Figures], device: torch.device) -> dict[str, Any]:

@@ -38,8 +38,7 @@ class Timing:
 
     def as_figures(self) -> dict[str, float]:
         """Return median and range, rounded to microseconds."""
-        values = {"median": self.median, "min": min(self.seconds), "max": max(self.seconds)}
-        return {name: round(value, 6) for name, value in values.items()}
+        return spread(self.seconds, 6)
 
 
 def take_turns(contestants: Mapping[str, Work], rounds: int, warmup: int = 1) -> dict[str, Timing]:
@@ -71,8 +70,13 @@ def ratio(slower: Timing, faster: Timing, more: float = 1.0) -> dict[str, float]
         more: times as much work as the first that the second does in a round.
     """
     ratios = [more * ours / theirs for ours, theirs in zip(slower.seconds, faster.seconds, strict=True)]
-    values = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
-    return {name: round(value, 3) for name, value in values.items()}
+    return spread(ratios, 3)
+
+
+def spread(values: Sequence[float], digits: int) -> dict[str, float]:
+    """Return median and range, rounded to so many digits."""
+    found = {"median": statistics.median(values), "min": min(values), "max": max(values)}
+    return {name: round(value, digits) for name, value in found.items()}
 
 
 def matrix_product(dtype: torch.dtype, device: torch.device, size: int = PEAK_SIZE) -> tuple[Work, float]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from laser.benchmarks.measure import spread
 from laser.benchmarks.suites import BenchmarkResult
 from laser.config.jobs import BenchmarkJob
 from laser.training.prepare import make_artifacts
@@ -59,11 +60,7 @@ def summarise(sweeps: dict[str, list[TrialRecord]]) -> BenchmarkResult:
     )
     overhead = median(all_overheads)
     figures: dict[str, Any] = {
-        "overhead_seconds_per_trial": {
-            "median": round(overhead, 2),
-            "min": round(min(all_overheads), 2),
-            "max": round(max(all_overheads), 2),
-        },
+        "overhead_seconds_per_trial": spread(all_overheads, 2),
         "overhead_share_of_5_minute_trial": round(overhead / REFERENCE_SECONDS, 4),
         "seconds_to_next_first_epoch": {
             "after_finished": round(median(finished), 2),

@@ -247,6 +247,8 @@ class TrainingConfig(Section):
     """CPU cores that a worker reserves; also its number of torch threads (rounded down, at least 1)."""
     use_gpu: Annotated[bool, HOW_IT_RUNS] = False
     """Give each worker one GPU."""
+    capture: Annotated[bool, HOW_IT_RUNS, read_if("training.use_gpu")] = True
+    """Without DeepSpeed, replay the LLM's part of a step as a CUDA graph where a late prefix reads cached texts."""
     max_failures: Annotated[NonNegativeInt, HOW_IT_RUNS, read_if("training.num_workers")] = 0
     """Times that a failed group of workers is started again from the last whole checkpoint."""
     start_from: Annotated[str | None, PLACE] = None

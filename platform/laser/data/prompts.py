@@ -57,6 +57,31 @@ class Prompts:
         assert len(history) <= len(self.numbers), "callers cut histories to max_history_items"
         return np.concatenate(segments)
 
+    def packed(self, items_N: NDArray[np.int32], counts_B: NDArray[np.int64]) -> Tokens:
+        """Return the prompts of many histories, one after the other.
+
+        Args:
+            items_N: their items, history after history.
+            counts_B: items of each, at most `max_history_items`.
+        """
+        assert counts_B.max() <= len(self.numbers), "callers cut histories to max_history_items"
+        markers = np.concatenate([self.instruction, *self.numbers])
+        marker_ends = np.cumsum([len(self.instruction), *map(len, self.numbers)])
+        history_N, item_N = np.repeat(np.arange(len(counts_B)), counts_B), np.arange(len(items_N))
+        place_N = item_N - (np.cumsum(counts_B) - counts_B)[history_N]
+        starts_S = np.zeros(len(counts_B) + 2 * len(items_N), np.int64)  # of segments: instructions, numbers, texts
+        ends_S = np.full_like(starts_S, len(self.instruction))
+        number_N = 2 * item_N + history_N + 1
+        starts_S[number_N], ends_S[number_N] = marker_ends[place_N], marker_ends[place_N + 1]
+        starts_S[number_N + 1] = len(markers) + self.offsets[items_N]
+        ends_S[number_N + 1] = len(markers) + self.offsets[items_N + 1]
+        lengths_S = ends_S - starts_S
+        place_Q = np.arange(lengths_S.sum()) + np.repeat(starts_S - np.cumsum(lengths_S) + lengths_S, lengths_S)
+        is_text_Q = place_Q >= len(markers)
+        tokens_Q = markers[np.where(is_text_Q, 0, place_Q)]
+        tokens_Q[is_text_Q] = self.bodies[place_Q[is_text_Q] - len(markers)]
+        return tokens_Q
+
     def item(self, item: int) -> Tokens:
         """Return the text of one item, without its number."""
         return self.bodies[self.offsets[item] : self.offsets[item + 1]]

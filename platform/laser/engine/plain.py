@@ -9,6 +9,7 @@ from laser.config.schema import TrainingConfig
 from laser.engine.base import OptimizerState, adam, read_adam_state, scale_learning_rates, write_adam_state
 from laser.engine.restarts import Restarts
 from laser.models.batch import Batch
+from laser.models.captured import CapturedReading
 from laser.models.laser import Laser, LaserOutput, Reading
 
 
@@ -22,6 +23,8 @@ class PlainEngine:
         self.config = config
         self.optimizer = adam(laser, config)
         self.restarts = Restarts(laser.llm, self.optimizer, self.sum, self.world_size)
+        if config.capture and device.type == "cuda":
+            laser.bituning.read_late = CapturedReading()
 
     def forward(self, batch: Batch, reading: Reading = Laser.represent) -> LaserOutput:
         self.restarts.before_pass()

@@ -7,6 +7,7 @@ batch. The load-balance fractions f_j are counted over the global batch before t
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -33,6 +34,16 @@ class StepResult:
     """Number of histories whose first choice each expert was; empty without an M-Former."""
     num_examples: int
     num_tokens: int
+
+
+class Step(Protocol):
+    """How an epoch takes its steps."""
+
+    def prepare(self, indices: NDArray[np.int64]) -> list[Any]:
+        """Make this worker's micro-batches of a global batch; every worker has as many, of the same sizes."""
+
+    def take(self, made: list[Any], indices: NDArray[np.int64], number: int, factor: float) -> StepResult:
+        """Take the step of this number in its epoch, at this factor on the learning rates."""
 
 
 def own_share(engine: Engine, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[float]]:
@@ -70,16 +81,10 @@ def training_step(
         reading: the method of `Laser` that reads the histories.
     """
     num_experts = engine.laser.num_experts
-    local = torch.tensor(
-        [
-            sum(float(batch.weights_B.sum()) for batch in micro_batches),
-            sum(float(real_items(batch).sum()) for batch in micro_batches),
-            sum(batch.num_tokens for batch in micro_batches),
-        ],
-        device=engine.device,
-        dtype=torch.float64,
-    )
-    num_examples, num_items, num_tokens = engine.sum(local).tolist()
+    counted = [torch.stack([batch.weights_B.sum(), real_items(batch).sum()]) for batch in micro_batches]
+    local_2 = torch.stack(counted).double().sum(dim=0)  # added on the device, which is waited for once
+    local_3 = torch.cat([local_2, local_2.new_tensor([sum(batch.num_tokens for batch in micro_batches)])])
+    num_examples, num_items, num_tokens = engine.sum(local_3).tolist()
     fractions_K = choice_fractions(engine, micro_batches, num_items)
 
     totals = torch.zeros(2 + num_experts, device=engine.device, dtype=torch.float64)

@@ -78,11 +78,11 @@ class LatePacking(Packing):
     def after(text: TextStates, virtual: int, turns: Turns | None, kernels: Kernels) -> "LatePacking":
         """Return the packing of so many virtual tokens after each text."""
         length_B = text.places.length_B
-        packing = Packing.of(torch.full_like(length_B, virtual))
-        position_P = packing.position_P + length_B.repeat_interleave(virtual)
-        return LatePacking(
-            packing.lengths, packing.offsets_B1, packing.last_B, position_P, text, turns, kernels, hidden={}
-        )
+        batch, device = len(length_B), length_B.device
+        offsets_B1 = virtual * torch.arange(batch + 1, dtype=torch.int32, device=device)
+        position_BV = length_B[:, None] + torch.arange(virtual, device=device)
+        lengths, last_B = (virtual,) * batch, offsets_B1[1:].long() - 1
+        return LatePacking(lengths, offsets_B1, last_B, position_BV.flatten(), text, turns, kernels, hidden={})
 
     def hidden_from(self, queries: int, window: int | None) -> Tensor:
         """Return which of the last U keys the last virtual tokens do not see, hidden_BCU. They see all others."""
@@ -93,7 +93,8 @@ class LatePacking(Packing):
     def _hidden_from(self, queries: int, window: int | None) -> Tensor:
         length_B1, virtual = self.text.places.length_B[:, None], self.lengths[0]
         device, longest = length_B1.device, self.text.places.row_BT.shape[1]
-        seen_by_all = int(length_B1.min()) if window is None else 0
+        # A GPU masks all keys: to learn the shortest text, it would be waited for.
+        seen_by_all = int(length_B1.min()) if window is None and device.type == "cpu" else 0
         text_position_BT = torch.arange(seen_by_all, longest, device=device).expand(len(length_B1), -1)
         virtual_BV = length_B1 + torch.arange(virtual, device=device)
         key_BU, query_BC1 = torch.cat([text_position_BT, virtual_BV], dim=1), virtual_BV[:, -queries:, None]
@@ -115,9 +116,8 @@ class _Block:
     packing: LatePacking
     number: int
 
-    @property
-    def last_B(self) -> Tensor:
-        return self.packing.last_B
+    def last_of(self, x_PH: Tensor) -> Tensor:
+        return x_PH.unflatten(0, (-1, self.packing.lengths[0]))[:, -1]
 
     def attend(self, query_PAE: Tensor, key_PGE: Tensor, value_PGE: Tensor, last: bool, scoring: Scoring) -> Tensor:
         """Return the attention of all virtual tokens or, with `last`, of each history's last one: (P or B, A · E)."""
@@ -126,7 +126,7 @@ class _Block:
     def pieces(self, device: torch.device) -> list[slice]:
         """Return the histories to take at once: few on a CPU, so that their text stays in its caches."""
         batch, longest = self.packing.text.places.row_BT.shape
-        if device.type == "cuda":
+        if device.type != "cpu":
             return [slice(0, batch)]
         number = ceil(batch / max(1, PIECE_TOKENS // longest))
         ends = [batch * (piece + 1) // number for piece in range(number)]

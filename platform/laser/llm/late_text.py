@@ -66,17 +66,17 @@ class LateText:
         return lengths if self.memory is None else num_added_tokens + lengths // TOKENS_LOOKED_UP
 
     def of(self, indices: NDArray[np.int64], device: torch.device) -> TextStates | Segments | None:
-        """Return what `Batch.text` holds for some examples."""
+        """Return what `Batch.text` holds for some examples: rows where the device reads them, places on the CPU."""
         if not self.own and self.memory is None:
             return None
         counts_B, lengths_S, rows_S = (torch.from_numpy(part) for part in self._segments(indices))
-        segments = Segments(lengths_S.to(device), counts_B.to(device))
+        segments = Segments(lengths_S, counts_B)
         if self.memory is None:
             return segments
-        states = self.memory.resident(device)
+        states = resident = self.memory.resident(device)
         if states is None:
             states, rows_S = fetch(self.memory.states, rows_S, lengths_S, device)
-        return TextStates(states, segments.places(rows_S.to(device), moved=self.own))
+        return TextStates(states, segments.places(rows_S, moved=self.own), resident is not None)
 
     def _segments(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
         """Return the number of segments of each history; and of each segment the tokens and the first row.
@@ -90,7 +90,7 @@ class LateText:
             return np.ones_like(lengths_B), lengths_B, starts[indices]
         counts_B = examples.ends[indices] - examples.starts[indices] + 1
         first_B = np.cumsum(counts_B) - counts_B
-        items = np.concatenate([examples.history(int(index)) for index in indices])
+        items, _ = examples.histories(indices)
         lengths_S, rows_S = np.empty(counts_B.sum(), np.int64), np.zeros(counts_B.sum(), np.int64)
         is_item_S = np.ones(len(lengths_S), np.bool_)
         is_item_S[first_B] = False

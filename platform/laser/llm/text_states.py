@@ -83,6 +83,8 @@ class TextStates:
     states: States
     """They may be memory-mapped files."""
     places: Places
+    resident: bool = False
+    """Whether these very rows serve all batches; else a batch has rows of its own."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -241,9 +243,8 @@ class _RecordingBlock(NamedTuple):
     packing: _Recording
     number: int
 
-    @property
-    def last_B(self) -> Tensor:
-        return self.packing.last_B
+    def last_of(self, x_PH: Tensor) -> Tensor:
+        return self.packing.last_of(x_PH)
 
     def attend(self, query_PAE: Tensor, key_PGE: Tensor, value_PGE: Tensor, last: bool, scoring: Scoring) -> Tensor:
         self.packing.rows_NQ2GE[self.number, :, 0] = key_PGE

@@ -4,12 +4,17 @@ Shape suffixes: B histories, Q text tokens of all histories, N history items, C 
 item.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from laser.llm.text_states import Segments, TextStates, joined_text, stacked
+
+Parts = TypeVar("Parts")
+"""Tensors in dataclasses and tuples, a batch for instance."""
 
 
 @dataclass(frozen=True)
@@ -67,3 +72,29 @@ def joined(users: Batch, items: Batch) -> Batch:
         own_items=None,
         text=joined_text(users.text, items.text),
     )
+
+
+def sent(parts: Parts, device: torch.device) -> Parts:
+    """Return the same on a device. A GPU gets them from pinned memory, and nobody waits until they are there."""
+
+    def send(tensor: Tensor) -> Tensor:
+        if device.type == "cuda" and tensor.device.type == "cpu":
+            tensor = tensor.pin_memory()
+        return tensor.to(device, non_blocking=True)
+
+    return each_tensor(parts, send)
+
+
+def each_tensor(parts: Parts, change: Callable[[Tensor], Tensor]) -> Parts:
+    """Return the same with each tensor changed, however deep it lies in dataclasses, tuples and lists."""
+
+    def changed(part: object) -> object:
+        if isinstance(part, Tensor):
+            return change(part)
+        if isinstance(part, tuple | list):
+            return type(part)(map(changed, part))
+        if is_dataclass(part) and not isinstance(part, type):
+            return replace(part, **{field.name: changed(getattr(part, field.name)) for field in fields(part)})
+        return part
+
+    return changed(parts)  # type: ignore[return-value]

@@ -50,7 +50,7 @@ class BiTuning(nn.Module):
         super().__init__()
         assert (representation == "eos") == (eos_token_id is not None)
         assert not (late and representation == "mean"), "the text's outputs depend on no late token"
-        self.late = late
+        self.late, self.read_late = late, read_after
         self.llm_width, self.representation, self.eos_token_id = llm_width, representation, eos_token_id
         self.suffix = _virtual_tokens(embedding_std, llm_width) if representation == "suffix" else None
         self.prefix = _virtual_tokens(embedding_std, num_prefix_tokens, llm_width) if num_prefix_tokens else None
@@ -110,7 +110,7 @@ class BiTuning(nn.Module):
             text = read_items(llm, token_ids_Q, text)
         end_EH = self._end(llm, token_ids_Q)
         virtual_BVH = torch.cat([prefix_BLH.float(), end_EH.float().expand(len(text_lengths_B), -1, -1)], dim=1)
-        return read_after(llm, virtual_BVH.to(text.dtype), text)
+        return self.read_late(llm, virtual_BVH.to(text.dtype), text)
 
     def _packed(self, llm: PackedDecoder, prefix_BLH: Tensor, token_ids_Q: Tensor, text_lengths_B: Tensor) -> Tensor:
         """Read the sequences one after the other, without padding."""

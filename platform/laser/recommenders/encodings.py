@@ -6,7 +6,7 @@ not compressed, so a batch is read straight from the mapped pages, which the pro
 Shape suffixes: B batch, N history items, C recommender width, R rows of all histories of a record batch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -47,20 +47,39 @@ class Encodings:
     def __len__(self) -> int:
         return self._num_histories
 
-    def history(self, index: int) -> NDArray[np.float32]:
-        """Return the encoding [N, C] of one history, a read-only view of the file."""
-        number, row = divmod(index, HISTORIES_PER_RECORD_BATCH)
-        start, end = self._offsets[number][row : row + 2]
-        return self._values_RC[number][start:end]
-
     def batch(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Return right-padded copies: float32 encoding_BNC, zero at the padding, and bool mask_BN, true at items."""
-        histories = [self.history(int(index)) for index in indices]
-        lengths = np.array([len(history) for history in histories])
-        mask_BN = np.arange(lengths.max()) < lengths[:, None]
+        start_B, end_B = self._places(indices)
+        lengths_B = end_B - start_B
+        mask_BN = np.arange(lengths_B.max()) < lengths_B[:, None]
         encoding_BNC = np.zeros((*mask_BN.shape, self.width), dtype=np.float32)
-        encoding_BNC[mask_BN] = np.concatenate(histories)
+        for number, which_B in self._by_record_batch(indices):
+            row_R, item_R = mask_BN[which_B].nonzero()
+            row_R = which_B[row_R]
+            encoding_BNC[row_R, item_R] = self._values_RC[number][start_B[row_R] + item_R]
         return encoding_BNC, mask_BN
+
+    def last(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the encoding of each history's last item: states_BC, a copy."""
+        end_B = self._places(indices)[1]
+        states_BC = np.empty((len(indices), self.width), dtype=np.float32)
+        for number, which_B in self._by_record_batch(indices):
+            states_BC[which_B] = self._values_RC[number][end_B[which_B] - 1]
+        return states_BC
+
+    def _by_record_batch(self, indices: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Yield the number of each record batch that is read, and which of the histories lie in it."""
+        number_B = indices // HISTORIES_PER_RECORD_BATCH
+        for number in sorted(set(number_B.tolist())):
+            yield number, np.flatnonzero(number_B == number)
+
+    def _places(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the first row of each history in its record batch, and the one after its last."""
+        places_2B = np.empty((2, len(indices)), np.int64)
+        for number, which_B in self._by_record_batch(indices):
+            row_B = indices[which_B] % HISTORIES_PER_RECORD_BATCH
+            places_2B[:, which_B] = self._offsets[number][row_B], self._offsets[number][row_B + 1]
+        return places_2B[0], places_2B[1]
 
 
 class HeldEncodings(Encodings):
@@ -75,18 +94,10 @@ class HeldEncodings(Encodings):
         assert not recommender.training, "encodings are those of a frozen recommender"
         examples = examples.last(recommender.max_history)
         self.width = recommender.hidden_size
-        self._states: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(examples)
-        for rows in inference_batches(examples.ends - examples.starts, MAX_ITEMS_PER_FORWARD):
-            states_PC = _encode(recommender, examples, rows, None)
-            ends = np.cumsum((examples.ends - examples.starts)[rows])
-            for row, states_NC in zip(rows, np.split(states_PC, ends[:-1]), strict=True):
-                self._states[row] = states_NC
-
-    def __len__(self) -> int:
-        return len(self._states)
-
-    def history(self, index: int) -> NDArray[np.float32]:
-        return self._states[index]
+        self._offsets, self._values_RC, self._num_histories = [], [], len(examples)
+        for block in _blocks(recommender, examples, None):
+            self._offsets.append(block[0])
+            self._values_RC.append(block[1])
 
 
 def make_encodings(
@@ -116,21 +127,30 @@ def make_encodings(
 def _write(recommender: SequentialRecommender, examples: Examples, path: Path, own_sequence: OwnSequence) -> None:
     width = recommender.hidden_size
     schema = pa.schema([("encoding", pa.large_list(pa.list_(pa.float32(), width)))])
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+        for offsets, values_RC in _blocks(recommender, examples, own_sequence):
+            column = pa.FixedSizeListArray.from_arrays(pa.array(values_RC.reshape(-1)), width)
+            writer.write_batch(pa.record_batch([pa.LargeListArray.from_arrays(offsets, column)], schema=schema))
+
+
+def _blocks(
+    recommender: SequentialRecommender, examples: Examples, own_sequence: OwnSequence
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Yield the states values_RC of each record batch, and where each of its histories begins."""
     lengths = examples.ends - examples.starts
     label = f"encode {len(examples):,} histories by {type(recommender).__name__}"
     steps = progress(range(0, len(examples), HISTORIES_PER_RECORD_BATCH), label, "block", silent_seconds=SILENT_SECONDS)
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer, steps:
+    with steps:
         for first in steps:
             part = lengths[first : first + HISTORIES_PER_RECORD_BATCH]
             offsets = np.concatenate([[0], part.cumsum()])
-            values_RC = np.empty((offsets[-1], width), dtype=np.float32)
+            values_RC = np.empty((offsets[-1], recommender.hidden_size), dtype=np.float32)
             for rows in inference_batches(part, MAX_ITEMS_PER_FORWARD):
                 states_PC = _encode(recommender, examples, first + rows, own_sequence)
                 ends = np.cumsum(part[rows])
                 places_P = np.arange(len(states_PC)) + np.repeat(offsets[rows] - ends + part[rows], part[rows])
                 values_RC[places_P] = states_PC
-            column = pa.FixedSizeListArray.from_arrays(pa.array(values_RC.reshape(-1)), width)
-            writer.write_batch(pa.record_batch([pa.LargeListArray.from_arrays(offsets, column)], schema=schema))
+            yield offsets, values_RC
 
 
 def _encode(

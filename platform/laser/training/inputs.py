@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from safetensors.numpy import load_file
 from torch import Tensor
 
@@ -15,7 +15,7 @@ from laser.data.examples import Examples
 from laser.data.prompts import Prompts
 from laser.data.selected import select_examples
 from laser.llm.late_text import LateText, open_texts
-from laser.models.batch import Batch
+from laser.models.batch import Batch, sent
 from laser.recommenders.encodings import Encodings
 from laser.scoring.scored import chosen_in
 from laser.training.artifacts import Artifacts
@@ -42,30 +42,28 @@ class Histories:
     def __len__(self) -> int:
         return len(self.examples)
 
-    def batch(
-        self, indices: Sequence[int] | NDArray[np.int64], weights: Sequence[float], device: torch.device
-    ) -> Batch:
+    def batch(self, indices: Sequence[int] | NDArray[np.int64], weights: ArrayLike, device: torch.device) -> Batch:
         """Make a batch of some examples; `weights` is 1 for real ones and 0 for those that only fill a shard."""
         indices = np.asarray(indices)
-        token_ids = np.concatenate([self.prompts.tokens(self.examples.history(int(i))) for i in indices])
+        token_ids = self.prompts.packed(*self.examples.histories(indices))
         if self.encodings is None:  # each history gets one item of width 0
             encoding, encoding_mask = np.zeros((len(indices), 1, 0), np.float32), np.ones((len(indices), 1), np.bool_)
         else:
             encoding, encoding_mask = self.encodings.batch(indices)
-        real = np.asarray(weights) > 0
-        return Batch(
-            token_ids_Q=torch.from_numpy(token_ids.astype(np.int64)).to(device),
-            text_lengths_B=torch.from_numpy(self.lengths[indices]).to(device),
-            encoding_BNC=torch.from_numpy(encoding).to(device),
-            encoding_mask_BN=torch.from_numpy(encoding_mask).to(device),
-            state_BC=torch.from_numpy(self.states(indices)).to(device),
-            targets_B=torch.from_numpy(self.examples.targets[indices].astype(np.int64)).to(device),
-            weights_B=torch.tensor(weights, dtype=torch.float32, device=device),
+        batch = Batch(
+            token_ids_Q=torch.from_numpy(token_ids.astype(np.int64)),
+            text_lengths_B=torch.from_numpy(self.lengths[indices]),
+            encoding_BNC=torch.from_numpy(encoding),
+            encoding_mask_BN=torch.from_numpy(encoding_mask),
+            state_BC=torch.from_numpy(self.states(indices)),
+            targets_B=torch.from_numpy(self.examples.targets[indices].astype(np.int64)),
+            weights_B=torch.tensor(weights, dtype=torch.float32),
             num_users=len(indices) if self.item_embeddings_IC is None else 0,
-            num_tokens=int(self.lengths[indices][real].sum()),
-            own_items=self.own_items(indices, device),
+            num_tokens=int(self.lengths[indices][np.asarray(weights) > 0].sum()),
+            own_items=self.own_items(indices),
             text=None if self.text is None else self.text.of(indices, device),
         )
+        return sent(batch, device)
 
     def costs(self, num_added_tokens: int) -> NDArray[np.int64]:
         """Return what reading each history costs, in tokens that pass through the LLM."""
@@ -77,15 +75,15 @@ class Histories:
             return self.item_embeddings_IC[self.examples.targets[indices]]
         if self.encodings is None:
             return np.zeros((len(indices), 0), np.float32)
-        return np.stack([self.encodings.history(int(index))[-1] for index in indices])
+        return self.encodings.last(indices)
 
-    def own_items(self, indices: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
+    def own_items(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return row and id of each item of the whole histories, int64. No row repeats an item."""
         items_Q, length_B = self.examples.histories(indices, whole=True)
         num_items = int(items_Q.max(initial=0)) + 1
         pairs_Q = np.sort(np.arange(len(indices)).repeat(length_B) * num_items + items_Q)
         rows_P, items_P = np.divmod(pairs_Q[np.diff(pairs_Q, prepend=-1) > 0], num_items)
-        return torch.from_numpy(rows_P).to(device), torch.from_numpy(items_P).to(device)
+        return torch.from_numpy(rows_P), torch.from_numpy(items_P)
 
 
 @dataclass(frozen=True)

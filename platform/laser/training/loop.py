@@ -4,7 +4,8 @@ Shape suffixes: B batch, E examples, I catalogue items, D width of the embedding
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,10 +15,11 @@ from torch import Tensor
 from laser.cli.progress import log_once_reached, progress
 from laser.config.schema import TrainingConfig
 from laser.data.batches import inference_batches, training_batches
+from laser.engine.ahead import made_ahead
 from laser.engine.base import Engine
 from laser.engine.guards import LossGuard, report_collapse
 from laser.engine.schedule import Schedule
-from laser.engine.step import StepResult, own_share, training_step
+from laser.engine.step import Step, StepResult, own_share, training_step
 from laser.evaluation.lists import LIST_SIZE
 from laser.evaluation.ranking import TILE_USERS, user_ranks
 from laser.evaluation.top_items import top_items
@@ -32,26 +34,30 @@ SUM_ELEMENTS = 2**24
 """The workers add up this many numbers of the item embeddings at once, because a sum takes a copy."""
 
 
-TakeStep = Callable[[NDArray[np.int64], int, float], StepResult]
-"""Takes one step, given a global batch's examples, the step's number in its epoch, and the learning rate's factor."""
+@dataclass(frozen=True)
+class CatalogueStep:
+    """Takes steps against fixed item embeddings of the whole catalogue (stages 1 and 2)."""
 
+    engine: Engine
+    histories: Histories
+    items_ID: Tensor
+    config: TrainingConfig
+    reading: Reading = Laser.represent
 
-def catalogue_step(
-    engine: Engine, histories: Histories, items_ID: Tensor, config: TrainingConfig, reading: Reading = Laser.represent
-) -> TakeStep:
-    """Return a function that takes a step against fixed item embeddings of the whole catalogue (stages 1 and 2)."""
+    def prepare(self, indices: NDArray[np.int64]) -> list[Batch]:
+        own, weights = own_share(self.engine, indices)
+        size, device = self.config.micro_batch_size, self.engine.device
+        parts = [slice(start, start + size) for start in range(0, len(own), size)]
+        return [self.histories.batch(own[part], weights[part], device) for part in parts]
 
-    def take_step(indices: NDArray[np.int64], number: int, factor: float) -> StepResult:
-        micro_batches = own_micro_batches(engine, histories, indices, config.micro_batch_size)
-        return training_step(engine, micro_batches, items_ID, config, factor, reading)
-
-    return take_step
+    def take(self, made: list[Batch], indices: NDArray[np.int64], number: int, factor: float) -> StepResult:
+        return training_step(self.engine, made, self.items_ID, self.config, factor, self.reading)
 
 
 def train_epoch(
     engine: Engine,
     histories: Histories,
-    take_step: TakeStep,
+    step: Step,
     config: TrainingConfig,
     epoch: int,
     label: str,
@@ -63,7 +69,7 @@ def train_epoch(
     Args:
         engine: this worker's model and optimizer.
         histories: the training examples, the same on every worker.
-        take_step: takes one optimizer step.
+        step: how optimizer steps are taken.
         config: gives batch sizes and seed.
         epoch: number of epochs before this one, over all stages. It and the seed determine the order of the data.
         label: names the epoch in the progress line.
@@ -81,9 +87,12 @@ def train_epoch(
     num_examples = num_tokens = 0
     expert_counts_K = torch.zeros(engine.laser.num_experts, dtype=torch.float64)
     guard = LossGuard(label, num_items, config.max_loss_growth)
-    with progress(batches, label, "step", enabled=engine.rank == 0) as steps:
-        for number, indices in enumerate(steps):
-            result = take_step(indices, number, schedule.factor(number))
+    with (
+        progress(batches, label, "step", enabled=engine.rank == 0) as steps,
+        made_ahead(step.prepare, batches, engine.device) as prepared,
+    ):
+        for number, (indices, made) in enumerate(zip(steps, prepared, strict=True)):
+            result = step.take(made, indices, number, schedule.factor(number))
             log_once_reached("first step")
             guard.check(number, result.contrastive, result.load_balance, histories.examples.users[indices])
             contrastive += result.contrastive * result.num_examples
@@ -111,17 +120,6 @@ def train_epoch(
     return figures
 
 
-def own_micro_batches(
-    engine: Engine, histories: Histories, indices: NDArray[np.int64], micro_batch_size: int
-) -> list[Batch]:
-    """Return this worker's shard of a global batch in micro-batches; number and sizes are the same on every worker."""
-    own, weights = own_share(engine, indices)
-    return [
-        histories.batch(own[start : start + micro_batch_size], weights[start : start + micro_batch_size], engine.device)
-        for start in range(0, len(own), micro_batch_size)
-    ]
-
-
 def outputs(
     engine: Engine, histories: Histories, batch_tokens: int, label: str, reading: Reading = Laser.represent
 ) -> Iterator[tuple[NDArray[np.int64], LaserOutput]]:
@@ -132,12 +130,15 @@ def outputs(
     """
     engine.laser.eval()
     batches = inference_batches(histories.costs(engine.laser.num_added_tokens), batch_tokens)
-    rounds = range(0, len(batches), engine.world_size)
-    with progress(rounds, label, "batch", enabled=engine.rank == 0) as starts, torch.no_grad():
-        for start in starts:
-            number = start + engine.rank
-            indices = batches[min(number, len(batches) - 1)]
-            output = engine.forward(histories.batch(indices, [1.0] * len(indices), engine.device), reading)
+    numbers = range(engine.rank, len(batches) + engine.rank, engine.world_size)
+    own, device = [batches[min(number, len(batches) - 1)] for number in numbers], engine.device
+    with (
+        progress(numbers, label, "batch", enabled=engine.rank == 0) as shown,
+        made_ahead(lambda rows: histories.batch(rows, [1.0] * len(rows), device), own, device) as made,
+        torch.no_grad(),
+    ):
+        for number, indices, batch in zip(shown, own, made, strict=True):
+            output = engine.forward(batch, reading)
             if number < len(batches):
                 yield indices, output
 

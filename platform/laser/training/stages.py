@@ -24,6 +24,7 @@ from laser.engine.base import Engine
 from laser.engine.deepspeed_private import whole_numel
 from laser.engine.peak import peak_memory
 from laser.engine.schedule import Schedule
+from laser.engine.step import Step
 from laser.evaluation.metrics import SELECTION_METRIC
 from laser.evaluation.user_ranks import TEST_RANKS
 from laser.tracking.interface import Report
@@ -31,7 +32,7 @@ from laser.training.extensions.alignment import align
 from laser.training.extensions.two_sided import TwoSidedStep
 from laser.training.extensions.warm_start import warm_start
 from laser.training.inputs import Inputs
-from laser.training.loop import TakeStep, catalogue_step, encode_items, evaluate, train_epoch
+from laser.training.loop import CatalogueStep, encode_items, evaluate, train_epoch
 from laser.training.run.checkpoint import (
     TrainingState,
     check_same_settings,
@@ -135,15 +136,13 @@ class TwoStageTraining:
         done, num_steps = self._epochs_done(state, stage), ceil(len(train) / training.batch_size)
         before = state.epoch - int(self.config.warms_up_head)  # the warm start counts as an epoch
         schedule = Schedule(training, num_steps * before, num_steps * done, num_steps * sum(self.num_epochs))
-        take_step: TakeStep
+        step: Step = CatalogueStep(engine, train, item_embeddings_IH, training)
         if stage == 0:
-            take_step = TwoSidedStep(engine, train, self.inputs.items, training, state.epoch)
-        else:
-            take_step = catalogue_step(engine, train, item_embeddings_IH, training)
+            step = TwoSidedStep(engine, train, self.inputs.items, training, state.epoch)
         label = f"stage {stage} epoch {done + 1}"
         num_items = len(self.inputs.items)
         with peak_memory() as peak:
-            figures = train_epoch(engine, train, take_step, training, state.epoch, label, schedule, num_items)
+            figures = train_epoch(engine, train, step, training, state.epoch, label, schedule, num_items)
         return figures if peak.mib is None else {**figures, "peak_mib": peak.mib}
 
     def _end_epoch(

@@ -23,7 +23,8 @@ def two_sided_gradients(experiment: Experiment, inputs: Inputs, **settings: obje
     laser = whole_laser(config, inputs.artifacts, CPU)
     engine = PlainEngine(laser, config.training, CPU)
     engine.optimizer = torch.optim.SGD(parameter_groups(laser, config.training))
-    result = TwoSidedStep(engine, inputs.train, inputs.items, config.training, 0)(np.arange(13), 0, 1.0)
+    step, indices = TwoSidedStep(engine, inputs.train, inputs.items, config.training, 0), np.arange(13)
+    result = step.take(step.prepare(indices), indices, 0, 1.0)
     return result, engine.trainable_state()
 
 

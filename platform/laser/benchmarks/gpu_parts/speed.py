@@ -13,6 +13,7 @@ import torch
 
 from laser.benchmarks.contestants.trainer import PeerTrainer
 from laser.benchmarks.encode import encoding, sampled_batches
+from laser.benchmarks.gpu_parts.training import SMALL_INPUTS
 from laser.benchmarks.measure import Timing, Work, matrix_product, ratio, take_turns, wait
 from laser.benchmarks.train import Ours, late_job
 from laser.config.compose import with_overrides
@@ -27,20 +28,13 @@ logger = logging.getLogger(__name__)
 
 REPEATS = 8
 """Times that a short work is started before the device is waited for."""
-SMALL = {
+SMALL = SMALL_INPUTS | {
     "benchmark.train_histories": 16,
     "benchmark.late_histories": 16,
     "benchmark.encode_items": 32,
     "benchmark.rounds": 1,
     "benchmark.warmup_rounds": 0,
-    "training.train_users": 16,
-    "training.validation_users": 16,
-    "llm.compile": False,
-    "llm.num_layers": 2,
-    "prompt.max_history_items": 5,
-    "prompt.max_item_tokens": 16,
 }
-"""Settings of the small scale, which only tries the code."""
 
 
 def scaled(job: BenchmarkJob) -> BenchmarkJob:
@@ -65,7 +59,7 @@ class Speed:
         self.device = device
         self.dtype = choose_dtype(job.llm.dtype, device)
         self.peak, self.bandwidth = 0.0, 0.0
-        self.before_histories_per_second = 0.0
+        self.before_histories_per_second = self.late_histories_per_second = 0.0
 
     def turns(self, contestants: dict[str, Work]) -> dict[str, Timing]:
         return take_turns(contestants, self.job.benchmark.rounds, self.job.benchmark.warmup_rounds)
@@ -73,6 +67,10 @@ class Speed:
     @cached_property
     def inputs(self) -> Inputs:
         return prepare_inputs(self.job)
+
+    @cached_property
+    def late_inputs(self) -> Inputs:
+        return prepare_inputs(late_job(self.job))
 
     def device_bounds(self) -> dict[str, Any]:
         """Measure the products' peak and the memory's bandwidth: the two bounds of all that follows."""
@@ -153,14 +151,17 @@ class Speed:
         """Return the part of the measured peak; None if that part of the suite failed."""
         return round(operations_per_second / self.peak, 4) if self.peak else None
 
-    def late(self) -> dict[str, Any]:
-        """Measure the prefix after the text, over cached keys and values, beside what the device allows."""
+    def late(self, capture: bool = False) -> dict[str, Any]:
+        """Measure the prefix after the text, over cached keys and values, beside what the device allows.
+
+        Args:
+            capture: replay the LLM's part of a step as a CUDA graph; measured after steps without.
+        """
         started = time.perf_counter()
-        job = late_job(self.job)
-        inputs = prepare_inputs(job)
+        inputs = self.late_inputs
         cache_seconds = time.perf_counter() - started
-        late = Ours(job, inputs, self.device)
-        size, by_size = self.best(self.sizes((64, 128, 256, 512)), late.epoch)
+        late = Ours(with_overrides(late_job(self.job), {"training.capture": capture}), inputs, self.device)
+        size, by_size = self.best(self.sizes((128, 256, 512, 1024)), late.epoch)
         timings = self.turns({"late": late.epoch(size), "llm": late.llm_alone(size)})
         per_second = timings["late"].per_second(len(inputs.train))
         figures: dict[str, Any] = {
@@ -173,6 +174,10 @@ class Speed:
         }
         if self.before_histories_per_second:
             figures["over_before"] = per_second / self.before_histories_per_second
+        if not capture:
+            self.late_histories_per_second = per_second
+        elif self.late_histories_per_second:
+            figures["over_eager"] = per_second / self.late_histories_per_second
         if self.peak and self.bandwidth:
             figures |= self.roofline(late, inputs, size, per_second)
         return figures

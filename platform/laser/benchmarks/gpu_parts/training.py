@@ -1,11 +1,12 @@
 """The parts of suite gpu that train Laser to the end, with the settings of whole experiments.
 
-The experiments take the suite's data, LLM, folders and device. An epoch that ends after the suite's time ends the
-training too; what was validated until then is kept.
+The experiments take the suite's data, LLM, folders and device. A training whose time is over ends with its epoch; what
+was validated until then is kept.
 """
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +22,30 @@ from laser.training.train import preflight, train_laser
 
 logger = logging.getLogger(__name__)
 
-TAKEN = ("cache_dir", "data.path", "data.format", "llm.source", "llm.cache_mib", "training.use_gpu")
+TAKEN = (
+    "cache_dir", "data.path", "data.format", "llm.source", "llm.cache_mib", "training.use_gpu", "training.capture"
+)  # fmt: skip
 """Settings that the experiments take from the job."""
-SMALL = {
-    "training.stage1_epochs": 1,
-    "training.stage2_epochs": 1,
+RESERVED = 0.1
+"""Share of the suite's time that a training leaves to each experiment that its seed has still to train."""
+SMALL_INPUTS = {
     "training.train_users": 16,
     "training.validation_users": 16,
-    "warm_start.epochs": 0,
-    "head.standardise": False,
     "llm.compile": False,
     "llm.num_layers": 2,
     "prompt.max_history_items": 5,
     "prompt.max_item_tokens": 16,
+}
+"""Settings of the small scale, which only tries the code."""
+SMALL = SMALL_INPUTS | {
+    "training.stage1_epochs": 1,
+    "training.stage2_epochs": 1,
+    "warm_start.epochs": 0,
+    "head.standardise": False,
     "mformer.num_experts": 2,
     "mformer.num_virtual_tokens": 2,
 }
-"""Settings of the small scale, which only tries the code."""
+"""And those of a training."""
 
 
 class _TimeIsUp(Exception):
@@ -48,9 +56,10 @@ def plan_trainings(job: BenchmarkJob, seconds_left: Callable[[], float]) -> dict
     """Return name → training: every experiment with the first seed, then with the next ones."""
     plan: dict[str, Callable[[], Mapping[str, Any]]] = {}
     for seed in job.benchmark.gpu_seeds:
-        for path in job.benchmark.gpu_experiments:
-            name = f"train {Path(path).stem} seed {seed}"
-            plan[name] = _Training(job, path, seed, seconds_left)
+        paths = job.benchmark.gpu_experiments
+        for number, path in enumerate(paths):
+            reserved = RESERVED * job.benchmark.gpu_seconds * (len(paths) - number - 1)
+            plan[f"train {Path(path).stem} seed {seed}"] = partial(_train, job, path, seed, reserved, seconds_left)
     return plan
 
 
@@ -82,44 +91,42 @@ def experiment(job: BenchmarkJob, path: str, seed: int) -> Experiment:
     return with_overrides(config, overrides)
 
 
-class _Training:
-    """One training, from its artifacts to its test."""
+def _train(
+    job: BenchmarkJob, path: str, seed: int, reserved: float, seconds_left: Callable[[], float]
+) -> dict[str, Any]:
+    """Train one experiment, from its artifacts to its test, while more than the reserved seconds are left."""
+    config = with_absolute_paths(experiment(job, path, seed))
+    artifacts = make_artifacts(config)
+    run_dir = run_directory(Path(config.output_dir), config.name, resume=False)
+    preflight(run_dir, config, artifacts)
+    training = config.training
+    figures: dict[str, Any] = {
+        "batch_size": training.batch_size,
+        "epochs_planned": training.stage0_epochs + training.stage1_epochs + training.stage2_epochs,
+    }
 
-    def __init__(self, job: BenchmarkJob, path: str, seed: int, seconds_left: Callable[[], float]) -> None:
-        self.job, self.path, self.seed, self.seconds_left = job, path, seed, seconds_left
-
-    def __call__(self) -> dict[str, Any]:
-        config = with_absolute_paths(experiment(self.job, self.path, self.seed))
-        artifacts = make_artifacts(config)
-        run_dir = run_directory(Path(config.output_dir), config.name, resume=False)
-        preflight(run_dir, config, artifacts)
-        training = config.training
-        figures: dict[str, Any] = {
-            "batch_size": training.batch_size,
-            "epochs_planned": training.stage0_epochs + training.stage1_epochs + training.stage2_epochs,
-        }
-        try:
-            outcome = train_laser(config, artifacts, run_dir, self._report)
-        except _TimeIsUp:
-            rows = read_history(run_dir).rows
-            best = max(row["val/ndcg@10"] for row in rows)
-            return figures | {"val_ndcg@10": best, "epochs": len(rows) - 1, "cut": True, "course": _course(rows)}
-        return figures | {
-            "val_ndcg@10": outcome.val["ndcg@10"],
-            "test_ndcg@10": (outcome.test or {}).get("ndcg@10"),
-            "untrained_val_ndcg@10": outcome.untrained_val["ndcg@10"],
-            "tokens_per_second": outcome.tokens_per_second,
-            "training_seconds": outcome.seconds,
-            "epochs": outcome.epochs,
-            "val": outcome.val,
-            "test": outcome.test,
-            "course": _course(read_history(run_dir).rows),
-        }
-
-    def _report(self, metrics: Mapping[str, float], epoch: int) -> None:
-        logger.info("%s seed %d epoch %d: %s", self.path, self.seed, epoch, metrics.get("val/ndcg@10"))
-        if self.seconds_left() <= 0:
+    def report(metrics: Mapping[str, float], epoch: int) -> None:
+        logger.info("%s seed %d epoch %d: %s", path, seed, epoch, metrics.get("val/ndcg@10"))
+        if seconds_left() <= reserved:
             raise _TimeIsUp
+
+    try:
+        outcome = train_laser(config, artifacts, run_dir, report)
+    except _TimeIsUp:
+        rows = read_history(run_dir).rows
+        best = max(row["val/ndcg@10"] for row in rows)
+        return figures | {"val_ndcg@10": best, "epochs": len(rows) - 1, "cut": True, "course": _course(rows)}
+    return figures | {
+        "val_ndcg@10": outcome.val["ndcg@10"],
+        "test_ndcg@10": (outcome.test or {}).get("ndcg@10"),
+        "untrained_val_ndcg@10": outcome.untrained_val["ndcg@10"],
+        "tokens_per_second": outcome.tokens_per_second,
+        "training_seconds": outcome.seconds,
+        "epochs": outcome.epochs,
+        "val": outcome.val,
+        "test": outcome.test,
+        "course": _course(read_history(run_dir).rows),
+    }
 
 
 def _course(rows: list[dict[str, float]]) -> list[dict[str, float]]:

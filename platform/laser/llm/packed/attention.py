@@ -65,9 +65,8 @@ class Group(NamedTuple):
 class Attending(Protocol):
     """What a block asks of a packing."""
 
-    @property
-    def last_B(self) -> Tensor:
-        """Packed position of each history's last token."""
+    def last_of(self, x_PH: Tensor) -> Tensor:
+        """Return the row of each history's last token."""
 
     def attend(self, query_PAE: Tensor, key_PGE: Tensor, value_PGE: Tensor, last: bool, scoring: Scoring) -> Tensor:
         """Return the attention of all tokens or, with `last`, of each history's last one: (P or B, A · E)."""
@@ -101,6 +100,10 @@ class Packing:
     def of_block(self, number: int) -> "Attending":
         """Return what the block of this number attends by."""
         return self
+
+    def last_of(self, x_PH: Tensor) -> Tensor:
+        """Return the row of each history's last token."""
+        return x_PH[self.last_B]
 
     def attend(self, query_PAE: Tensor, key_PGE: Tensor, value_PGE: Tensor, last: bool, scoring: Scoring) -> Tensor:
         """Return the attention of all tokens or, with `last`, of each history's last one: (P or B, A · E)."""

@@ -180,7 +180,7 @@ class _Block(nn.Module):
         qkv, x_PH = _QueryKeyValue.apply(x_PH, self, cos_PE, sin_PE)
         query, key, value = qkv.split([self.heads, self.groups, self.groups], dim=1)
         if last:
-            query, x_PH = query[packing.last_B], x_PH[packing.last_B]
+            query, x_PH = packing.last_of(query), packing.last_of(x_PH)
         return _OutputAndMLP.apply(packing.attend(query, key, value, last, self.scoring), x_PH, self)
 
     def norm(self, weight_H: Tensor) -> Tensor:

@@ -17,12 +17,12 @@ def rotation(rotary: nn.Module, position_N: Tensor, kind: Kind) -> tuple[Tensor,
     """Return cosines and sines of each position, float32, as the model multiplies by them: both (N, E).
 
     Args:
-        rotary: `transformers`' own module.
+        rotary: `transformers`' own module; it goes to the device of the positions, once.
         position_N: int64; distances may be negative.
         kind: the type of layer.
     """
     like = torch.empty(0, device=position_N.device)
-    cos_1NE, sin_1NE = rotary(like, position_N.reshape(1, -1), *([] if kind is None else [kind]))
+    cos_1NE, sin_1NE = rotary.to(like.device)(like, position_N.reshape(1, -1), *([] if kind is None else [kind]))
     half = cos_1NE.shape[-1] // 2
     shape = (*position_N.shape, half)
     return cos_1NE[0, :, :half].reshape(shape).contiguous(), sin_1NE[0, :, :half].reshape(shape).contiguous()

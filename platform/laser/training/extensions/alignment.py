@@ -22,7 +22,7 @@ from laser.engine.base import Engine
 from laser.engine.schedule import Schedule
 from laser.models.laser import Laser
 from laser.training.inputs import Histories
-from laser.training.loop import catalogue_step, outputs, train_epoch
+from laser.training.loop import CatalogueStep, outputs, train_epoch
 
 FIRST_EPOCH = 1_000_000
 """The alignment counts its epochs from here, so that its order of the data differs from that of the training."""
@@ -43,7 +43,7 @@ def align(engine: Engine, items: Histories, config: TrainingConfig) -> dict[str,
     figures: dict[str, float] = {}
     for epoch in range(config.alignment_epochs):
         schedule = Schedule(config, 0, epoch * num_steps, num_steps)
-        step = catalogue_step(engine, items, targets_IH, config, Laser.average_prefix)
+        step = CatalogueStep(engine, items, targets_IH, config, Laser.average_prefix)
         label = f"alignment epoch {epoch + 1}"
         figures = train_epoch(engine, items, step, config, FIRST_EPOCH + epoch, label, schedule, len(items))
     engine.load_optimizer(None)

@@ -58,21 +58,20 @@ class TwoSidedStep:
         self.engine, self.histories, self.items, self.config, self.epoch = engine, histories, items, config, epoch
         self.num_candidates = 1 + (config.num_negatives if config.negatives == "sampled" else 0)
 
-    def __call__(self, indices: Indices, number: int, learning_rate_factor: float) -> StepResult:
+    def take(self, made: list[_MicroBatch], indices: Indices, number: int, factor: float) -> StepResult:
         """Run forward, backward and update over one global batch, the `number`-th of the epoch."""
         engine, config = self.engine, self.config
-        micro_batches = self._micro_batches(indices)
-        users = [micro.users for micro in micro_batches]
-        counted = [[float(real_items(m.users).sum()), float(m.both.num_tokens)] for m in micro_batches]
+        users = [micro.users for micro in made]
+        counted = [[float(real_items(m.users).sum()), float(m.both.num_tokens)] for m in made]
         num_items, num_tokens = engine.sum(torch.tensor(counted, device=engine.device).double().sum(dim=0)).tolist()
         fractions_K = choice_fractions(engine, users, num_items)
         totals = torch.zeros(2 + engine.laser.num_experts, device=engine.device, dtype=torch.float64)
         gradient_2GD: Tensor | None = None
-        outputs: Sequence[LaserOutput | None] = [None] * len(micro_batches)
+        outputs: Sequence[LaserOutput | None] = [None] * len(made)
         if config.negatives == "in_batch":
-            whole, gradient_2GD, outputs = self._in_batch(micro_batches, indices, number)
+            whole, gradient_2GD, outputs = self._in_batch(made, indices, number)
             totals[0] = whole / engine.world_size  # every worker has computed the whole loss
-        for place, micro in enumerate(micro_batches):
+        for place, micro in enumerate(made):
             output = outputs[place] or self._forward(micro, number, place)
             if gradient_2GD is None:
                 loss = self._sampled(output, micro) / len(indices)
@@ -88,7 +87,7 @@ class TwoSidedStep:
                 expert_B = output.routing.expert_B[: len(gate_BNK)]
                 totals[2:].index_add_(0, expert_B, micro.users.weights_B.to(totals.dtype))
             engine.backward(loss)
-        engine.step(learning_rate_factor)
+        engine.step(factor)
         totals = engine.sum(totals).cpu()
         virtual = len(indices) * self.num_candidates * engine.laser.num_added_tokens
         return StepResult(float(totals[0]), float(totals[1]), totals[2:], len(indices), int(num_tokens) + virtual)
@@ -127,7 +126,7 @@ class TwoSidedStep:
         loss = candidate_contrastive_loss(scores_GG, own_G, ones_G, self.config.temperature) / len(indices)
         return loss.detach(), torch.autograd.grad(loss, rows_2GD)[0], outputs
 
-    def _micro_batches(self, indices: Indices) -> list[_MicroBatch]:
+    def prepare(self, indices: Indices) -> list[_MicroBatch]:
         """Cut this worker's shard so that no pass reads more histories and items than `micro_batch_size`."""
         engine, examples = self.engine, self.histories.examples
         own, weights = own_share(engine, indices)
@@ -141,9 +140,7 @@ class TwoSidedStep:
             if self.config.negatives == "sampled":
                 drawn = [self._negatives(int(example)) for example in part]
                 candidates = np.concatenate([candidates, np.stack(drawn)], axis=1)
-            items = self.items.batch(
-                candidates.reshape(-1), np.repeat(part_weights, self.num_candidates).tolist(), engine.device
-            )
+            items = self.items.batch(candidates.flatten(), np.repeat(part_weights, self.num_candidates), engine.device)
             rows_R = torch.from_numpy(rows[start : start + at_once]).to(engine.device)
             micro_batches.append(_MicroBatch(users, joined(users, items), rows_R))
         return micro_batches

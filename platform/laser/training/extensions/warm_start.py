@@ -29,6 +29,7 @@ from laser.engine.losses import item_contrastive_loss
 from laser.evaluation.metrics import SELECTION_METRIC, ranking_metrics
 from laser.evaluation.ranking import ranks, user_ranks
 from laser.evaluation.user_ranks import UserRanks
+from laser.models.batch import sent
 from laser.models.head import ITEMS, USERS, Head
 from laser.models.laser import build_head
 from laser.storage.cache import make_once
@@ -108,7 +109,7 @@ class _Sample:
         users_SD = fit.head(fit.val_EH[rows], USERS, states_SC).vector_BD[:, :width] / fit.head.text_scale
         targets_S = torch.from_numpy(fit.val.examples.targets[rows].astype(np.int64)).to(fit.device)
         cosine_SI = users_SD @ fit.items()[:, :width].T
-        return _Sample([*blocks, cosine_SI], fit.val.own_items(rows, fit.device), targets_S)
+        return _Sample([*blocks, cosine_SI], sent(fit.val.own_items(rows), fit.device), targets_S)
 
     def ndcg(self, weights: Sequence[float], bias: float) -> float:
         """Return NDCG@10 at these weights."""
@@ -279,7 +280,7 @@ class _Fit:
             torch.ones(len(indices), device=self.device),
             self.config.training.temperature,
             users.history_bias,
-            self.prefixes.own_items(indices, self.device),
+            sent(self.prefixes.own_items(indices), self.device),
         )
         return loss / len(indices)
 
