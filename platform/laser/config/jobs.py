@@ -298,8 +298,7 @@ class BenchmarkConfig(Section):
     catalogue_users: PositiveInt = 16
     """catalogue: histories of a step, and users to rank."""
     fitted_users: tuple[PositiveInt, ...] = (35_598, 500_000)
-    """fitted: users of each generated dataset. Those after the first are measured in a fifth of the rounds, without
-    warm-up."""
+    """fitted: users of each generated dataset. Those after the first take a fifth of the rounds, without warm-up."""
     fitted_items: tuple[PositiveInt, ...] = (18_357, 100_000)
     """fitted: items of each generated dataset. Amazon Sports (2014, 5-core): 35,598 users and 18,357 items."""
     recbole_python: str | None = None
@@ -309,8 +308,7 @@ class BenchmarkConfig(Section):
     peer_epochs: PositiveInt = 2
     """peers: epochs that each library trains in a round."""
     gpu_scale: Literal["full", "small"] = "full"
-    """gpu: full measures at sizes for an H100; small runs the same code in a few minutes on a CPU, and its figures mean
-    nothing."""
+    """gpu: full measures at sizes for an H100; small runs the same code on a CPU, and its figures mean nothing."""
     gpu_seconds: PositiveFloat = 480.0
     """gpu: time for all parts. No part starts after it, and trainings that are under way end with their epoch."""
     gpu_results: PathText = "runs/gpu.json"

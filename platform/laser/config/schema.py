@@ -57,8 +57,7 @@ class DataConfig(Section):
     """Column of the item id in interactions and items. Default: item_id (recbole), item or item_id (pairs), asin or
     parent_asin (amazon), movieId (movielens)."""
     items_id_column: str | None = None
-    """Column of the item id in the items, where it has another name there. Default: that of item_column, else item_id,
-    item or id."""
+    """Column of the item id in the items, if named otherwise there. Default: item_column, else item_id, item or id."""
     timestamp_column: str = "timestamp"
     """Column of the time: numbers of any one unit, timestamps of Parquet, or ISO 8601 text down to nanoseconds, all
     with or all without a zone (Z, UTC, GMT or an offset). Amazon's unixReviewTime is found without it."""
