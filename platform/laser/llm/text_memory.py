@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from laser.llm.packed.torch_private import compile_for_row_shape
 from laser.llm.text_states import States, spread
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,12 @@ class TextMemory:
             self.nbytes >> 20, free >> 20, device,
             "they stay there" if fits else "each batch fetches its own",
         )  # fmt: skip
-        return tuple(rows_R2GE.to(device) for rows_R2GE in self.states) if fits else None
+        if not fits:
+            return None
+        copies = tuple(rows_R2GE.to(device) for rows_R2GE in self.states)
+        for copy in copies:
+            compile_for_row_shape(copy)
+        return copies
 
 
 def fetch(states: States, first_row_S: Tensor, lengths_S: Tensor, device: torch.device) -> tuple[States, Tensor]:
