@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from laser.errors import UserError
-from laser.evaluation.significance import compare
+from laser.evaluation.significance import compare, compare_seeds
 from laser.evaluation.user_ranks import UserRanks
 
 
@@ -35,6 +35,18 @@ def test_ndcg_and_recall_of_two_users_by_hand():
     assert found["recall@10"].difference == pytest.approx(-0.5)
     assert found["ndcg@10"].difference == pytest.approx((0.5 - 0.2890648263178879) / 2)
     assert found["ndcg@10_masked"] == found["ndcg@10"]
+
+
+def test_seeds_are_a_mean_for_each_user():
+    """Reciprocal ranks: user 0 has 1 and 1/2, user 1 has 1/4 and 1/2; the other system 1/2 and 1/4 in its only seed."""
+    seeds = table([1, 4]), table([2, 2], users=[1, 0])
+    found = compare_seeds(seeds, [table([2, 4])], "mrr", num_resamples=100)
+    assert (found.ours, found.theirs) == pytest.approx((9 / 16, 3 / 8))
+    assert (found.low, found.high) == pytest.approx((1 / 8, 1 / 4))  # the two users' differences
+    one = compare_seeds([seeds[0]], [table([2, 4])], "mrr", num_resamples=100)
+    assert one == compare(seeds[0], table([2, 4]), num_resamples=100)["mrr"]
+    with pytest.raises(UserError, match="the tables hold 2 and 3 users"):
+        compare_seeds(seeds, [table([2, 4, 1])], "mrr")
 
 
 def test_equal_systems_do_not_differ():

@@ -150,7 +150,7 @@ def test_training_scales_a_chosen_row_by_its_gate():
 def test_prefill_and_extend_equal_one_pass_and_bytes_are_counted(settings, tmp_path):
     made = model(**settings, cache_dtype="fp32")
     whole = [made.prefill(torch.tensor(history)) for history in HISTORIES]
-    scores_BI = made.scores(*batch(HISTORIES))
+    scores_BI = made.scores_of_ids(*batch(HISTORIES))
     # Worst over 20 seeds: 1e-6 on scores up to 5.
     torch.testing.assert_close(made.cached_scores(whole), scores_BI, rtol=0, atol=1e-5)
     grown = made.prefill(torch.tensor(HISTORIES[0][:1]))
@@ -163,6 +163,16 @@ def test_prefill_and_extend_equal_one_pass_and_bytes_are_counted(settings, tmp_p
     assert (tmp_path / "caches").stat().st_size == sum(rows) * made.item_bytes
     for read, cache in zip(file.cold(range(3)), whole, strict=True):
         assert torch.equal(read.rows_NX, cache.rows_NX) and read.last == cache.last
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
+def test_ranks_are_by_the_scores_that_caches_give(dtype):
+    made = model(share="none", user_width=WIDTH, cache_dtype=dtype)
+    scores_BI, ids_BI = made.scores(*batch(HISTORIES)), made.scores_of_ids(*batch(HISTORIES))
+    served_BI = made.cached_scores([made.prefill(torch.tensor(history)) for history in HISTORIES])
+    torch.testing.assert_close(scores_BI, served_BI, rtol=0, atol=1e-5)
+    rounded = (scores_BI - ids_BI).abs().amax(dim=1)
+    assert (rounded < 1e-5).tolist() == [dtype == "fp32", True, dtype == "fp32"]  # the second has no past
 
 
 def test_bytes_of_an_item():
@@ -190,7 +200,7 @@ def test_the_loss_has_both_losses_of_the_routers():
     plain, peak, balance = (model(**more).loss(*batch(HISTORIES), torch.Generator()).item() for more in weights)
     made, (item_ids, mask) = model(), batch(HISTORIES)
     terms = [
-        torch.nn.functional.cross_entropy(made.scores(*batch([history[:cut]])), torch.tensor([history[cut]]))
+        torch.nn.functional.cross_entropy(made.scores_of_ids(*batch([history[:cut]])), torch.tensor([history[cut]]))
         for history in HISTORIES
         for cut in range(1, len(history))
     ]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from laser.evaluation.significance import Comparison
 from laser.pages.document import as_markdown
 from laser.reproduction.paper import Table
 from laser.reproduction.report.tables import Surroundings, table_report
@@ -57,6 +58,14 @@ def test_the_paper_may_give_a_difference_in_place_of_numbers():
 
 def test_what_has_no_reference_differs_from_nothing():
     assert difference(REFERENCE, [REFERENCE], "ndcg@10").ours is None
+
+
+def test_a_report_shows_the_interval_over_users_in_percent_of_the_reference():
+    beside = Comparison(0.05, 0.2, -0.15, -0.18, -0.1, 0.004, -0.5)
+    around = Surroundings("data", "Scientific", "LLM", (0,), "python", (), "2 cores", (), {})
+    rows = [REFERENCE, row({0: 0.05})]
+    page = as_markdown(table_report(Table(name="table 4", title="t", claim="none"), rows, around, {"b": beside}))
+    assert "| -90.0 … -50.0 % | 0.0040 |" in page
 
 
 def test_a_report_shows_what_rows_cost_if_its_table_says_so():

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from laser.errors import UserError
 from laser.evaluation.user_ranks import TEST_RANKS, read_ranks
 from laser.records.results import read_results
 from laser.reproduction.benchmark import measure_benchmark
@@ -72,6 +73,14 @@ def test_a_stopped_reproduction_keeps_what_it_has(interrupted):
     assert listed["to_run"] == 4 and listed["cells"][0]["seconds"] == 0 and listed["cells"][1]["tokens"] > 0
     [killed] = interrupted.sweep.unfinished_trials()
     assert killed.symbols == {"K": 4}
+
+
+def test_some_rows_alone_can_be_asked_for(desk, interrupted):
+    asked = desk.look_up("table=7", "rows=[K8-L16,K8-L32]")
+    assert [cell.row for cell in asked.missing] == ["K8-L16"] and len(asked.cells) == 5
+    assert [row.id for row in measured_rows(asked) if row.ours] == ["K8-L32"]
+    with pytest.raises(UserError, match="rows: K9 not in table 7; it has: K8-L32, K4-L32"):
+        desk.look_up("table=7", "rows=[K9]")
 
 
 def test_cells_cost_more_where_bf16_is_not_native(desk):

@@ -420,6 +420,8 @@ class ReproduceJob(Experiment):
     """benchmark: the baselines, each at the settings that its search chooses on validation."""
     seeds: tuple[NonNegativeInt, ...] = (0,)
     """Seeds of each cell: training.seed, or a recommender's own recommender.seed. Significance needs three."""
+    rows: tuple[str, ...] = ()
+    """Run these rows of the table alone, and what they start from; the report has all that is stored. Empty: all."""
     paper_dataset: Literal["Scientific", "Pet", "Arts"] = "Scientific"
     """Dataset of the paper whose numbers the report shows beside ours."""
     pretrain_data: str = "pypi:recbole==1.2.1#recbole/dataset_example/ml-100k"

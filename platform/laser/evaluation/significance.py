@@ -47,15 +47,7 @@ def compare(ours: UserRanks, theirs: UserRanks, num_resamples: int = 10_000, see
     Raises:
         UserError: the two have other users or targets.
     """
-    first, second = np.argsort(ours.users, kind="stable"), np.argsort(theirs.users, kind="stable")
-    same = len(ours) == len(theirs) and all(
-        np.array_equal(getattr(ours, name)[first], getattr(theirs, name)[second]) for name in ("users", "targets")
-    )
-    if not same:
-        raise UserError(
-            f"ranks: the tables hold {len(ours)} and {len(theirs)} users, or other users or targets; "
-            "compare runs on the same split of the same dataset"
-        )
+    first, second = _orders([ours, theirs])
     values: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
     mine, others = user_metrics(ours.ranks[first]), user_metrics(theirs.ranks[second])
     values |= {name: (mine[name], others[name]) for name in mine}
@@ -68,6 +60,25 @@ def compare(ours: UserRanks, theirs: UserRanks, num_resamples: int = 10_000, see
         name: _comparison(*values[name], differences_EM[:, number], means_SM[:, number])
         for number, name in enumerate(names)
     }
+
+
+def compare_seeds(
+    ours: Sequence[UserRanks], theirs: Sequence[UserRanks], metric: str, num_resamples: int = 10_000, seed: int = 0
+) -> Comparison:
+    """Compare one metric of two systems of several seeds each: a user's value is the mean over the seeds.
+
+    Args: as `compare`, with a table of ranks for each seed; they may have different numbers of seeds.
+
+    Raises:
+        UserError: two tables have other users or targets.
+    """
+    tables = [*ours, *theirs]
+    values_TE = np.stack(
+        [rank_metric(metric)(table.ranks[order]) for table, order in zip(tables, _orders(tables), strict=True)]
+    )
+    ours_E, theirs_E = values_TE[: len(ours)].mean(axis=0), values_TE[len(ours) :].mean(axis=0)
+    means_S = resampled_means((ours_E - theirs_E)[:, None], num_resamples, seed)[:, 0]
+    return _comparison(ours_E, theirs_E, ours_E - theirs_E, means_S)
 
 
 def compare_with_values(
@@ -94,6 +105,26 @@ def resampled_means(differences_EM: NDArray[np.float64], num_resamples: int, see
         counts_SE = np.bincount(rows_SE.ravel(), minlength=size * num_users).reshape(size, num_users)
         means_SM[start : start + size] = counts_SE @ differences_EM / num_users
     return means_SM
+
+
+def _orders(tables: Sequence[UserRanks]) -> list[NDArray[np.int64]]:
+    """Return the order of each table by users.
+
+    Raises:
+        UserError: two tables have other users or targets.
+    """
+    orders = [np.argsort(table.users, kind="stable") for table in tables]
+    for table, order in zip(tables, orders, strict=True):
+        same = len(table) == len(tables[0]) and all(
+            np.array_equal(getattr(table, name)[order], getattr(tables[0], name)[orders[0]])
+            for name in ("users", "targets")
+        )
+        if not same:
+            raise UserError(
+                f"ranks: the tables hold {len(tables[0])} and {len(table)} users, or other users or targets; "
+                "compare runs on the same split of the same dataset"
+            )
+    return orders
 
 
 def _comparison(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from laser.config.families.recommenders import CollectiveSASRecConfig
 from laser.families.esasrec import BlockRecommender
-from laser.models.sequences.cache import Cache, pack, padded, row_bytes, unpack
+from laser.models.sequences.cache import Cache, Padded, pack, padded, row_bytes, unpack
 from laser.models.sequences.collective import (
     CollectiveAttention,
     CollectiveBlock,
@@ -100,29 +100,46 @@ class CollectiveSASRec(BlockRecommender):
         used = [one.argmax(dim=-1).unique().numel() / one.shape[-1] for one in logits]
         return {"gate": float(torch.stack(gates).mean()), "rows_used": sum(used) / len(used)}
 
+    def scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
+        """Return the logits scores_BI that caches of `cache_dtype` give: what is served is what is ranked by."""
+        assert item_ids_BN.shape[1] <= self.max_history, "the caller cuts histories to max_history"
+        last_B = item_ids_BN.gather(1, mask_BN.sum(dim=1, keepdim=True) - 1)[:, 0]
+        return self._answer(Padded(self._rows(item_ids_BN[:, :-1]), mask_BN[:, 1:], last_B))
+
+    def scores_of_ids(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
+        """Return the logits scores_BI without a cache, in one pass over the histories."""
+        return super().scores(item_ids_BN, mask_BN)
+
     def prefill(self, item_ids_N: Tensor) -> Cache:
         """Return the cache of a history of at least one item, made in one pass over it."""
-        states_BNC, layers = self._placed(self.items(item_ids_N[None, :-1])), []
-        for block in self.decoder:
-            layers.append(block.attention.store(block.attention_norm(states_BNC))[0])
-            states_BNC = block(states_BNC, [])
-        return Cache(pack(layers, self.cache_dtype)[0], int(item_ids_N[-1]))
+        return Cache(self._rows(item_ids_N[None, :-1])[0], int(item_ids_N[-1]))
 
     def extend(self, cache: Cache, item: int) -> Cache:
         """Return the cache with one more item, which costs one item and not the history."""
         assert len(cache.rows_NX) + 1 < self.max_history, "a longer history is prefilled anew, from its recent items"
-        row_1X = pack(self._step([cache])[1], self.cache_dtype)[0]
+        row_1X = pack(self._step(padded([cache]))[1], self.cache_dtype)[0]
         return Cache(torch.cat([cache.rows_NX, row_1X]), item)
 
     def cached_scores(self, caches: Sequence[Cache]) -> Tensor:
-        """Return the scores_BI of several users: `scores`, but that the past is read from their caches."""
-        return self._logits(self.norm(self._step(caches)[0])[:, 0], self._items())
+        """Return the scores_BI of several users from their caches."""
+        return self._answer(padded(caches))
 
-    def _step(self, caches: Sequence[Cache]) -> tuple[Tensor, list[Stored]]:
+    def _rows(self, item_ids_BN: Tensor) -> Tensor:
+        """Return what is cached of the items of histories: rows_BNX."""
+        states_BNC, layers = self._placed(self.items(item_ids_BN)), []
+        for block in self.decoder:
+            layers.append(block.attention.store(block.attention_norm(states_BNC))[0])
+            states_BNC = block(states_BNC, [])
+        return pack(layers, self.cache_dtype)
+
+    def _answer(self, users: Padded) -> Tensor:
+        return self._logits(self.norm(self._step(users)[0])[:, 0], self._items())
+
+    def _step(self, users: Padded) -> tuple[Tensor, list[Stored]]:
         """Pass each user's last item through the layers: states_B1C, and what is kept of it in each layer."""
-        rows_BNX, mask_BN = padded(caches)
+        rows_BNX, mask_BN, last_B = users
         past = unpack(rows_BNX, self.attentions, self.cache_dtype)
-        states_B1C = self._placed(self.items(torch.tensor([[cache.last] for cache in caches])), mask_BN.sum(dim=1))
+        states_B1C = self._placed(self.items(last_B[:, None]), mask_BN.sum(dim=1))
         kept = []
         for block, stored in zip(self.decoder, past, strict=True):
             states_B1C, now = block.step(states_B1C, stored, mask_BN)

@@ -49,7 +49,10 @@ def wanted_table(job: ReproduceJob) -> Table:
         )
     if not job.seeds or len(set(job.seeds)) < len(job.seeds):
         raise UserError(f"seeds: {list(job.seeds)}; give at least one, and each once, such as seeds=[0,1,2]")
-    return read_table(f"{named[0]} {getattr(job, named[0])}")
+    table = read_table(f"{named[0]} {getattr(job, named[0])}")
+    if unknown := [row for row in job.rows if row not in table.rows]:
+        raise UserError(f"rows: {', '.join(unknown)} not in {table.name}; it has: {', '.join(table.rows)}")
+    return table
 
 
 def base_experiment(job: ReproduceJob) -> Experiment:

@@ -13,7 +13,7 @@ from laser.config.marks import HOW_IT_RUNS, LABEL, PAPER_SEQUENCE, REPORTED_APAR
 from laser.config.schema import Experiment
 from laser.data.dataset import Dataset
 from laser.evaluation.metrics import SELECTION_METRIC
-from laser.evaluation.significance import compare
+from laser.evaluation.significance import Comparison, compare_seeds
 from laser.evaluation.user_ranks import UserRanks, read_ranks
 from laser.reproduction.cells import base_experiment
 from laser.reproduction.paper import LASER, Table, read_paper
@@ -56,29 +56,32 @@ def measured_rows(reproduction: Reproduction) -> list[Measured]:
     return rows
 
 
-def row_significance(reproduction: Reproduction) -> dict[str, float]:
-    """Row → two-sided p of its difference from its reference row, by a paired bootstrap over test users.
+def row_significance(reproduction: Reproduction) -> dict[str, Comparison]:
+    """Row → the comparison with its reference row, by a paired bootstrap over test users.
 
-    The metric is the one that selects. The seed is the first of which both rows have ranks; rows without such a pair
-    are left out, and so are tables of validation.
+    The metric is the one that selects, and a user's value is the mean over the seeds of which both rows have ranks.
+    Rows without such a pair are left out, and so are tables of validation.
     """
     if reproduction.table.split != "test":
         return {}
-    found: dict[str, float] = {}
+    pairs: dict[str, list[tuple[UserRanks, UserRanks]]] = {}
     runs = {(cell.row, cell.seed): reproduction.stored.get(cell.key) for cell in reproduction.cells}
     with tempfile.TemporaryDirectory() as temporary:
         read: dict[str, UserRanks] = {}
         for (row, seed), run in runs.items():
             other = runs.get((reproduction.table.rows[row].reference or "", seed))
-            if row in found or run is None or other is None or not (run.has("ranks") and other.has("ranks")):
+            if run is None or other is None or not (run.has("ranks") and other.has("ranks")):
                 continue
             for one in (run, other):
                 if one.run_id not in read:
                     place = Path(temporary) / one.run_id
                     place.mkdir()
                     read[one.run_id] = read_ranks(one.fetch("ranks", place) / "test.parquet")
-            found[row] = compare(read[run.run_id], read[other.run_id])[SELECTION_METRIC].p_value
-    return found
+            pairs.setdefault(row, []).append((read[run.run_id], read[other.run_id]))
+    return {
+        row: compare_seeds([ours for ours, _ in of_row], [theirs for _, theirs in of_row], SELECTION_METRIC)
+        for row, of_row in pairs.items()
+    }
 
 
 def surroundings(

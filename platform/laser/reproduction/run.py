@@ -52,8 +52,10 @@ class Reproduction:
 
     @property
     def missing(self) -> list[Cell]:
-        """Cells to run, each once."""
-        return [cell for cell in distinct(self.cells) if cell.key not in self.stored]
+        """Cells to run, each once: those of the rows that the job asks for."""
+        rows, table = self.job.rows, self.table.rows
+        wanted = [cell for cell in self.cells if not rows or cell.row in rows or table[cell.row].kind == "hidden"]
+        return [cell for cell in distinct(wanted) if cell.key not in self.stored]
 
     @property
     def waiting(self) -> list[str]:

@@ -35,7 +35,7 @@ def cached_requests(job: BenchmarkJob) -> BenchmarkResult:
         ways = {
             "memory": lambda size: model.cached_scores(caches[:size]).topk(K),
             "cold file": lambda size: model.cached_scores(file.cold(range(size))).topk(K),
-            "ids": lambda size: model.scores(item_ids[:size], mask[:size]).topk(K),
+            "ids": lambda size: model.scores_of_ids(item_ids[:size], mask[:size]).topk(K),
         }
         work = {f"{way}, {size}": partial(answer, size) for size in BATCHES for way, answer in ways.items()}
         timings = take_turns(work, job.benchmark.rounds, job.benchmark.warmup_rounds)

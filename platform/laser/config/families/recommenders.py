@@ -156,7 +156,7 @@ class CollectiveSASRecConfig(AttentionSection):
     balance_weight: NonNegativeFloat = 1.0
     """Weight of the loss that draws the use of a pool's rows to even."""
     cache_dtype: Literal["bf16", "fp32", "int8"] = "bf16"
-    """How own numbers are cached. Ranks of jobs/pretrain.py are computed without a cache."""
+    """How own numbers are cached. Ranks are those that such caches give; the M-Former reads the states without one."""
 
     @model_validator(mode="after")
     def _own_part_fits(self) -> "CollectiveSASRecConfig":

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +34,16 @@ class Cache:
     def nbytes(self) -> int:
         """Bytes of the rows, and four of the last item's id."""
         return self.rows_NX.nbytes + 4
+
+
+class Padded(NamedTuple):
+    """The caches of several users as one batch."""
+
+    rows_BNX: Tensor
+    mask_BN: Tensor
+    """True at real items."""
+    last_B: Tensor
+    """Ids of the last items."""
 
 
 def row_bytes(attentions: Sequence[CollectiveAttention], dtype: str) -> int:
@@ -74,11 +85,12 @@ def unpack(rows_BNX: Tensor, attentions: Sequence[CollectiveAttention], dtype: s
     return layers
 
 
-def padded(caches: Sequence[Cache]) -> tuple[Tensor, Tensor]:
-    """Return the rows of several users, rows_BNX, and mask_BN, true at real items; row 0 of pools at the padding."""
+def padded(caches: Sequence[Cache]) -> Padded:
+    """Return the caches as a batch, with row 0 of pools at the padding."""
     lengths_B = torch.tensor([len(cache.rows_NX) for cache in caches])
     rows_BNX = torch.nn.utils.rnn.pad_sequence([cache.rows_NX for cache in caches], batch_first=True)
-    return rows_BNX, torch.arange(rows_BNX.shape[1]) < lengths_B[:, None]
+    mask_BN = torch.arange(rows_BNX.shape[1]) < lengths_B[:, None]
+    return Padded(rows_BNX, mask_BN, torch.tensor([cache.last for cache in caches]))
 
 
 class CacheFile:

@@ -6,11 +6,13 @@ from typing import Any
 
 from laser.evaluation.lists import LIST_METRICS
 from laser.evaluation.metrics import RANK_METRICS, SELECTION_METRIC, masked_name, selection_first, title
+from laser.evaluation.significance import Comparison
 from laser.pages.document import Block, Bullets, Code, Grid, Heading, Paragraph, Plot, Warnings
 from laser.pages.plots import bars, lines, quality_and_cost
 from laser.reproduction.paper import Count, Table
 from laser.reproduction.rows import UNCLEAR, Measured, difference
 
+OVER_USERS = "Over users: 95 % interval and p by paired bootstrap over test users, of each the mean over the seeds."
 ADAM_BYTES = 8
 """Of the two moments of a trained number, float32."""
 
@@ -36,7 +38,7 @@ def table_report(
     table: Table,
     rows: Sequence[Measured],
     around: Surroundings,
-    significance: Mapping[str, float] | None = None,
+    significance: Mapping[str, Comparison] | None = None,
 ) -> list[Block]:
     """The report of a table or figure of runs.
 
@@ -44,7 +46,7 @@ def table_report(
         table: what the paper prints.
         rows: of it, in order, with what was measured.
         around: what the numbers depend on.
-        significance: row → p of its difference from its reference, by paired bootstrap over users.
+        significance: row → its comparison with its reference by the metric that selects, over users.
     """
     split = {"val": "validation", "test": "test"}[table.split]
     blocks = _head(table, around)
@@ -55,7 +57,7 @@ def table_report(
             f"{around.dataset}, mean ± standard deviation over seeds {_listed(around.seeds)}. Differences (Δ) are in "
             "percent of the row that stands under reference, in the paper and here; ± is the standard error "
             f'over the seeds. "{UNCLEAR}": 0 is in the 95 % interval over the seeds.'
-            + (" p: paired bootstrap over test users, of the first seed." if significance else "")
+            + (f" {OVER_USERS}" if significance else "")
         ),
     ]
     for metric in selection_first():
@@ -157,9 +159,9 @@ def _extra_metrics(rows: Sequence[Measured], titles: Mapping[str, str], heading:
     return [Heading(heading, 3), Paragraph(text), Grid(["row", *titles.values()], lines)]
 
 
-def _metric_grid(rows: Sequence[Measured], metric: str, significance: Mapping[str, float]) -> Grid:
+def _metric_grid(rows: Sequence[Measured], metric: str, significance: Mapping[str, Comparison]) -> Grid:
     header = ["row", "paper", "ours", "seeds", "reference", "paper Δ", "our Δ", "order"]
-    header += ["p"] if significance and metric == SELECTION_METRIC else []
+    header += ["over users", "p"] if significance and metric == SELECTION_METRIC else []
     names = {row.id: row.name for row in rows}
     lines = []
     for row in rows:
@@ -178,8 +180,16 @@ def _metric_grid(rows: Sequence[Measured], metric: str, significance: Mapping[st
             ]
         )
         if len(header) > 8:
-            lines[-1].append(f"{significance[row.id]:.4f}" if row.id in significance else "")
+            lines[-1] += _over_users(significance.get(row.id))
     return Grid(header, lines)
+
+
+def _over_users(beside: Comparison | None) -> list[str]:
+    """The 95 % interval of a difference in percent of the reference, and p."""
+    if beside is None or not beside.theirs:
+        return ["", ""]
+    low, high = (100 * bound / beside.theirs for bound in (beside.low, beside.high))
+    return [f"{low:+.1f} … {high:+.1f} %", f"{beside.p_value:.4f}"]
 
 
 def _costs(rows: Sequence[Measured]) -> list[Block]:
