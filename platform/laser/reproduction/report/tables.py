@@ -227,8 +227,8 @@ def _drawing(table: Table, rows: Sequence[Measured]) -> list[Block]:
         series: dict[str, list[tuple[float, float]]] = {}
         for row in rows:
             mean = row.mean(SELECTION_METRIC)
-            if mean is not None:
-                series.setdefault(row.name.partition(",")[0], []).append((row.x or 0.0, mean))
+            if mean is not None and row.x is not None:
+                series.setdefault(row.name.partition(",")[0], []).append((row.x, mean))
         plot = lines(series, "training users in percent", title(SELECTION_METRIC)) if series else ""
         return [Plot(plot, f"{title(SELECTION_METRIC)} over the share of the target's training users")] if plot else []
     beside = {row.id: difference(row, rows, SELECTION_METRIC) for row in rows if row.reference}
