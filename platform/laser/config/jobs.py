@@ -356,7 +356,7 @@ class BenchmarkJob(Experiment):
     over many items; fitted: ranks and encodings of the recommenders made by counting; peers: epochs of SASRec and
     BERT4Rec beside other libraries; prepare: raw data to a dataset; sharding: memory and cost of the ZeRO levels; tune:
     the time that a sweep adds to its trials; gpu: all that a machine with a GPU shows within minutes, from the speed of
-    its products to trained models; serve: latency and throughput over HTTP."""
+    its products to trained models; serve: latency and throughput over HTTP, or of collective_sasrec from its caches."""
     benchmark: BenchmarkConfig = BenchmarkConfig()
 
 
