@@ -43,7 +43,8 @@ def test_a_killed_sweep_goes_on_past_a_failed_trial_and_finished_trials_stay_unt
     [finished] = records.glob("*/record.json")
     before = (finished.stat().st_mtime_ns, finished.read_text())
 
-    summary = joined.run("tune.py", *settings, "resume=true")
+    # How it runs may change. Without workers of Ray Train, the other two trials need fewer processes.
+    summary = joined.run("tune.py", *settings, "resume=true", "training.num_workers=0")
     assert summary["trials"] == {"finished": 2, "stopped": 0, "failed": 1}
     assert summary["data"]["rejected"]["interactions_outside_k_core"] > 0
     assert (finished.stat().st_mtime_ns, finished.read_text()) == before
@@ -73,7 +74,8 @@ def check_runs(joined, summary: dict[str, Any]) -> None:
     children = client.search_runs(
         [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{summary['parent_run_id']}'"
     )
-    by_rate = {float(run.data.params["training.learning_rate"]): run for run in children}
+    begun = [run for run in children if run.data.params]  # a trial that is killed before has another run afterwards
+    by_rate = {float(run.data.params["training.learning_rate"]): run for run in begun}
     assert by_rate.keys() == {1e-4, TOO_LARGE, 1e-3}
     assert by_rate.pop(TOO_LARGE).info.status == "FAILED"
     for run in by_rate.values():
