@@ -74,7 +74,7 @@ def check_runs(joined, summary: dict[str, Any]) -> None:
     children = client.search_runs(
         [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{summary['parent_run_id']}'"
     )
-    begun = [run for run in children if run.data.params]  # a trial that is killed before has another run afterwards
+    begun = [run for run in children if run.data.params]  # not one that was killed before its settings were recorded
     by_rate = {float(run.data.params["training.learning_rate"]): run for run in begun}
     assert by_rate.keys() == {1e-4, TOO_LARGE, 1e-3}
     assert by_rate.pop(TOO_LARGE).info.status == "FAILED"
