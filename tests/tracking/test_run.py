@@ -51,6 +51,15 @@ def test_a_run_says_where_it_comes_from_and_what_it_reads(tracking, results):
     assert note.count("Reached") == 1 and note.endswith("NDCG@10 0.2000 on validation users.")
 
 
+def test_a_trial_says_the_command_of_its_sweep(tracking, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["jobs/tune.py", "data=mine"])
+    parent = tracking.start(Experiment(), "tune", "sweep", {})
+    monkeypatch.setattr("sys.argv", ["default_worker.py", "--node-ip-address=127.0.0.1"])
+    trial = tracking.start(Experiment(), "trial", "K=2", {}, parent=parent.run_id)
+    source = MlflowClient(tracking.uri).get_run(trial.run_id).data.tags["mlflow.source.name"]
+    assert source.endswith(" jobs/tune.py data=mine")
+
+
 def test_runs_that_start_at_once_link_the_same_new_data(tracking):
     starts = 4
     runs = [tracking.start(Experiment(), "train", str(number), {}) for number in range(starts)]

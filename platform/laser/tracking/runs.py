@@ -74,7 +74,11 @@ class Tracking:
             created = store.create_run(self._experiment_id(), tags={key: str(value) for key, value in tags.items()})
             run = Run(self.uri, created.info.run_id)
         surroundings = environment()
-        run.set_tags({"kind": kind, NOTE: described(kind, config, tags), **source_tags(surroundings)})
+        source = source_tags(surroundings)
+        if parent is not None:  # a trial's own process is a worker of Ray: its command says nothing
+            above = store.get_run(parent).data.tags
+            source |= {name: above[name] for name in ("mlflow.source.name", "mlflow.source.type") if name in above}
+        run.set_tags({"kind": kind, NOTE: described(kind, config, tags), **source})
         if DATASET_TAGS <= tags.keys() and isinstance(config, Experiment):
             run.log_dataset(str(tags["dataset"]), str(tags["dataset_fingerprint"]), config.data.path, tags.get("data"))
         known = store.get_run(run.run_id).data.params  # cannot be changed once they are there
