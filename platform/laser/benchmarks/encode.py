@@ -19,7 +19,6 @@ from laser.benchmarks.train import LATE
 from laser.config.compose import with_overrides
 from laser.config.jobs import BenchmarkJob
 from laser.data.batches import inference_batches
-from laser.engine.ahead import made_ahead
 from laser.engine.plain import PlainEngine
 from laser.llm.loading import choose_dtype
 from laser.training.inputs import Histories
@@ -102,12 +101,10 @@ def encoding(engine: PlainEngine, items: Histories, batches: list[NDArray[np.int
     """Return a pass over batches of items without gradient, which also assembles the batches."""
 
     def encode() -> None:
-        device = engine.device
         engine.laser.eval()
-        with torch.no_grad():
-            with made_ahead(lambda rows: items.batch(rows, [1.0] * len(rows), device), batches, device) as made:
-                for batch in made:
-                    engine.forward(batch)
-        wait(device)
+        with torch.no_grad(), items.batches(batches, engine.device) as made:
+            for batch in made:
+                engine.forward(batch)
+        wait(engine.device)
 
     return encode

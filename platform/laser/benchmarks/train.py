@@ -22,7 +22,6 @@ from laser.benchmarks.suites import BenchmarkResult
 from laser.config.compose import with_overrides
 from laser.config.jobs import BenchmarkJob
 from laser.data.batches import training_batches
-from laser.engine.ahead import made_ahead
 from laser.engine.plain import PlainEngine
 from laser.engine.step import training_step
 from laser.llm.loading import choose_dtype
@@ -145,13 +144,12 @@ class _Epoch:
 
     def __call__(self) -> None:
         histories = self.inputs.train
-        device = self.engine.device
-        sizes = training_batches(histories.lengths, self.batch_size, self.config.seed, 0)
-        with made_ahead(lambda rows: histories.batch(rows, [1.0] * len(rows), device), sizes, device) as batches:
+        parts = training_batches(histories.lengths, self.batch_size, self.config.seed, 0)
+        with histories.batches(parts, self.engine.device) as batches:
             for batch in batches:
                 result = training_step(self.engine, [batch], self.item_embeddings_IH, self.config, 1.0)
                 self.losses.append(round(result.contrastive, 4))
-        wait(device)
+        wait(self.engine.device)
 
 
 class Ours:

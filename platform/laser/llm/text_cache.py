@@ -33,7 +33,6 @@ from torch import Tensor
 from laser.cli.progress import progress
 from laser.data.batches import inference_batches
 from laser.llm.loading import Decoder
-from laser.llm.packed.torch_private import compile_for_row_shape
 from laser.llm.text_files import StateShape, state_files
 from laser.llm.text_states import States, read_texts, spread
 from laser.storage.locks import exclusive
@@ -113,9 +112,7 @@ class TextCache:
         rows = path.stat().st_size // self.shape.row_bytes
         size = rows * int(np.prod(self.shape.row))
         flat = torch.from_file(str(path), shared=False, size=size, dtype=self.shape.dtype)
-        states = flat.view(rows, *self.shape.row)
-        compile_for_row_shape(states)
-        return states
+        return flat.view(rows, *self.shape.row)
 
     @property
     def _files(self) -> list[Path]:

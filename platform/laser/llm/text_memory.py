@@ -40,7 +40,10 @@ class TextMemory:
     def resident(self, device: torch.device) -> States | None:
         """Return all rows where the device reads them fast; None where a batch has to fetch its own."""
         if device not in self.on_device:
-            self.on_device[device] = self.states if device.type == "cpu" else self._copied(device)
+            states = self.states if device.type == "cpu" else self._copied(device)
+            for rows_R2GE in states or ():
+                compile_for_row_shape(rows_R2GE)
+            self.on_device[device] = states
         return self.on_device[device]
 
     def _copied(self, device: torch.device) -> States | None:
@@ -51,12 +54,7 @@ class TextMemory:
             self.nbytes >> 20, free >> 20, device,
             "they stay there" if fits else "each batch fetches its own",
         )  # fmt: skip
-        if not fits:
-            return None
-        copies = tuple(rows_R2GE.to(device) for rows_R2GE in self.states)
-        for copy in copies:
-            compile_for_row_shape(copy)
-        return copies
+        return tuple(rows_R2GE.to(device) for rows_R2GE in self.states) if fits else None
 
 
 def fetch(states: States, first_row_S: Tensor, lengths_S: Tensor, device: torch.device) -> tuple[States, Tensor]:

@@ -1,6 +1,7 @@
 """Opens the artifacts of an experiment and makes batches of its histories on demand."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from laser.data.dataset import Dataset, open_dataset
 from laser.data.examples import Examples
 from laser.data.prompts import Prompts
 from laser.data.selected import select_examples
+from laser.engine.ahead import made_ahead
 from laser.llm.late_text import LateText, open_texts
 from laser.models.batch import Batch, sent
 from laser.recommenders.encodings import Encodings
@@ -64,6 +66,10 @@ class Histories:
             text=None if self.text is None else self.text.of(indices, device),
         )
         return sent(batch, device)
+
+    def batches(self, parts: list[NDArray[np.int64]], device: torch.device) -> AbstractContextManager[Iterator[Batch]]:
+        """Give a batch of the examples of each part; a GPU has them ahead."""
+        return made_ahead(lambda rows: self.batch(rows, np.ones(len(rows)), device), parts, device)
 
     def costs(self, num_added_tokens: int) -> NDArray[np.int64]:
         """Return what reading each history costs, in tokens that pass through the LLM."""

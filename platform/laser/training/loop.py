@@ -131,10 +131,10 @@ def outputs(
     engine.laser.eval()
     batches = inference_batches(histories.costs(engine.laser.num_added_tokens), batch_tokens)
     numbers = range(engine.rank, len(batches) + engine.rank, engine.world_size)
-    own, device = [batches[min(number, len(batches) - 1)] for number in numbers], engine.device
+    own = [batches[min(number, len(batches) - 1)] for number in numbers]
     with (
         progress(numbers, label, "batch", enabled=engine.rank == 0) as shown,
-        made_ahead(lambda rows: histories.batch(rows, [1.0] * len(rows), device), own, device) as made,
+        histories.batches(own, engine.device) as made,
         torch.no_grad(),
     ):
         for number, indices, batch in zip(shown, own, made, strict=True):

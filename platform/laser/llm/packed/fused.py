@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from laser.llm.packed.rotation import turn
+from laser.llm.packed.rotation import turn, turn_halves
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ def look_up(rows_R2GE: Tensor, row_BS: Tensor, turning: tuple[Tensor, Tensor, Te
         cos_B1SE, sin_B1SE = (turn_DE[distance_BS][:, None] for turn_DE in turns_DE)
         # Rounded half by half, so that the compiled loop writes keys where they go, and no float32 copy of them.
         first_BGSE, second_BGSE = (half_BGSE.float() for half_BGSE in key_BGSE.chunk(2, dim=-1))
-        turned = first_BGSE * cos_B1SE - second_BGSE * sin_B1SE, second_BGSE * cos_B1SE + first_BGSE * sin_B1SE
+        turned = turn_halves(first_BGSE, second_BGSE, cos_B1SE, sin_B1SE)
         key_BGSE = torch.cat([half_BGSE.to(rows_R2GE.dtype) for half_BGSE in turned], dim=-1)
     return key_BGSE.contiguous(), value_BGSE.contiguous()
 

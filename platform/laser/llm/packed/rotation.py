@@ -46,4 +46,9 @@ def turning(config: PretrainedConfig, rotary: nn.Module, distance_N: Tensor) -> 
 def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate heads, whose first half and second half are the two coordinates; all broadcast together."""
     first, second = x.unflatten(-1, (2, -1)).unbind(-2)
-    return torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-2).flatten(-2)
+    return torch.stack(turn_halves(first, second, cos, sin), dim=-2).flatten(-2)
+
+
+def turn_halves(first: Tensor, second: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Rotate heads that are given by their two coordinates; all broadcast together."""
+    return first * cos - second * sin, second * cos + first * sin

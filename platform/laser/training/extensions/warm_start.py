@@ -128,6 +128,8 @@ class _Fit:
         self.config, self.device = config, engine.device
         self.block_starts = np.cumsum([0, *inputs.artifacts.recommender_blocks])
         self.prefixes, self.val = inputs.prefixes, inputs.val
+        files = (inputs.artifacts.item_embeddings, *inputs.artifacts.encodings.values())  # named by what they hold
+        self.states = sorted(file.name for file in files if file is not None)
         self.prefixes_EH, self.val_EH, self.items_IH = (
             part.to(self.device) for part in (outputs.prefixes_EH, outputs.val_EH, outputs.items_IH)
         )
@@ -199,13 +201,13 @@ class _Fit:
         Args:
             outputs: names what the head reads, but for the recommender's states.
         """
-        digest, examples = hashlib.sha256(), self.val.examples
-        for part in (*self._weights().values(), self.prefix_states_EC, self.val_states_EC, self.item_states_IC):
-            digest.update(part.cpu().numpy().tobytes())
-        digest.update(b"" if examples.candidates is None else examples.candidates.tobytes())
+        digest, candidates = hashlib.sha256(), self.val.examples.candidates
+        for weight in self._weights().values():
+            digest.update(weight.cpu().numpy().tobytes())
+        digest.update(b"" if candidates is None else candidates.tobytes())
         training = self.config.training
         settings = (self.config.head, self.config.warm_start, training.temperature, training.seed)
-        key = stage_key("head", 1, outputs, *settings, digest.hexdigest())
+        key = stage_key("head", 1, outputs, self.states, *settings, digest.hexdigest())
         path = Path(self.config.cache_dir).expanduser() / "heads" / f"{key}.safetensors"
 
         def make(aside: Path) -> None:
