@@ -35,7 +35,7 @@ def main(job: ReproduceJob) -> Mapping[str, Any]:
     if job.results is not None:
         return update_results(job, tracking.find)
     table = wanted_table(job)
-    reproduction = look_up(job, table, CellStore(tracking, ""))
+    reproduction = look_up(job, table, CellStore(tracking))
     if job.dry_run:
         return listing(reproduction)
     place = reproduction.sweep.path / "reports" / table.name.replace(" ", "-")

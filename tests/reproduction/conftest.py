@@ -69,7 +69,7 @@ class Desk:
 
     @property
     def store(self) -> CellStore:
-        return CellStore(self.tracking, "")
+        return CellStore(self.tracking)
 
     def job(self, *arguments: str) -> ReproduceJob:
         return load_config(ReproduceJob, [*self.arguments, *arguments], None)

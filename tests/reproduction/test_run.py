@@ -52,7 +52,7 @@ def interrupted(desk):
     """Stopped in the second of five cells."""
     reproduction = desk.look_up("table=7")
     with pytest.raises(KeyboardInterrupt):
-        run_missing(reproduction, StopsAfter(desk.tracking, ""))
+        run_missing(reproduction, StopsAfter(desk.tracking))
     return desk.look_up("table=7")
 
 
@@ -177,9 +177,9 @@ def test_experts_are_those_that_the_model_itself_chooses(finished):
 def test_a_result_of_another_store_of_runs_is_recorded_not_run_again(desk, finished, first_outcome):
     elsewhere = f"tracking.uri=sqlite:///{desk.folder / 'other.db'}"
     tracking = open_tracking(desk.job("table=7", elsewhere).tracking)
-    found = look_up(desk.job("table=7", elsewhere), finished.table, CellStore(tracking, ""))
+    found = look_up(desk.job("table=7", elsewhere), finished.table, CellStore(tracking))
     assert len(found.missing) == 5
-    again = run_missing(found, CellStore(tracking, ""))
+    again = run_missing(found, CellStore(tracking))
     assert not again.missing
     path = again.sweep.trial(again.cells[0].overrides).path / "result.json"
     assert path.stat().st_mtime_ns == first_outcome

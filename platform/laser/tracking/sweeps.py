@@ -32,8 +32,8 @@ class SweepTracker:
     """The tracker of a search (`laser.tracking.interface.Tracker`). It pickles."""
 
     tracking: Tracking
-    parent: str
-    """Run id of the sweep's own run."""
+    parent: str | None = None
+    """Run id of the sweep's own run; None for trials without one, and where runs are only looked up."""
 
     def start(self, config: BaseModel, name: str, tags: Mapping[str, Any], run_id: str | None) -> Run:
         """Open a trial's run, or resume the run of its earlier sessions."""
