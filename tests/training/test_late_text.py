@@ -118,3 +118,10 @@ def test_what_changes_the_states_of_a_text_gives_it_other_rows(experiment, tmp_p
         assert files(**change).folder != first.folder, change
     after = TextCache(first.folder, first.shape).open()
     assert all(torch.equal(new[: len(old)], old) for old, new in zip(before, after, strict=True))
+
+
+def test_only_what_lies_elsewhere_than_it_was_read_is_turned(experiment, tmp_path):
+    config, inputs = opened(experiment, tmp_path, prompt__item_attention="own")
+    rows = np.arange(5)
+    users, items = (part.batch(rows, [1.0] * 5, CPU).text for part in (inputs.train, inputs.items))
+    assert users.places.distance_BT.any() and items.places.distance_BT is None

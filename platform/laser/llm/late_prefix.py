@@ -68,6 +68,7 @@ class LatePacking(Packing):
     """Virtual tokens, history after history. Each sees its history's text and the virtual tokens before it."""
 
     text: TextStates
+    """With room for the virtual tokens."""
     turns: Turns | None
     """For each block, what turns the text's keys to their places."""
     kernels: Kernels
@@ -82,7 +83,13 @@ class LatePacking(Packing):
         offsets_B1 = virtual * torch.arange(batch + 1, dtype=torch.int32, device=device)
         position_BV = length_B[:, None] + torch.arange(virtual, device=device)
         lengths, last_B = (virtual,) * batch, offsets_B1[1:].long() - 1
-        return LatePacking(lengths, offsets_B1, last_B, position_BV.flatten(), text, turns, kernels, hidden={})
+        with_room = text.with_room(virtual)
+        return LatePacking(lengths, offsets_B1, last_B, position_BV.flatten(), with_room, turns, kernels, hidden={})
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text."""
+        return self.text.places.row_BT.shape[1] - self.lengths[0]
 
     def hidden_from(self, queries: int, window: int | None) -> Tensor:
         """Return which of the last U keys the last virtual tokens do not see, hidden_BCU. They see all others."""
@@ -92,7 +99,7 @@ class LatePacking(Packing):
 
     def _hidden_from(self, queries: int, window: int | None) -> Tensor:
         length_B1, virtual = self.text.places.length_B[:, None], self.lengths[0]
-        device, longest = length_B1.device, self.text.places.row_BT.shape[1]
+        device, longest = length_B1.device, self.longest
         # A GPU masks all keys: to learn the shortest text, it would be waited for.
         seen_by_all = int(length_B1.min()) if window is None and device.type == "cpu" else 0
         text_position_BT = torch.arange(seen_by_all, longest, device=device).expand(len(length_B1), -1)
@@ -125,7 +132,7 @@ class _Block:
 
     def pieces(self, device: torch.device) -> list[slice]:
         """Return the histories to take at once: few on a CPU, so that their text stays in its caches."""
-        batch, longest = self.packing.text.places.row_BT.shape
+        batch, longest = len(self.packing.lengths), self.packing.longest
         if device.type != "cpu":
             return [slice(0, batch)]
         number = ceil(batch / max(1, PIECE_TOKENS // longest))

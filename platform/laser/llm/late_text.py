@@ -37,7 +37,7 @@ VERSION = 2
 MIB = 2**20
 ROWS = "rows"
 """Name of the number of rows of all texts, in the file of first rows."""
-TOKENS_LOOKED_UP = 8
+TOKENS_LOOKED_UP = 16
 """Cached tokens that take about as long to look up and to attend to as one takes to pass through the LLM."""
 
 

@@ -8,7 +8,7 @@ Shape suffixes: R rows, N blocks, G key and value heads, E head width, B histori
 all texts, S segments of all histories, D distances.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -72,6 +72,8 @@ class Segments:
         ends_S = self.lengths_S.cumsum(0)
         after_instruction_S = ends_S - self.lengths_S - ends_S[self.firsts_B][history_S]
         distance_S = after_instruction_S.clamp(min=0)  # an instruction lies where it was read
+        if not distance_S.any():  # histories of one item, as those of the catalogue
+            return Places(row_BT, None, length_B)
         distance_BT, _ = padded(distance_S.repeat_interleave(self.lengths_S), length_B)
         return Places(row_BT, distance_BT, length_B)
 
@@ -122,19 +124,22 @@ class TextStates:
         Args:
             number: of the block.
             turns: what `turning` returned.
-            virtual: keys and values of virtual tokens (B, V, G, E).
+            virtual: keys and values of virtual tokens (B, V, G, E), for which `with_room` has made room.
             kernels: eager or compiled elementwise functions.
             histories: those of the batch to return.
         """
-        room = (0, virtual[0].shape[1])
-        row_BS, distance_BT = F.pad(self.places.row_BT[histories], room), self.places.distance_BT
-        turning = None
-        if turns is not None and distance_BT is not None:
-            turning = F.pad(distance_BT[histories], room), *turns[number]
+        row_BS, distance_BS = self.places.row_BT[histories], self.places.distance_BT
+        turning = None if turns is None or distance_BS is None else (distance_BS[histories], *turns[number])
         states = kernels.look_up(self.states[number], row_BS, turning)
         for state_BGSE, virtual_BVGE in zip(states, virtual, strict=True):
-            state_BGSE[:, :, row_BS.shape[1] - room[1] :] = virtual_BVGE[histories].transpose(1, 2)
+            state_BGSE[:, :, row_BS.shape[1] - virtual_BVGE.shape[1] :] = virtual_BVGE[histories].transpose(1, 2)
         return states
+
+    def with_room(self, tokens: int) -> "TextStates":
+        """Return the same with room for so many virtual tokens after the longest text, which `block` fills."""
+        row_BT, distance_BT, length_B = self.places.row_BT, self.places.distance_BT, self.places.length_B
+        longer_BS = None if distance_BT is None else F.pad(distance_BT, (0, tokens))
+        return replace(self, places=Places(F.pad(row_BT, (0, tokens)), longer_BS, length_B))
 
 
 def read_histories(llm: Decoder, token_ids_Q: Tensor, length_B: Tensor) -> TextStates:
@@ -192,8 +197,10 @@ def joined_text(
     if isinstance(users, TextStates) and isinstance(items, TextStates):
         above, below = users.places, items.places
         distance_BT = None
-        if above.distance_BT is not None and below.distance_BT is not None:
-            distance_BT = stacked(above.distance_BT, below.distance_BT)
+        if above.distance_BT is not None or below.distance_BT is not None:
+            distance_BT = stacked(
+                *(torch.zeros_like(p.row_BT) if p.distance_BT is None else p.distance_BT for p in (above, below))
+            )
         length_B = torch.cat([above.length_B, below.length_B])
         return TextStates(users.states, Places(stacked(above.row_BT, below.row_BT), distance_BT, length_B))
     assert users is None and items is None

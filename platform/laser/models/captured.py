@@ -50,7 +50,7 @@ class CapturedReading:
         places = padded_places(text.places)
         distances = () if places.distance_BT is None else (places.distance_BT,)
         inputs = (_longer(virtual_BVH, len(places.length_B)), places.length_B, places.row_BT, *distances)
-        key = (text.states[0].data_ptr(), *virtual_BVH.shape[1:], *places.row_BT.shape)
+        key = (text.states[0].data_ptr(), *virtual_BVH.shape[1:], *places.row_BT.shape, len(distances))
         if key not in self.computations:
             self.computations[key] = self._computation(llm, text, inputs)
         return self.computations[key](*inputs)[: len(virtual_BVH)].clone()  # the next replay overwrites it

@@ -207,7 +207,7 @@ class Speed:
         """Measure encoding the catalogue, exact ranks, and a validation, in the paper's placement."""
         inputs, training = self.inputs, self.job.training
         ours = Ours(self.job, inputs, self.device)
-        batches = sampled_batches(self.job, inputs.items)
+        batches = sampled_batches(inputs.items.lengths, self.job.benchmark.encode_items, self.job)
         items_IH = encode_items(ours.engine, inputs.items, training)
         generator = torch.Generator().manual_seed(0)
         users = 64 if self.small else 16_384
