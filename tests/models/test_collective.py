@@ -8,7 +8,7 @@ import torch
 from laser.config.families.recommenders import CollectiveSASRecConfig
 from laser.families.collective_sasrec import CollectiveSASRec
 from laser.models.sequences.cache import CacheFile, pack, row_bytes, unpack
-from laser.models.sequences.collective import CollectiveAttention, Stored, balance_loss, peak_loss
+from laser.models.sequences.collective import CollectiveAttention, Routed, Stored, balance_loss, peak_loss
 from laser.recommenders.registry import build_recommender
 
 WIDTH, HEADS, LENGTH, POOL, NUM_ITEMS = 8, 2, 5, 6, 12
@@ -110,24 +110,29 @@ def test_the_order_of_a_pool_does_not_matter():
     assert torch.equal(one(states_BNC, []), before)
 
 
+def said(logits_BNP):
+    """Return what a router with these logits has said."""
+    return Routed(logits_BNP, logits_BNP.amax(dim=-1))
+
+
 def test_losses_by_hand():
     mask_BN = torch.tensor([[True, True, False]])
-    none = [torch.zeros(1, 3, 4)]
+    none = [said(torch.zeros(1, 3, 4))]
     assert peak_loss(none, mask_BN).item() == pytest.approx(math.log(2))
     assert balance_loss(none, mask_BN).item() == pytest.approx(0.0, abs=1e-6)
     one_row = torch.full((1, 3, 4), -1e4)
     one_row[..., 2] = 1e4
-    assert peak_loss([one_row], mask_BN).item() == 0.0
-    assert balance_loss([one_row], mask_BN).item() == pytest.approx(math.log(4))
+    assert peak_loss([said(one_row)], mask_BN).item() == 0.0
+    assert balance_loss([said(one_row)], mask_BN).item() == pytest.approx(math.log(4))
     turns = torch.full((1, 3, 2), -1e4)
     turns[0, 0, 0] = turns[0, 1, 1] = turns[0, 2, 1] = 1e4  # the last is padding
-    assert balance_loss([turns], mask_BN).item() == pytest.approx(0.0, abs=1e-6)
+    assert balance_loss([said(turns)], mask_BN).item() == pytest.approx(0.0, abs=1e-6)
 
 
 def test_gradients_reach_the_chosen_rows_and_logits_alone():
-    one, states_BNC, logits = attention().train(), torch.randn(1, LENGTH, WIDTH), []
-    one(states_BNC, logits).square().sum().backward()
-    chosen = logits[0].argmax(dim=-1).unique()
+    one, states_BNC, routed = attention().train(), torch.randn(1, LENGTH, WIDTH), []
+    one(states_BNC, routed).square().sum().backward()
+    chosen = routed[0].logits_BNP.argmax(dim=-1).unique()
     others = [row for row in range(POOL) if row not in chosen]
     assert one.pools["k"].grad[chosen].abs().sum(dim=1).min() > 0 and not one.pools["k"].grad[others].any()
     assert not one.routers["k"].weight.grad[others].any()  # of the gate; the balance alone reaches the others
@@ -136,10 +141,10 @@ def test_gradients_reach_the_chosen_rows_and_logits_alone():
 
 
 def test_training_scales_a_chosen_row_by_its_gate():
-    one, states_BNC, logits = attention(), torch.randn(1, LENGTH, WIDTH), []
-    gated = one.train()(states_BNC, logits)
+    one, states_BNC, routed = attention(), torch.randn(1, LENGTH, WIDTH), []
+    gated = one.train()(states_BNC, routed)
     stored, _ = one.store(states_BNC)
-    gates = [each.amax(dim=-1, keepdim=True).sigmoid() for each in logits]
+    gates = [each.logits_BNP.amax(dim=-1, keepdim=True).sigmoid() for each in routed]
     torch.testing.assert_close(one.attend(states_BNC, *one.restore(stored, gates)), gated, rtol=0, atol=0)
     assert not torch.equal(one.eval()(states_BNC, []), gated)
 
@@ -205,10 +210,10 @@ def test_the_loss_has_both_losses_of_the_routers():
         for cut in range(1, len(history))
     ]
     assert plain == pytest.approx(torch.stack(terms).mean().item(), abs=1e-5)
-    logits = made.routed(made.items(item_ids[:, :-1]))[1]
+    routed = made.routed(made.items(item_ids[:, :-1]))[1]
     assert len(logits) == 4, "two layers, keys and values"
-    assert peak - plain == pytest.approx(peak_loss(logits, mask[:, 1:]).item(), abs=1e-5)
-    assert balance - plain == pytest.approx(balance_loss(logits, mask[:, 1:]).item(), abs=1e-5)
+    assert peak - plain == pytest.approx(peak_loss(routed, mask[:, 1:]).item(), abs=1e-5)
+    assert balance - plain == pytest.approx(balance_loss(routed, mask[:, 1:]).item(), abs=1e-5)
 
 
 def test_padding_batch_mates_and_later_items_change_nothing():

@@ -20,6 +20,7 @@ from laser.models.sequences.collective import (
     CollectiveAttention,
     CollectiveBlock,
     LowRankAttention,
+    Routed,
     Stored,
     balance_loss,
     peak_loss,
@@ -72,20 +73,20 @@ class CollectiveSASRec(BlockRecommender):
     def loss(self, item_ids_BN: Tensor, mask_BN: Tensor, generator: torch.Generator) -> Tensor:
         """Return the mean cross-entropy of every next item, and the weighted losses of the routers."""
         items_IC, predicted_BN = self._items(), mask_BN[:, 1:]
-        states_BNC, logits = self.routed(F.embedding(item_ids_BN[:, :-1], items_IC))
+        states_BNC, routed = self.routed(F.embedding(item_ids_BN[:, :-1], items_IC))
         loss = F.cross_entropy(self._logits(states_BNC[predicted_BN], items_IC), item_ids_BN[:, 1:][predicted_BN])
-        if logits:
-            loss = loss + self.peak_weight * peak_loss(logits, predicted_BN)  # at items that have a next one
-            loss = loss + self.balance_weight * balance_loss(logits, predicted_BN)
+        if routed:
+            loss = loss + self.peak_weight * peak_loss(routed, predicted_BN)  # at items that have a next one
+            loss = loss + self.balance_weight * balance_loss(routed, predicted_BN)
         return loss
 
-    def routed(self, embeddings_BNC: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return the states_BNC, and the logits_BNP of all routers, layer after layer."""
-        logits: list[Tensor] = []
+    def routed(self, embeddings_BNC: Tensor) -> tuple[Tensor, list[Routed]]:
+        """Return the states_BNC, and what all routers have said, layer after layer."""
+        routed: list[Routed] = []
         states_BNC = self._placed(embeddings_BNC)
         for block in self.decoder:
-            states_BNC = block(states_BNC, logits)
-        return self.norm(states_BNC), logits
+            states_BNC = block(states_BNC, routed)
+        return self.norm(states_BNC), routed
 
     def _read(self, embeddings_BNC: Tensor) -> Tensor:
         return self.routed(embeddings_BNC)[0]
@@ -93,7 +94,7 @@ class CollectiveSASRec(BlockRecommender):
     @torch.no_grad()
     def use_of_pools(self, item_ids_BN: Tensor, mask_BN: Tensor) -> dict[str, float]:
         """Return the mean gate, which serving leaves out, and the share of the rows that some item points to."""
-        logits = [one[mask_BN] for one in self.routed(self.items(item_ids_BN))[1]]
+        logits = [one.logits_BNP[mask_BN] for one in self.routed(self.items(item_ids_BN))[1]]
         if not logits:
             return {}
         gates = [one.amax(dim=-1).sigmoid().mean() for one in logits]

@@ -37,6 +37,14 @@ class Stored(NamedTuple):
     """Rows of the pools, int64 rows_BN each."""
 
 
+class Routed(NamedTuple):
+    """What a router has said of each item."""
+
+    logits_BNP: Tensor
+    top_BN: Tensor
+    """The largest of an item's logits, M_j. What is trained by it alone is computed from it, not from all logits."""
+
+
 class CollectiveAttention(nn.Module):
     """Causal attention with shared keys, values, both, or none.
 
@@ -79,22 +87,23 @@ class CollectiveAttention(nn.Module):
         for pool_PG in self.pools.values():
             nn.init.normal_(pool_PG, std=INITIAL_STD * self.query.in_features**0.5)
 
-    def forward(self, states_BNC: Tensor, logits: list[Tensor]) -> Tensor:
-        """Return what is read, read_BNC; the routers' logits_BNP are appended to `logits`."""
-        stored, own_logits = self.store(states_BNC)
-        logits += own_logits
-        gates = None
-        if self.training:
-            gates = [
-                one.gather(-1, rows[..., None]).sigmoid() for one, rows in zip(own_logits, stored.rows, strict=True)
-            ]
+    def forward(self, states_BNC: Tensor, routed: list[Routed]) -> Tensor:
+        """Return what is read, read_BNC; what the routers have said is appended to `routed`."""
+        stored, own_routed = self.store(states_BNC)
+        routed += own_routed
+        gates = [one.top_BN[..., None].sigmoid() for one in own_routed] if self.training else None
         return self.attend(states_BNC, *self.restore(stored, gates))
 
-    def store(self, states_BNC: Tensor) -> tuple[Stored, list[Tensor]]:
-        """Return what is kept of each item, and the routers' logits_BNP."""
-        logits = [router(states_BNC) for router in self.routers.values()]
+    def store(self, states_BNC: Tensor) -> tuple[Stored, list[Routed]]:
+        """Return what is kept of each item, and what the routers have said."""
         own = tuple(linear(states_BNC) for linear in self.own.values())
-        return Stored(own, tuple(one.argmax(dim=-1) for one in logits)), logits
+        routed, rows = [], []
+        for router in self.routers.values():
+            logits_BNP = router(states_BNC)
+            top_BN, row_BN = logits_BNP.max(dim=-1)
+            routed.append(Routed(logits_BNP, top_BN))
+            rows.append(row_BN)
+        return Stored(own, tuple(rows)), routed
 
     def restore(self, stored: Stored, gates: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Return keys and values of stored items, [B, A, N, width / A], with the pools' rows times the gates_BN1."""
@@ -130,7 +139,7 @@ class LowRankAttention(CollectiveAttention):
         self.own = nn.ModuleDict({name: nn.Linear(2 * user_width, hidden_size) for name in ("k", "v")})
         self.widths = (2 * user_width,)
 
-    def store(self, states_BNC: Tensor) -> tuple[Stored, list[Tensor]]:
+    def store(self, states_BNC: Tensor) -> tuple[Stored, list[Routed]]:
         """Return what is kept of each item; there is no router."""
         return Stored((self.down(states_BNC),), ()), []
 
@@ -162,9 +171,9 @@ class CollectiveBlock(nn.Module):
                 nn.init.zeros_(part.bias)
         attention.initialise_pools()
 
-    def forward(self, states_BNC: Tensor, logits: list[Tensor]) -> Tensor:
+    def forward(self, states_BNC: Tensor, routed: list[Routed]) -> Tensor:
         """Return the next states_BNC; see `CollectiveAttention`."""
-        return self.add(states_BNC, self.attention(self.attention_norm(states_BNC), logits))
+        return self.add(states_BNC, self.attention(self.attention_norm(states_BNC), routed))
 
     def step(self, states_B1C: Tensor, past: Stored, mask_BN: Tensor) -> tuple[Tensor, Stored]:
         """Return the next state of one more item, and what is kept of it; `mask_BN` is true at real past items."""
@@ -181,12 +190,13 @@ class CollectiveBlock(nn.Module):
         return states_BNC + self.dropout(self.feed(self.feed_norm(states_BNC)))
 
 
-def peak_loss(logits: Sequence[Tensor], mask_BN: Tensor) -> Tensor:
+def peak_loss(routed: Sequence[Routed], mask_BN: Tensor) -> Tensor:
     """Return L_peak: 0 where every gate is open."""
-    return torch.stack([-F.logsigmoid(one.amax(dim=-1))[mask_BN].mean() for one in logits]).mean()
+    return torch.stack([-F.logsigmoid(one.top_BN)[mask_BN].mean() for one in routed]).mean()
 
 
-def balance_loss(logits: Sequence[Tensor], mask_BN: Tensor) -> Tensor:
+def balance_loss(routed: Sequence[Routed], mask_BN: Tensor) -> Tensor:
     """Return L_balance: from 0 where the rows are used evenly to log m where one alone is."""
-    shares = [one[mask_BN].softmax(dim=-1).mean(dim=0) for one in logits]
+    weight_N = mask_BN.flatten() / mask_BN.sum()
+    shares = [weight_N @ one.logits_BNP.softmax(dim=-1).flatten(0, 1) for one in routed]  # no copy of the real items
     return torch.stack([math.log(len(share_P)) + torch.xlogy(share_P, share_P).sum() for share_P in shares]).mean()
