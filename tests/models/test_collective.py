@@ -211,7 +211,7 @@ def test_the_loss_has_both_losses_of_the_routers():
     ]
     assert plain == pytest.approx(torch.stack(terms).mean().item(), abs=1e-5)
     routed = made.routed(made.items(item_ids[:, :-1]))[1]
-    assert len(logits) == 4, "two layers, keys and values"
+    assert len(routed) == 4, "two layers, keys and values"
     assert peak - plain == pytest.approx(peak_loss(routed, mask[:, 1:]).item(), abs=1e-5)
     assert balance - plain == pytest.approx(balance_loss(routed, mask[:, 1:]).item(), abs=1e-5)
 
