@@ -22,7 +22,7 @@ from laser.config.jobs import BenchmarkJob
 from laser.data.batches import inference_batches
 from laser.engine.plain import PlainEngine
 from laser.llm.loading import choose_dtype
-from laser.training.inputs import Histories
+from laser.training.inputs import Histories, Inputs
 from laser.training.model import whole_laser
 from laser.training.prepare import prepare_inputs
 
@@ -37,52 +37,44 @@ def run(job: BenchmarkJob) -> BenchmarkResult:
     items = inputs.items
     by_length = sampled_batches(items.lengths, job.benchmark.encode_items, job)
     sample = np.sort(np.concatenate(by_length))
-    size = len(sample)
-    engines = {
-        name: PlainEngine(
-            whole_laser(with_overrides(job, {"llm.implementation": implementation}), inputs.artifacts, device),
-            job.training,
-            device,
-        )
-        for name, implementation in (("ours", "auto"), ("transformers", "transformers"))
-    }
+
+    def engine(job: BenchmarkJob, inputs: Inputs) -> PlainEngine:
+        return PlainEngine(whole_laser(job, inputs.artifacts, device), job.training, device)
+
+    ours = engine(job, inputs)
+    peer = engine(with_overrides(job, {"llm.implementation": "transformers"}), inputs)
     late_job = with_overrides(job, LATE)
     late_inputs = prepare_inputs(late_job)
-    late = PlainEngine(whole_laser(late_job, late_inputs.artifacts, device), job.training, device)
+    late = engine(late_job, late_inputs)
     added = late.laser.num_added_tokens
     late_batches = sampled_batches(late_inputs.items.costs(added), LATE_ITEMS * job.benchmark.encode_items, job)
-    late_sample = np.concatenate(late_batches)
-    in_order = [sample[start : start + PEER_BATCH] for start in range(0, size, PEER_BATCH)]
-    multiply, operations = matrix_product(choose_dtype(job.llm.dtype, device), device)
+    in_order = [sample[start : start + PEER_BATCH] for start in range(0, len(sample), PEER_BATCH)]
+    multiply, multiplied = matrix_product(choose_dtype(job.llm.dtype, device), device)
     contestants = {
         "peak": multiply,
-        "ours": encoding(engines["ours"], items, by_length),
+        "ours": encoding(ours, items, by_length),
         "late": encoding(late, late_inputs.items, late_batches),
-        "transformers": encoding(engines["transformers"], items, in_order),
+        "transformers": encoding(peer, items, in_order),
     }
     timings = take_turns(contestants, job.benchmark.rounds, job.benchmark.warmup_rounds)
-    laser = engines["ours"].laser
-    num_tokens = int(items.lengths[sample].sum()) + added * size
-    operations_per_token = 2.0 * laser.llm_block_weights
-    peak = timings["peak"].per_second(operations)
-    names = ("ours", "late", "transformers")
-    late_size, late_tokens = len(late_sample), int(items.lengths[late_sample].sum()) + added * len(late_sample)
-    sizes = dict.fromkeys(names, size) | {"late": late_size}
-    tokens = dict.fromkeys(names, num_tokens) | {"late": late_tokens}
-    run_tokens = tokens | {"late": added * late_size}
+    peak = timings["peak"].per_second(multiplied)
+    operations = 2.0 * late.laser.llm_block_weights  # a token
+    samples = {"ours": sample, "late": np.concatenate(late_batches), "transformers": sample}
+    sizes = {name: len(chosen) for name, chosen in samples.items()}
+    tokens = {name: int(items.lengths[chosen].sum()) + added * len(chosen) for name, chosen in samples.items()}
+    run_tokens = tokens | {"late": added * sizes["late"]}
+    utilisation = {name: timings[name].per_second(operations * run_tokens[name]) / peak for name in samples}
     figures = {
         "items": sizes,
-        "items_per_second": {name: timings[name].per_second(sizes[name]) for name in names},
-        "tokens_per_second": {name: timings[name].per_second(tokens[name]) for name in names},
-        "utilisation": {
-            name: round(timings[name].per_second(operations_per_token * run_tokens[name]) / peak, 4) for name in names
-        },
+        "items_per_second": {name: timings[name].per_second(sizes[name]) for name in samples},
+        "tokens_per_second": {name: timings[name].per_second(tokens[name]) for name in samples},
+        "utilisation": {name: round(value, 4) for name, value in utilisation.items()},
         "speedup_over_transformers": ratio(timings["transformers"], timings["ours"]),
-        "late_over_before": ratio(timings["ours"], timings["late"], late_tokens / num_tokens),
-        "bound": round(late_tokens / run_tokens["late"], 2),
+        "late_over_before": ratio(timings["ours"], timings["late"], tokens["late"] / tokens["ours"]),
+        "bound": round(tokens["late"] / run_tokens["late"], 2),
         "seconds": {name: timing.as_figures() for name, timing in timings.items()},
         "peak_gflops": round(peak / 1e9, 1),
-        "tokens_per_item": round(num_tokens / size, 1),
+        "tokens_per_item": round(tokens["ours"] / sizes["ours"], 1),
     }
     rows = [
         {
@@ -90,21 +82,15 @@ def run(job: BenchmarkJob) -> BenchmarkResult:
             "seconds": timings[name].median,
             "items/s": timings[name].per_second(sizes[name]),
             "tokens/s": timings[name].per_second(tokens[name]),
-            "of peak, 2 N a token run": timings[name].per_second(operations_per_token * run_tokens[name]) / peak,
+            "of peak, 2 N a token run": utilisation[name],
         }
-        for name in names
+        for name in samples
     ]
     return BenchmarkResult(figures, rows)
 
 
 def sampled_batches(costs: NDArray[np.int64], wanted: int, job: BenchmarkJob) -> list[NDArray[np.int64]]:
-    """Return batches of the catalogue with so many items or a few more, from long ones to short.
-
-    Args:
-        costs: of each item, in tokens that pass through the LLM.
-        wanted: number of items.
-        job: names the tokens of a batch.
-    """
+    """Return batches of the catalogue with so many items or a few more, from long to short; `costs` are in tokens."""
     every = inference_batches(costs, job.training.inference_batch_tokens)
     count = min(len(every), ceil(wanted * len(every) / len(costs)))
     return [every[int(number)] for number in np.linspace(0, len(every) - 1, count)]

@@ -32,8 +32,6 @@ from laser.training.prepare import prepare_inputs
 BATCH_SIZES = (4, 8, 16, 32)
 LATE_BATCH_SIZES = (32, 64, 128, 256)
 """A late prefix passes some twenty times fewer tokens of each history through the LLM."""
-FIRST_STEPS = 2
-"""Steps whose losses are compared; later ones also differ by what the rounding of earlier ones has moved."""
 LATE = {"bituning.prefix_position": "after", "prompt.item_attention": "own"}
 
 
@@ -190,9 +188,9 @@ class Ours:
         return pass_through
 
     def difference_to_transformers(self, batch_size: int) -> dict[str, float]:
-        """Return the largest difference of the first steps' losses from those with `transformers`' own decoder.
+        """Return the largest difference of the first two losses from those with `transformers`' own decoder.
 
-        At a batch size that the peer has room for: `transformers` keeps far more of a padded batch than ours does.
+        Later losses also differ by what rounding has moved. `transformers` needs the memory of the peer's batches.
         """
         curves = []
         for implementation in ("auto", "transformers"):
@@ -200,7 +198,7 @@ class Ours:
             engine = PlainEngine(whole_laser(job, self.inputs.artifacts, self.device), job.training, self.device)
             losses: list[float] = []
             _Epoch(engine, self.inputs, self.item_embeddings_IH, job.training, batch_size, losses)()
-            curves.append(np.array(losses[:FIRST_STEPS]))
+            curves.append(np.array(losses[:2]))
             del engine
             gc.collect()
         return {"largest": float(np.abs(curves[0] - curves[1]).max()), "loss": float(curves[1].mean())}

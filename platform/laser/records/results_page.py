@@ -9,6 +9,7 @@ from laser.evaluation.metrics import RANK_METRICS, SELECTION_METRIC, masked_name
 from laser.pages.document import Block, Bullets, Code, Grid, Heading, Paragraph, as_markdown
 from laser.pages.plots import as_file, bars
 from laser.records.claims import Verdict, sentences
+from laser.records.reports import conclusions
 from laser.records.results import SAMPLES, Result, compared, paired_ranks
 
 
@@ -35,11 +36,15 @@ def results_page(results: Sequence[Result], folder: Path, verdicts: Sequence[Ver
     for dataset, of_dataset in by_dataset(results).items():
         figure = Paragraph(f"![{title(SELECTION_METRIC)} of {dataset}]({figure_name(dataset)})")
         blocks += [Heading(dataset), figure, _grid(of_dataset)]
-    reports = [path.relative_to(folder) for path in sorted(folder.glob("*/report.md"))]
-    if reports:
+    lines = conclusions(folder)
+    if lines:
         blocks += [
             Heading("Reports of tables"),
-            Bullets([f"[{report.parent}]({report}), as a page with plots beside it" for report in reports]),
+            Paragraph(
+                "How rows compare, by the 95 % interval over the seeds; of one seed there is none. Over users: the "
+                "95 % interval of the mean over the seeds, by a paired bootstrap."
+            ),
+            Bullets(lines),
         ]
     compared = comparisons(results, folder)
     if compared:

@@ -50,8 +50,9 @@ def write_report(reproduction: Reproduction, environment: Mapping[str, Any]) -> 
         summary = content
     else:
         rows = measured_rows(reproduction)
-        blocks = table_report(table, rows, around, row_significance(reproduction))
-        content = rows_as_json(table, rows, around)
+        significance = row_significance(reproduction)
+        blocks = table_report(table, rows, around, significance)
+        content = rows_as_json(table, rows, around, significance)
         experts, more = _experts(reproduction)
         blocks += more
         if experts is not None:

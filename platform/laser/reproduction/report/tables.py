@@ -109,10 +109,17 @@ def count_report(
     ]
 
 
-def rows_as_json(table: Table, rows: Sequence[Measured], around: Surroundings) -> dict[str, Any]:
+def rows_as_json(
+    table: Table, rows: Sequence[Measured], around: Surroundings, significance: Mapping[str, Comparison]
+) -> dict[str, Any]:
     """The report as data: rows with their numbers, and their differences in the metric that selects."""
     listed = [
-        {**asdict(row), "difference": asdict(difference(row, rows, SELECTION_METRIC)), "verdict": verdict(row, rows)}
+        {
+            **asdict(row),
+            "difference": asdict(difference(row, rows, SELECTION_METRIC)),
+            "over_users": _over_users(significance.get(row.id)),
+            "verdict": verdict(row, rows),
+        }
         for row in rows
     ]
     return {"table": table.name, "split": table.split, "metric": SELECTION_METRIC, **asdict(around), "rows": listed}
@@ -180,16 +187,17 @@ def _metric_grid(rows: Sequence[Measured], metric: str, significance: Mapping[st
             ]
         )
         if len(header) > 8:
-            lines[-1] += _over_users(significance.get(row.id))
+            found = _over_users(significance.get(row.id))
+            lines[-1] += [f"{found['low']:+.1f} … {found['high']:+.1f} %", f"{found['p']:.4f}"] if found else ["", ""]
     return Grid(header, lines)
 
 
-def _over_users(beside: Comparison | None) -> list[str]:
+def _over_users(beside: Comparison | None) -> dict[str, float] | None:
     """The 95 % interval of a difference in percent of the reference, and p."""
     if beside is None or not beside.theirs:
-        return ["", ""]
+        return None
     low, high = (100 * bound / beside.theirs for bound in (beside.low, beside.high))
-    return [f"{low:+.1f} … {high:+.1f} %", f"{beside.p_value:.4f}"]
+    return {"low": low, "high": high, "p": beside.p_value}
 
 
 def _costs(rows: Sequence[Measured]) -> list[Block]:
