@@ -13,6 +13,7 @@ import torch
 
 from laser.evaluation.metrics import rank_metric
 from laser.evaluation.ranking import ranks
+from laser.families.ease import EASE
 
 NUM_USERS, NUM_ITEMS = 60, 50
 METRICS = {
@@ -118,8 +119,11 @@ def test_lenskits_golden_table():
     """Its reciprocal ranks are ours. Its nDCG is ours in form: gains by rank over ideal ones, by its discount."""
     with (Path(__file__).parent / "lenskit" / "topn-java.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 20
+    assert len(rows) == 91
     for row in rows:
+        if not row["hits"]:
+            assert float(row["ndcg"]) == float(row["recip_rank"]) == rank_metric("mrr@100")(np.array([101]))[0] == 0
+            continue
         hits = np.array([[int(number) for number in hit.split(":")] for hit in row["hits"].split()])
         ratings = np.array([int(rating) for rating in row["ratings"].split()])
         first = hits[:, 0].min(keepdims=True)
@@ -152,3 +156,26 @@ def test_rectools_divides_by_the_ideal_of_the_cutoff():
     theirs = 1 / np.log2(np.array([1, 4]) + 1) / ideal  # its definition, `divide_by_achievable=False`
     np.testing.assert_allclose(theirs * ideal, ours, rtol=1e-12)
     assert ideal == pytest.approx(4.543559338088346)
+
+
+RECTOOLS_HISTORIES = [[11, 12, 14], [11, 12, 13], [11, 12, 14, 15], [11, 15, 17]]
+RECTOOLS_EASE = {
+    0: {11: 0.00986199, 12: 0.00988546, 13: 0.0039526, 15: 0.00788948, 17: 0.00196058},
+    1: {11: 0.00789747, 12: 0.00791307, 14: 0.00789337, 15: 0.00590922, 17: 0.00196845},
+}
+"""Items of four users, and scores of the first two, by which RecTools (Apache-2.0) checks its EASE, λ = 500."""
+
+
+def test_rectools_golden_scores_of_ease_are_those_of_the_transposed_weights():
+    """Steck's scores are X B, with B's columns divided by the diagonal; RecTools' are X Bᵀ. Ours are Steck's."""
+    items = sorted({item for history in RECTOOLS_HISTORIES for item in history})
+    sequences = [np.array([items.index(item) for item in history]) for history in RECTOOLS_HISTORIES]
+    ease = EASE(len(items), hidden_size=4, max_history=10, history_decay=1.0, l2=500.0)
+    ease.fit(sequences)
+    for user, wanted in RECTOOLS_EASE.items():
+        history_1N = torch.from_numpy(sequences[user])[None]
+        ours_I = ease.scores(history_1N, torch.ones_like(history_1N, dtype=torch.bool))[0]
+        theirs_I = ease.weights_II[:, sequences[user]].sum(dim=1)
+        assert torch.equal(ours_I, ease.weights_II[sequences[user]].sum(dim=0))
+        found = {item: theirs_I[items.index(item)].item() for item in wanted}
+        assert found == pytest.approx(wanted, abs=1e-8)
