@@ -31,8 +31,9 @@ site_children = {
     "recipes/README": ["recommender", "layout", "split", "metric", "tuning-method", "decoder", "selector", "table"],
     "reference/README": ["jobs", "settings", "python", "seams"],
     "results/README": [
-        "table-4/report", "table-7/report", "additions/report", "dealrec/report", "collectivekv/report", "peso/report",
-        "peso-rates/report", "text-cache/report",
+        "table-4/report", "table-7/report", "additions/report", "dealrec/report", "collectivekv/report",
+        "collectivekv-movielens/report", "collectivekv-mini/report", "peso/report", "peso-mini/report",
+        "peso-rates-mini/report", "text-cache/report",
     ],
     "decisions/README": ["house", "models", "training", "data", "recommenders", "evaluation", "cluster"],
 }  # fmt: skip
