@@ -28,6 +28,7 @@ from laser.training.prepare import prepare_inputs
 
 PEER_BATCH = 32
 LATE_ITEMS = 8
+"""Times `benchmark.encode_items` that a late prefix encodes in a round."""
 
 
 def run(job: BenchmarkJob) -> BenchmarkResult:
