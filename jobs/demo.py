@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from laser.cli.job import run_job
-from laser.config.credentials import masked
+from laser.storage.credentials import masked
 from laser.config.schema import TuneExperiment
 
 logger = logging.getLogger("demo")

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from laser.cli.job import run_job
-from laser.config.credentials import masked
+from laser.storage.credentials import masked
 from laser.config.jobs import UiJob
 
 OUTDATED = "ignore:starlette.middleware.wsgi is deprecated"

@@ -107,13 +107,14 @@ LISTS = {
     "places": (
         Experiment,
         (PLACE,),
-        "cache_dir output_dir data.path llm.source training.start_from recommender.text_source "
+        "cache_dir output_dir data.path llm.source head.text_source training.start_from recommender.text_source "
         "recommender.fitted.text_source recommender.trained.text_source",
     ),
     "LLMs": (
         Experiment,
         (LLM_SOURCE,),
-        "llm.source recommender.text_source recommender.fitted.text_source recommender.trained.text_source",
+        "llm.source head.text_source recommender.text_source recommender.fitted.text_source "
+        "recommender.trained.text_source",
     ),
     "no setting of a dataset": (DataConfig, (HOW_IT_RUNS, FINGERPRINTED), "path memory_mib"),
     "no setting of the LLM's outputs": (
@@ -134,7 +135,8 @@ def test_the_settings_that_artifacts_depend_on():
     sections = ("data.", "prompt.", "recommender.", "bituning.", "selection.")
     inside = [key for key in settings(Experiment) if key.startswith(sections)]
     single = (
-        "llm.source llm.trust_remote_code head.collaborative head.standardise warm_start.epochs training.every_prefix "
+        "llm.source llm.trust_remote_code head.text_width head.text_source head.collaborative head.standardise "
+        "warm_start.epochs training.every_prefix "
         "training.prefixes_per_user training.train_fraction training.train_users training.validation_users "
         "training.seed"
     )

@@ -80,3 +80,30 @@ def test_a_single_output_is_centred_without_a_std():
     model = head()
     model.standardise(torch.full((1, 6), 3.0), USERS)
     assert model.center_SH[USERS].tolist() == [3.0] * 6 and model.deviation_SH[USERS].tolist() == [1.0] * 6
+
+
+def test_text_features_are_all_that_the_maps_read_at_first():
+    model = head(width=5, text_width=4, collaborative=False, text_scale=1.0)
+    output_BH, state_BC = torch.randn(3, 6), torch.randn(3, 3 + 4)
+    assert model.maps[USERS].weight.shape == (5, 4 + 6)
+    found_BD = model(output_BH, USERS, state_BC).vector_BD
+    with torch.no_grad():
+        model.maps[USERS].weight[4:] = 0  # beyond the features, the map reads the outputs
+    alone_BD = model(output_BH, USERS, state_BC).vector_BD
+    torch.testing.assert_close(alone_BD, F.pad(F.normalize(state_BC[:, 3:], dim=-1), (0, 1)))
+    assert not torch.allclose(found_BD, alone_BD)
+    alone_BD.square().sum().backward()
+    assert model.maps[USERS].weight.grad[:, 4:].abs().sum() > 0  # outputs count as soon as training moves them
+
+
+def test_a_product_that_joins_later_is_in_no_vector_until_it_has_weights():
+    model = head(joins="after")
+    user_BC, item_BC, output_BH = torch.randn(2, 3), torch.randn(2, 3), torch.randn(2, 6)
+    before = model(output_BH, USERS, user_BC).vector_BD, model(output_BH, ITEMS, item_BC).vector_BD
+    assert model.width == before[0].shape[1] == before[1].shape[1] == 4
+    model.set_weights([1, 2], [2.0, 0.5, 3.0], -1.5)
+    model.eval()
+    after = model(output_BH, USERS, user_BC), model(output_BH, ITEMS, item_BC)
+    assert model.width == after[0].vector_BD.shape[1] == 7 and after[0].history_bias.tolist() == [-1.5]
+    expected_BI = 3 / 0.5 * before[0] @ before[1].T + user_BC * torch.tensor([2.0, 0.5, 0.5]) @ item_BC.T
+    torch.testing.assert_close(after[0].vector_BD @ after[1].vector_BD.T, expected_BI)

@@ -34,6 +34,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "head.width": 8, "head.collaborative": True, "head.history_bias": True, "head.standardise": True,
         "bituning.init": "eos", "training.stage2_epochs": 0,
     },
+    "joined": {
+        "recommender": {"type": "item_knn", "hidden_size": 4},
+        "head.width": 8, "head.text_width": 6, "head.collaborative": True, "head.joins": "after",
+        "head.history_bias": True, "training.stage2_epochs": 0,
+    },
     "no recommender": {"recommender": {"type": "none"}, "bituning.prefix": "free"},
 }  # fmt: skip
 

@@ -31,11 +31,12 @@ def test_a_copy_of_an_item_is_ranked_as_the_item(variant, trained, cache, tmp_pa
     assert same
     new_JD = answerer.items_ID[num_known:].float().numpy()
     old_JD = answerer.reader.items(np.array(copied)).numpy()
-    if variant == "stack":  # without stage 2
+    whole_score = variant in ("stack", "joined")  # behind the text stands the recommender's embedding
+    if whole_score:  # without stage 2
         np.testing.assert_allclose(old_JD, answerer.items_ID[copied].numpy(), rtol=0, atol=1e-5)
     kept = [copied.index(row) for row in same]
     # measured: 5e-7; the texts stand in other batches
-    texts = slice(None, 8 if variant == "stack" else None)  # behind it, a stack has the recommender's embedding
+    texts = slice(None, 8 if whole_score else None)
     np.testing.assert_allclose(new_JD[kept, texts], old_JD[kept, texts], rtol=0, atol=1e-5)
     raw_ids = items.column("raw_id").to_pylist()
     [answer] = answerer.recommend([[raw_ids[1], "new " + raw_ids[same[0]]]], k=1000, mask_history=False)

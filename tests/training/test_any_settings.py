@@ -120,7 +120,8 @@ def without_unused(config: Experiment) -> Experiment:
     changed = {key: defaults[key] for key in unused if not key.startswith("recommender.")}
     if len(changed) < len(unused):
         changed["recommender.type"] = "none"
-    return with_overrides(config, changed)
+    config = with_overrides(config, changed)
+    return without_unused(config) if unused_settings(config) else config  # what only those read has no effect now
 
 
 @pytest.mark.parametrize(

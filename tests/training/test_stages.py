@@ -7,8 +7,10 @@ from laser.config.compose import with_overrides
 from laser.engine.plain import PlainEngine
 from laser.engine.schedule import Schedule
 from laser.errors import UserError
+from laser.training.evaluate import evaluate_checkpoint
 from laser.training.loop import CatalogueStep, train_epoch
 from laser.training.model import whole_laser
+from laser.training.prepare import prepare_inputs
 from laser.training.run.checkpoint import latest_checkpoint
 from tiny.laser import CPU
 from tiny.training import train
@@ -71,3 +73,48 @@ def test_a_stage_goes_on_from_the_best_epoch_before_it(experiment, inputs, tmp_p
     schedule = Schedule(config.training, 0, 0, 1)
     figures = train_epoch(engine, inputs.train, step, config.training, 2, "again", schedule, len(inputs.items))
     assert figures["loss"] == pytest.approx(history[3]["loss"], abs=1e-6)
+
+
+JOINED = {
+    "recommender": {"type": "item_knn", "hidden_size": 4},
+    "head.width": 8,
+    "head.text_width": 6,
+    "head.collaborative": True,
+    "head.history_bias": True,
+}
+
+
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_recommender_that_joins_after_the_training_leaves_the_training_alone(experiment, tmp_path, num_workers):
+    config = with_overrides(experiment, {**JOINED, "training.num_workers": num_workers})
+    reported: dict[int, dict[str, float]] = {}
+    after = with_overrides(config, {"head.joins": "after"})
+    joined = train(after, tmp_path / "after", lambda metrics, epoch: reported.update({epoch: dict(metrics)}))
+    apart = train(with_overrides(config, {"head.collaborative": False}), tmp_path / "apart", lambda *_: None)
+    assert joined.epochs == apart.epochs + 1 == 3 and joined.selected == "stage3-epoch0001"
+    rows = [latest_checkpoint(tmp_path / name / "checkpoints").state.history for name in ("after", "apart")]
+    for one, other in zip(rows[0], rows[1], strict=False):
+        assert one["val/ndcg@10"] == other["val/ndcg@10"] and one.get("loss") == other.get("loss")
+    assert joined.val["ndcg@10"] > apart.val["ndcg@10"]
+    assert reported[3]["weight/block0"] > 0 and reported[3]["stage"] == 3
+    checkpoint = tmp_path / "after" / "checkpoints" / joined.selected
+    again = evaluate_checkpoint(after, prepare_inputs(after), checkpoint, "val").metrics()
+    assert {name: again[name] for name in joined.val} == pytest.approx(joined.val)
+
+
+def test_it_joins_once_also_where_a_run_resumes(experiment, tmp_path):
+    config = with_overrides(experiment, {**JOINED, "head.joins": "after"})
+    part = with_overrides(config, {"head.collaborative": False})
+    whole = train(config, tmp_path / "whole", lambda *_: None)
+
+    def interrupt(metrics: object, epoch: int) -> None:
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "parts", interrupt)
+    for _ in range(2):  # the second has nothing left to do
+        parts = train(config, tmp_path / "parts", lambda *_: None)
+        assert parts.val == whole.val and parts.epochs == whole.epochs
+    with pytest.raises(UserError, match=r"head\.collaborative"):
+        train(part, tmp_path / "parts", lambda *_: None)

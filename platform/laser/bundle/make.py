@@ -127,7 +127,8 @@ def experiments(job: BundleJob) -> list[Experiment]:
 def places(artifacts: Artifacts) -> list[Path]:
     """Return the files and folders in the cache; the LLM and the texts are not among them."""
     found = [artifacts.dataset_directory, artifacts.prompts.items, artifacts.item_prompts.items]
-    found += [path for path in (artifacts.recommender, artifacts.item_embeddings) if path is not None]
+    single = (artifacts.recommender, artifacts.item_embeddings, artifacts.text_means)
+    found += [path for path in single if path is not None]
     found += [] if artifacts.users is None else [artifacts.users]
     return [*found, *artifacts.encodings.values()]
 

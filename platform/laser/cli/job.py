@@ -19,8 +19,8 @@ from laser.cli.help import help_text
 from laser.cli.quiet import quieten
 from laser.cli.unused import unused_line
 from laser.config.compose import load_config
-from laser.config.credentials import masked
 from laser.errors import UserError
+from laser.storage.credentials import masked
 
 logger = logging.getLogger(__name__)
 

@@ -35,8 +35,8 @@ from laser.cluster.nodes import LocalNodes
 from laser.cluster.ports import free_ports
 from laser.cluster.processes import MARK, Note, stop_processes
 from laser.cluster.ray_private import LOCAL_SWITCHES, START_SECONDS
-from laser.config.credentials import masked
 from laser.errors import UserError
+from laser.storage.credentials import masked
 from laser.storage.locks import held
 
 logger = logging.getLogger(__name__)

@@ -81,7 +81,7 @@ def by_content(section: S, cache_dir: Path | None = None) -> S:
         value = getattr(section, name)
         if isinstance(value, BaseModel):
             changes[name] = by_content(value, cache_dir)
-        elif LLM_SOURCE in field.metadata:
+        elif LLM_SOURCE in field.metadata and value is not None:
             changes[name] = llm_content(value, cache_dir)
         elif OWN_CODE in field.metadata and value is not None:
             changes[name] = f"{value} {module_hash(value.partition(':')[0])}"

@@ -199,8 +199,17 @@ class HeadConfig(Section):
     """Standardise each of the LLM's outputs by its mean and std over training histories and items."""
     dropout: Annotated[Fraction, read_if("head.width")] = 0.0
     """Dropout of the map's inputs."""
+    text_width: Annotated[PositiveInt | None, ARTIFACT, read_if("head.width")] = None
+    """Whitened components of the texts, as the frozen LLM (or `text_source`) gives them without virtual tokens, that
+    the map reads beside the LLM's output. It begins as these alone; null reads none."""
+    text_decay: Annotated[PositiveFraction, read_if("head.text_width")] = 0.7
+    """Weight of an item's text in that of a history, relative to the next item's."""
+    text_source: Annotated[str | None, ARTIFACT, PLACE, LLM_SOURCE, read_if("head.text_width")] = None
+    """Gives these texts, as `recommender.text_source` does; null is the experiment's LLM."""
     collaborative: Annotated[bool, ARTIFACT] = False
     """Add the frozen recommender's own product of user and item, with a learned weight for each dimension."""
+    joins: Annotated[Literal["before", "after"], read_if("head.collaborative")] = "before"
+    """The product gets its weights before all training, or after that of the cosine by itself; both on validation."""
     history_bias: bool = False
     """Learn a number, 0 at first, and add it to the scores of the items of a user's own history."""
     text_scale: PositiveFloat = 1.0
@@ -209,7 +218,12 @@ class HeadConfig(Section):
     @property
     def is_there(self) -> bool:
         """Whether there is a head. What a map is like does not count without a map."""
-        return self.model_copy(update={"shared": True, "dropout": 0.0}) != HeadConfig()
+        return any((self.width, self.standardise, self.collaborative, self.history_bias, self.text_scale != 1.0))
+
+    @property
+    def joins_after(self) -> bool:
+        """Whether the recommender's product joins the score after all training; that counts as one epoch."""
+        return self.collaborative and self.joins == "after"
 
 
 class WarmStartConfig(Section):
@@ -396,7 +410,7 @@ class Experiment(Section):
     def num_epochs(self) -> int:
         """Epochs that a run reports, over all stages; the untrained model does not count."""
         stages = self.training.stage0_epochs + self.training.stage1_epochs + self.training.stage2_epochs
-        return stages + int(self.warms_up_head)
+        return stages + int(self.warms_up_head) + int(self.head.joins_after)
 
     @model_validator(mode="after")
     def _sections_agree(self) -> "Experiment":

@@ -18,7 +18,6 @@ from pydantic import BaseModel
 
 from laser.cli.tables import markdown_table
 from laser.config.compose import with_overrides
-from laser.config.credentials import masked
 from laser.config.paths import with_absolute_paths
 from laser.config.schema import Experiment, TuneExperiment
 from laser.conversion.source import resolve_llm
@@ -33,6 +32,7 @@ from laser.recommenders.pretraining import pretrained_recommender
 from laser.recommenders.registry import build_recommender
 from laser.sources.prepare import prepare_dataset
 from laser.storage.cache import NotMadeError, nothing_made
+from laser.storage.credentials import masked
 from laser.storage.yaml_text import as_yaml
 from laser.training.model import weightless_laser
 

@@ -6,13 +6,16 @@ head can add the frozen recommender's product of user and item, so that its know
 
     score(u, i) = a cos(W_u x_u, W_i x_i) + g Σ_c e_c (1 + w_c) z_uc v_ic + b [i in the history of u]
 
-x are the LLM's outputs, standardised by fixed means and stds. z_u is the recommender's last hidden state, v_i its
-embedding of an item, and e_c the fixed scale of their dimension c. The score is a dot product of two concatenations,
-so ranking and loss need no change.
+x are the LLM's outputs, standardised by fixed means and stds. With text features, these stand before the outputs in x,
+and the maps read them alone at first (`laser.recommenders.text`). z_u is the recommender's last hidden state, v_i
+its embedding of an item, and e_c the fixed scale of their dimension c. The score is a dot product of two
+concatenations, so ranking and loss need no change.
 
-Shape suffixes: B batch, H LLM width, D head width, C recommender width, S sides: users, items.
+Shape suffixes: B batch, H LLM width, D head width, C recommender width, W text features, S sides: users, items.
 """
 
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
@@ -38,6 +41,8 @@ class Head(nn.Module):
         llm_width: H.
         width: D; None compares the LLM's outputs without a map.
         recommender_width: C if the recommender's product is added, else 0.
+        text_width: W; 0 if the maps read no text features. Without a map, nothing does.
+        joins_later: whether the recommender's product has no weight until `join`.
         shared: whether one map serves users and items; otherwise two maps start equal.
         dropout: probability of dropping an input of the map.
         history_bias: whether to learn b, which starts at 0; otherwise the score has no b.
@@ -49,6 +54,8 @@ class Head(nn.Module):
         llm_width: int,
         width: int | None,
         recommender_width: int,
+        text_width: int,
+        joins_later: bool,
         shared: bool,
         dropout: float,
         history_bias: bool,
@@ -58,25 +65,48 @@ class Head(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.maps = nn.ModuleList()  # one for both sides, or one for each; a map listed twice would have two names
         if width is not None:
-            first = nn.Linear(llm_width, width, bias=False)
+            first = nn.Linear(text_width + llm_width, width, bias=False)
             nn.init.orthogonal_(first.weight)
+            if text_width:
+                nn.init.eye_(first.weight[:, :text_width])
+                nn.init.zeros_(first.weight[: min(text_width, width), text_width:])
             self.maps.append(first)
             if not shared:
-                second = nn.Linear(llm_width, width, bias=False)
+                second = nn.Linear(text_width + llm_width, width, bias=False)
                 second.load_state_dict(first.state_dict())
                 self.maps.append(second)
-        self.width = (llm_width if width is None else width) + recommender_width
+        self.text_width = 0 if width is None else text_width
+        self.recommender_width, self.joins_later = recommender_width, joins_later
+        self.cosine_width = llm_width if width is None else width
         self.register_buffer("center_SH", torch.zeros(2, llm_width))
         self.register_buffer("deviation_SH", torch.ones(2, llm_width))
         self.text_scale = nn.Parameter(torch.tensor([text_scale]))
-        self.register_buffer("state_unit_C", torch.ones(recommender_width))
+        self.register_buffer("state_unit_C", torch.full([recommender_width], 0.0 if joins_later else 1.0))
         self.state_scale = nn.Parameter(torch.zeros(1)) if recommender_width else None
         self.state_weight_C = nn.Parameter(torch.zeros(recommender_width)) if recommender_width else None
         self.history_bias = nn.Parameter(torch.zeros(1)) if history_bias else None
 
+        self.train()
+
     center_SH: Tensor
     deviation_SH: Tensor
     state_unit_C: Tensor
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the recommender's product has no weight yet, so that vectors leave it out."""
+        unit = self.state_unit_C
+        return self.joins_later and not unit.is_meta and not bool(unit.any())
+
+    @property
+    def width(self) -> int:
+        """Width of the vectors."""
+        return self.cosine_width + (0 if self.is_alone else self.recommender_width)
+
+    def train(self, mode: bool = True) -> "Head":
+        """Switch the mode. What is loaded into the head counts from the next switch on."""
+        self._alone = self.is_alone
+        return super().train(mode)
 
     def forward(self, output_BH: Tensor, side: int, state_BC: Tensor) -> HeadOutput:
         """Map the LLM's outputs of users or items to the space of comparison.
@@ -85,20 +115,32 @@ class Head(nn.Module):
             output_BH: the LLM's outputs.
             side: USERS or ITEMS; all rows are of this side.
             state_BC: the recommender's last hidden state of each user, or its embedding of each item; C is 0 without a
-                recommender.
+                recommender. With text features, they are the last W of its columns.
         """
         text_BD = (output_BH.float() - self.center_SH[side]) / self.deviation_SH[side]
+        if self.text_width:
+            text_BD = torch.cat([state_BC[:, -self.text_width :], text_BD], dim=-1)
         if self.maps:
             text_BD = self.maps[min(side, len(self.maps) - 1)](self.dropout(text_BD))
         text_BD = F.normalize(text_BD, dim=-1)
         if side == USERS:
             text_BD = text_BD * self.text_scale
         bias = None if self.history_bias is None else self.history_bias.clone()  # ZeRO-3 frees the gathered weight
-        if self.state_weight_C is None or self.state_scale is None:
+        if self.state_weight_C is None or self.state_scale is None or self._alone:
             return HeadOutput(text_BD, bias)
+        state_BC = state_BC[:, : self.recommender_width]
         if side == USERS:
             state_BC = state_BC * self.state_unit_C * (1 + self.state_weight_C) * self.state_scale.exp()
         return HeadOutput(torch.cat([text_BD, state_BC], dim=-1), bias)
+
+    @torch.no_grad()
+    def set_weights(self, blocks: Sequence[int], weights: Sequence[float], bias: float, common: float = 1.0) -> None:
+        """Set the weights of the recommender's blocks and, last, of the cosine, and b; each times a common scale."""
+        for (start, end), weight in zip(pairwise(accumulate(blocks, initial=0)), weights[:-1], strict=True):
+            self.state_unit_C[start:end] = weight * common
+        self.text_scale.fill_(weights[-1] * common)
+        if self.history_bias is not None:
+            self.history_bias.fill_(bias * common)
 
     @torch.no_grad()
     def standardise(self, outputs_RH: Tensor, side: int) -> None:

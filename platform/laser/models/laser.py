@@ -73,7 +73,6 @@ class Laser(nn.Module):
         elif projection is not None:
             self.num_virtual_tokens = projection.num_tokens
         self.llm_width = bituning.llm_width
-        self.vector_width = self.llm_width if head is None else head.width
         self._recompute = False
         self.train()
 
@@ -121,6 +120,11 @@ class Laser(nn.Module):
             for name, buffer in self.named_buffers()
             if name.startswith("head.") or (name.startswith("llm.") and name.rpartition(".")[2] in KEPT_BUFFERS)
         }
+
+    @property
+    def vector_width(self) -> int:
+        """Width of what is compared."""
+        return self.llm_width if self.head is None else self.head.width
 
     @property
     def num_added_tokens(self) -> int:
@@ -233,6 +237,8 @@ def build_head(config: HeadConfig, llm_width: int, recommender_width: int) -> He
         llm_width=llm_width,
         width=config.width,
         recommender_width=recommender_width if config.collaborative else 0,
+        text_width=config.text_width or 0,
+        joins_later=config.joins_after,
         shared=config.shared,
         dropout=config.dropout,
         history_bias=config.history_bias,

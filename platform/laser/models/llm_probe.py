@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from laser.config.identity import llm_content, stage_key
-from laser.config.schema import LLMConfig
+from laser.config.schema import Experiment, LLMConfig
 from laser.conversion.source import resolve_llm
 from laser.errors import UserError
 from laser.llm.loading import Decoder, embedding_width, first_line, llm_config, load_llm, load_tokenizer
@@ -127,6 +127,28 @@ def max_positions(config: PretrainedConfig) -> int | None:
         if kind.get("rope_type") == "yarn" and original is not None:
             limit = max(limit or 0, int(original * kind.get("factor", 1.0)))
     return None if not limit or limit < 0 else int(limit)
+
+
+def check_length(config: Experiment, longest: int, llm: PretrainedConfig) -> None:
+    """Refuse prompts that are longer than the LLM's positions.
+
+    Args:
+        config: says how many virtual tokens stand beside a text.
+        longest: text tokens of the longest history.
+        llm: configuration of the LLM.
+
+    Raises:
+        UserError: they are longer.
+    """
+    limit = max_positions(llm)
+    virtual = config.mformer.num_virtual_tokens if config.bituning.prefix != "none" else 0
+    added = virtual + (config.bituning.representation != "mean")
+    if limit is not None and longest + added > limit:
+        raise UserError(
+            f"prompt.max_history_items: {config.prompt.max_history_items}; the longest prompt takes {longest + added} "
+            f"tokens ({longest} of text, {added} virtual), and the LLM has {limit} positions; lower it, "
+            "prompt.max_item_tokens or mformer.num_virtual_tokens, or name another llm.source"
+        )
 
 
 def _trial_settings(directory: Path, config: PretrainedConfig, settings: LLMConfig) -> LLMConfig:

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from laser.cli.progress import progress
 from laser.config.identity import llm_content, stage_key
-from laser.config.schema import LLMConfig, PromptConfig
+from laser.config.schema import Experiment, LLMConfig, PromptConfig
 from laser.conversion.source import resolve_llm
 from laser.data.batches import inference_batches
 from laser.data.dataset import Dataset
@@ -25,6 +25,7 @@ from laser.llm.loading import choose_dtype, embedding_width, load_llm, load_toke
 from laser.models.bituning import BiTuning
 from laser.models.llm_probe import max_positions, open_llm
 from laser.recommenders.sentence_encoder import encode_texts, is_sentence_encoder
+from laser.recommenders.text import TextMeans
 from laser.storage.cache import make_once
 
 ARTIFACT_VERSION = 2
@@ -35,7 +36,12 @@ NAME = "features_IH"
 
 
 def item_features(
-    llm_source: str, num_layers: int | None, dataset: Dataset, cache_dir: Path, device: torch.device
+    llm_source: str,
+    num_layers: int | None,
+    dataset: Dataset,
+    cache_dir: Path,
+    device: torch.device,
+    setting: str = "recommender.text_source",
 ) -> NDArray[np.float32]:
     """Return the features of all items, from the cache or computed now: float32 [I, H].
 
@@ -48,6 +54,7 @@ def item_features(
         dataset: holds the items.
         cache_dir: the cache of all artifacts; the file is `features/<key>.safetensors` in it.
         device: where the LLM computes them.
+        setting: names the source in messages.
 
     Raises:
         UserError: there is no such LLM.
@@ -56,13 +63,14 @@ def item_features(
     key = stage_key("features", ARTIFACT_VERSION, content, num_layers, dataset.fingerprint)
     path = cache_dir / "features" / f"{key}.safetensors"
     make_once(
-        path, lambda aside: save_file({NAME: _compute(llm_source, num_layers, dataset, cache_dir, device)}, aside)
+        path,
+        lambda aside: save_file({NAME: _compute(llm_source, num_layers, dataset, cache_dir, device, setting)}, aside),
     )
     return load_file(path)[NAME]
 
 
 def _compute(
-    llm_source: str, num_layers: int | None, dataset: Dataset, cache_dir: Path, device: torch.device
+    llm_source: str, num_layers: int | None, dataset: Dataset, cache_dir: Path, device: torch.device, setting: str
 ) -> NDArray[np.float32]:
     settings = LLMConfig(source=llm_source, num_layers=num_layers)
     try:
@@ -71,7 +79,7 @@ def _compute(
             return encode_texts(encoder, item_texts(dataset.items, dataset.item_attributes), device)
         directory = open_llm(settings, cache_dir).directory
     except UserError as error:
-        raise UserError(str(error).replace("llm.source", "recommender.text_source", 1)) from error
+        raise UserError(str(error).replace("llm.source", setting, 1)) from error
     llm = load_llm(directory, choose_dtype("auto", device), settings, device)
     width = embedding_width(llm)
     mean = BiTuning(width, embedding_std=1.0, representation="mean")  # holds no token, so nothing is drawn
@@ -79,7 +87,7 @@ def _compute(
     longest, limit = int(np.diff(prompts.offsets).max()), max_positions(llm.config)
     if limit is not None and longest > limit:
         raise UserError(
-            f"recommender.text_source: {llm_source} has {limit} positions, and the longest item text takes {longest} "
+            f"{setting}: {llm_source} has {limit} positions, and the longest item text takes {longest} "
             "tokens; name another LLM"
         )
     batches = inference_batches(np.diff(prompts.offsets), BATCH_TOKENS)
@@ -92,3 +100,26 @@ def _compute(
             features_BH = mean(llm, None, token_ids_Q, lengths_B)
             features_IH[items] = features_BH.cpu().numpy()
     return features_IH
+
+
+def features_of(config: Experiment, dataset: Dataset, cache: Path, device: torch.device) -> NDArray[np.float32]:
+    """Return the text features that a head's are the components of: float32 [I, H].
+
+    Raises:
+        UserError: `head.text_source` is no LLM.
+    """
+    if config.head.text_source is not None:
+        return item_features(config.head.text_source, None, dataset, cache, device, "head.text_source")
+    return item_features(config.llm.source, config.llm.num_layers, dataset, cache, device, "llm.source")
+
+
+def make_text_means(config: Experiment, dataset: Dataset, cache: Path, device: torch.device) -> Path | None:
+    """Find or make the file of a dataset's text features; None if the head reads none."""
+    width, source = config.head.text_width, config.head.text_source or config.llm.source
+    if width is None:
+        return None
+    layers = None if config.head.text_source else config.llm.num_layers
+    key = stage_key("text-means", 1, llm_content(source, cache), layers, width, dataset.fingerprint)
+    path = cache / "features" / f"{key}.safetensors"
+    make_once(path, lambda aside: TextMeans.of(features_of(config, dataset, cache, device), width, 1.0).write(aside))
+    return path

@@ -35,5 +35,6 @@ def train_and_package(config: Experiment) -> tuple[Path, Package]:
     )
     checkpoint = run_results(run_dir).artifacts["checkpoint"]
     dataset, place = open_dataset(artifacts.dataset_directory), run_dir / f"package-{checkpoint.name}"
-    make_once(place, lambda aside: write_package(aside, config, dataset, checkpoint, artifacts.recommender, identity))
+    parts = (artifacts.recommender, artifacts.text_means)
+    make_once(place, lambda aside: write_package(aside, config, dataset, checkpoint, *parts, identity))
     return run_dir, read_package(place)

@@ -4,12 +4,15 @@ import hashlib
 import tempfile
 from pathlib import Path
 
+import torch
+
 from laser.config.compose import read_yaml, validate, with_overrides
 from laser.config.identity import llm_content, stage_key
 from laser.config.paths import with_absolute_paths
 from laser.config.schema import Experiment, TrackingConfig
 from laser.data.dataset import Dataset
 from laser.errors import UserError
+from laser.recommenders.text_features import make_text_means
 from laser.serving.package import SCHEMA_VERSION, Identity, Package, read_package, write_package
 from laser.sources.prepare import prepare_dataset
 from laser.storage.cache import make_once
@@ -40,7 +43,9 @@ def packaged_run(run: StoredRun, cache: Path) -> Package:
             recommender = run.fetch("recommender", aside) if config.uses_recommender else None
             dataset = run_dataset(config, cache, run.tags()["dataset_fingerprint"])
             checkpoint = run.fetch("checkpoint", aside)
-            write_package(folder, config, dataset, checkpoint, recommender, _identity(run, config, dataset, cache))
+            means = make_text_means(config, dataset, cache, torch.device("cpu"))
+            identity = _identity(run, config, dataset, cache)
+            write_package(folder, config, dataset, checkpoint, recommender, means, identity)
 
         make_once(cache / "packages" / key, make)
     return read_package(cache / "packages" / key)

@@ -7,6 +7,7 @@
         item_embeddings.safetensors  of the catalogue, in the order of `catalogue/`
         catalogue/                   items.parquet and manifest.json, as in a prepared dataset; popularity.safetensors
         recommender/                 the frozen recommender, if one is read
+        text_means.safetensors       the items' text features, if the head reads them
 
 The LLM is fetched by `llm.source` as everywhere, and is compared with the identity. No file is a pickle.
 """
@@ -26,17 +27,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from laser.config.compose import read_yaml, validate
-from laser.config.credentials import masked
 from laser.config.schema import Experiment
 from laser.data.dataset import Dataset, open_dataset
 from laser.errors import UserError
+from laser.recommenders.text import TextMeans
 from laser.storage.content import file_hash
+from laser.storage.credentials import masked
 from laser.storage.yaml_text import as_yaml
 from laser.training.run.checkpoint import read_checkpoint
 
 SCHEMA_VERSION = 1
 DESCRIPTION, CONFIG, CATALOGUE, RECOMMENDER = "package.json", "config.yaml", "catalogue", "recommender"
 WEIGHTS, EMBEDDINGS = "weights.safetensors", "item_embeddings.safetensors"
+TEXT_MEANS = "text_means.safetensors"
 POPULARITY = "popularity.safetensors"
 COUNTS = "counts_I"
 """Name of the tensor in POPULARITY: training interactions of each item."""
@@ -78,6 +81,11 @@ class Package:
         path = self.folder / RECOMMENDER
         return path if path.is_dir() else None
 
+    @property
+    def text_means(self) -> TextMeans | None:
+        path = self.folder / TEXT_MEANS
+        return TextMeans.read(path, self.config.head.text_decay) if path.is_file() else None
+
     def weights(self) -> dict[str, Tensor]:
         return load_file(self.folder / WEIGHTS)
 
@@ -90,7 +98,13 @@ class Package:
 
 
 def write_package(
-    folder: Path, config: Experiment, dataset: Dataset, checkpoint: Path, recommender: Path | None, identity: Identity
+    folder: Path,
+    config: Experiment,
+    dataset: Dataset,
+    checkpoint: Path,
+    recommender: Path | None,
+    text_means: Path | None,
+    identity: Identity,
 ) -> None:
     """Write a package.
 
@@ -100,6 +114,7 @@ def write_package(
         dataset: the prepared data that it was trained on.
         checkpoint: the selected one.
         recommender: directory of the run's recommender; None if it reads none.
+        text_means: the items' text features (`laser.recommenders.text`); None if the head reads none.
         identity: what the model was made of.
 
     Raises:
@@ -118,6 +133,8 @@ def write_package(
         (folder / RECOMMENDER).mkdir()
         for name in ("model.safetensors", "recommender.json"):
             shutil.copyfile(recommender / name, folder / RECOMMENDER / name)
+    if text_means is not None:
+        shutil.copyfile(text_means, folder / TEXT_MEANS)
     description = {"schema_version": SCHEMA_VERSION, "identity": asdict(identity), "files": _hashes(folder)}
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
 

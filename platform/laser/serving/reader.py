@@ -32,6 +32,8 @@ from laser.models.llm_probe import open_llm
 from laser.recommenders.base import SequentialRecommender
 from laser.recommenders.encodings import HeldEncodings
 from laser.recommenders.storage import load_recommender
+from laser.recommenders.text import TextMeans
+from laser.recommenders.text_features import features_of
 from laser.serving.catalogue import Catalogue
 from laser.serving.package import Package
 from laser.training.artifacts import Artifacts
@@ -53,6 +55,7 @@ class Reader:
         prompts: words of users' histories.
         item_prompts: words of items.
         texts: where the cached texts lie; None if texts are read anew.
+        means: text features of the items, new ones last; None if the head reads none.
         device: of the model.
     """
 
@@ -65,11 +68,12 @@ class Reader:
         prompts: Prompts,
         item_prompts: Prompts,
         texts: TextFiles | None,
+        means: TextMeans | None,
         device: torch.device,
     ) -> None:
         self.laser, self.config, self.catalogue, self.recommender = laser.eval(), config, catalogue, recommender
         self.words = {USERS: prompts, ITEMS: item_prompts}
-        self.texts, self.device = texts, device
+        self.texts, self.means, self.device = texts, means, device
         self._opened = open_texts(texts, _splits(len(catalogue)), self.words, config)
 
     @staticmethod
@@ -115,7 +119,10 @@ class Reader:
             texts = make_texts(
                 config, decoder, opened.directory, opened.content, _splits(len(catalogue)), words, device
             )
-        return Reader(engine.laser, config, catalogue, recommender, prompts, item_prompts, texts, device)
+        means, num_new = package.text_means, len(catalogue) - catalogue.num_known
+        if means is not None and num_new:
+            means = means.with_new(features_of(config, catalogue.dataset, cache, device)[-num_new:])
+        return Reader(engine.laser, config, catalogue, recommender, prompts, item_prompts, texts, means, device)
 
     def vectors(self, histories: Sequence[NDArray[np.int32]]) -> tuple[Tensor, float]:
         """Return the vectors of users with these histories, vector_BD, and the bias on the items of their own.
@@ -146,7 +153,7 @@ class Reader:
         words, text = self.words[split], self._opened.get(split)
         if text is not None:
             text = replace(text, examples=examples)
-        return Histories(examples, encodings, words, words.lengths(examples), embeddings_IC, text)
+        return Histories(examples, encodings, words, words.lengths(examples), embeddings_IC, text, self.means)
 
     def _encodings(self, examples: Examples) -> HeldEncodings | None:
         """Encode histories with the recommender, which takes a new item for its stand-in."""

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
 
-from laser.config.credentials import masked
 from laser.errors import UserError
+from laser.storage.credentials import masked
 from laser.storage.locks import exclusive
 from laser.storage.places import check_place
 from laser.tracking.mlflow_private import latest_schema, make_tables, table_names

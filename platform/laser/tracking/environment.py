@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from laser.config.credentials import masked
+from laser.storage.credentials import masked
 
 PACKAGES = ("torch", "transformers", "ray", "deepspeed", "mlflow", "pyarrow", "scikit-learn", "numpy", "laser")
 

@@ -21,8 +21,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from laser.config.credentials import masked
 from laser.errors import UserError
+from laser.storage.credentials import masked
 from laser.storage.files import write_json, write_whole
 from laser.storage.places import check_place
 from laser.storage.yaml_text import as_yaml

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from laser.config.credentials import masked
 from laser.errors import UserError
 from laser.storage.cache import make_once
+from laser.storage.credentials import masked
 from laser.tracking.run import Run, metric_name
 from laser.tracking.store import client, write_shared
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from laser.config.credentials import masked
 from laser.errors import UserError
 from laser.evaluation.metrics import SELECTION_METRIC
 from laser.pages.run_figures import run_figures
+from laser.storage.credentials import masked
 from laser.tracking.description import NOTE, with_results
 from laser.tracking.interface import RunResults
 from laser.tracking.store import SERVER_ERROR, answers, client, client_at_once, write_shared

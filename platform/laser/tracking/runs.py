@@ -19,9 +19,9 @@ from urllib.request import url2pathname
 from pydantic import BaseModel
 
 from laser.config.compose import flatten
-from laser.config.credentials import masked
 from laser.config.schema import Experiment, TrackingConfig
 from laser.errors import UserError
+from laser.storage.credentials import masked
 from laser.storage.places import check_place
 from laser.storage.yaml_text import as_yaml
 from laser.tracking.database import SQLiteFile, check_server

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from laser.config.credentials import masked
 from laser.errors import UserError
+from laser.storage.credentials import masked
 from laser.tracking.database import SQLiteFile, alone_on_server
 
 logger = logging.getLogger(__name__)

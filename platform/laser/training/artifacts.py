@@ -42,6 +42,8 @@ class Artifacts:
     """The recommender's embeddings of the items; None without a recommender."""
     encodings: dict[str, Path] = field(default_factory=dict)
     """Split → file of the recommender's encodings of its histories; empty without a recommender."""
+    text_means: Path | None = None
+    """The items' text features that a head reads (`laser.recommenders.text`); None if it reads none."""
     texts: TextFiles | None = None
     """Keys and values of the texts that a late prefix reads; None if they are not cached."""
     users: Path | None = None

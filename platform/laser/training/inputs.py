@@ -19,6 +19,7 @@ from laser.engine.ahead import made_ahead
 from laser.llm.late_text import LateText, open_texts
 from laser.models.batch import Batch, sent
 from laser.recommenders.encodings import Encodings
+from laser.recommenders.text import TextMeans
 from laser.scoring.scored import chosen_in
 from laser.training.artifacts import Artifacts
 
@@ -40,6 +41,8 @@ class Histories:
     """The recommender's embeddings of the items, if the examples are the items themselves."""
     text: LateText | None = None
     """What a late prefix reads; None with the prefix before the text."""
+    means: TextMeans | None = None
+    """The items' text features, if a head reads them."""
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -76,12 +79,16 @@ class Histories:
         return self.lengths if self.text is None else self.text.costs(self.lengths, num_added_tokens)
 
     def states(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the recommender's last hidden state of each history, or its item embeddings: float32 states_BC."""
+        """Return the recommender's last hidden states or item embeddings, then text features: float32 states_BC."""
         if self.item_embeddings_IC is not None:
-            return self.item_embeddings_IC[self.examples.targets[indices]]
-        if self.encodings is None:
-            return np.zeros((len(indices), 0), np.float32)
-        return self.encodings.last(indices)
+            items_B = self.examples.targets[indices]
+            parts = [self.item_embeddings_IC[items_B], *([] if self.means is None else [self.means.items(items_B)])]
+        else:
+            none_BC = np.zeros((len(indices), 0), np.float32)
+            parts = [none_BC if self.encodings is None else self.encodings.last(indices)]
+            if self.means is not None:
+                parts.append(self.means.histories(*self.examples.histories(indices)))
+        return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
 
     def own_items(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return row and id of each item of the whole histories, int64. No row repeats an item."""
@@ -122,13 +129,14 @@ def open_inputs(config: Experiment, artifacts: Artifacts) -> Inputs:
     selected = select_examples(dataset, config, chosen_in(artifacts.users))
     words = {split: item_prompts if split == "items" else prompts for split in selected}
     texts = open_texts(artifacts.texts, selected, words, config)
+    means = None if artifacts.text_means is None else TextMeans.read(artifacts.text_means, config.head.text_decay)
     opened = {}
     for split, examples in selected.items():
         assert artifacts.digests[split] == examples.digest(), f"the artifacts hold other histories for {split}"
         encodings = Encodings(artifacts.encodings[split]) if artifacts.encodings else None
         embeddings_IC = item_embeddings_IC if split == "items" else None
         lengths = words[split].lengths(examples)
-        opened[split] = Histories(examples, encodings, words[split], lengths, embeddings_IC, texts.get(split))
+        opened[split] = Histories(examples, encodings, words[split], lengths, embeddings_IC, texts.get(split), means)
     return Inputs(
         artifacts=artifacts,
         dataset=dataset,

@@ -143,15 +143,18 @@ def outputs(
                 yield indices, output
 
 
-def encode_items(engine: Engine, items: Histories, config: TrainingConfig) -> Tensor:
-    """Return the item embeddings (I, D) in `training.item_dtype` on every worker; each worker encodes a part."""
+def encode_items(engine: Engine, histories: Histories, config: TrainingConfig, label: str = "encode items") -> Tensor:
+    """Return the vectors of items (I, D) in `training.item_dtype` on every worker; each worker encodes a part.
+
+    Users are encoded in the same way.
+    """
     width, dtype = engine.laser.vector_width, ITEM_DTYPES[config.item_dtype]
-    items_ID = torch.zeros(len(items), width, device=engine.device, dtype=dtype)
-    for indices, output in outputs(engine, items, config.inference_batch_tokens, "encode items"):
-        items_ID[torch.from_numpy(indices).to(engine.device)] = output.vector_BD.to(dtype)
-    for part in items_ID.split(max(1, SUM_ELEMENTS // width)):
+    vector_ID = torch.zeros(len(histories), width, device=engine.device, dtype=dtype)
+    for indices, output in outputs(engine, histories, config.inference_batch_tokens, label):
+        vector_ID[torch.from_numpy(indices).to(engine.device)] = output.vector_BD.to(dtype)
+    for part in vector_ID.split(max(1, SUM_ELEMENTS // width)):
         part.copy_(engine.sum(part))  # exact, because all workers but one add zeros
-    return items_ID
+    return vector_ID
 
 
 def evaluate(

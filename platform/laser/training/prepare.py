@@ -13,17 +13,18 @@ from laser.config.identity import stage_key
 from laser.config.schema import READS_USER, Experiment
 from laser.data.dataset import Dataset
 from laser.data.examples import Examples
-from laser.data.prompts import PromptFiles, Prompts
+from laser.data.prompts import PromptFiles
 from laser.data.selected import select_examples
 from laser.errors import UserError
 from laser.llm.late_text import make_texts
 from laser.llm.loading import embedding_std, eos_embedding, eos_token_id, llm_config, load_tokenizer
 from laser.llm.packed.architectures import why_not_packed
-from laser.models.llm_probe import max_positions, open_llm
+from laser.models.llm_probe import check_length, open_llm
 from laser.recommenders.base import SequentialRecommender
 from laser.recommenders.encodings import make_encodings
 from laser.recommenders.pretraining import pretrained_recommender, pretraining_device
 from laser.recommenders.storage import content_hash, load_recommender
+from laser.recommenders.text_features import make_text_means
 from laser.scoring.scored import chosen_in
 from laser.sources.prepare import prepare_dataset
 from laser.storage.cache import make_once
@@ -65,7 +66,8 @@ def make_artifacts(config: Experiment, recommender_directory: Path | None = None
         item_prompts = prompts.with_instruction(config.prompt.item_instruction, tokenizer)
     user_words, item_words = prompts.open(), item_prompts.open()
     words = {split: item_words if split == "items" else user_words for split in examples}
-    _check_positions(config, examples, words, llm)
+    lengths = [words[split].lengths(part) for split, part in examples.items()]
+    check_length(config, max(int(part.max()) for part in lengths if len(part)), llm)
     device = pretraining_device(config.training.use_gpu)
     recommender = None
     if config.uses_recommender and recommender_directory is None:
@@ -100,6 +102,7 @@ def make_artifacts(config: Experiment, recommender_directory: Path | None = None
             encodings=_encodings(recommender, content, dataset, examples, cache / "encodings"),
         )
     texts = make_texts(config, llm, llm_directory, opened.content, examples, words, device)
+    artifacts = replace(artifacts, text_means=make_text_means(config, dataset, cache, device))
     return replace(artifacts, texts=texts, checkpoint_bytes=checkpoint_bytes(config, artifacts))
 
 
@@ -159,20 +162,3 @@ def _check_enough(config: Experiment, examples: dict[str, Examples]) -> None:
                 f"data.path: {config.data.path} has no {name} example: users need at least 3 interactions "
                 "(4 to train on); lower data.k_core or data.min_rating, or take more data"
             )
-
-
-def _check_positions(
-    config: Experiment, examples: dict[str, Examples], words: dict[str, Prompts], llm: PretrainedConfig
-) -> None:
-    """Refuse prompts that are longer than the LLM's positions, before anything is trained."""
-    limit = max_positions(llm)
-    lengths = [words[split].lengths(part) for split, part in examples.items()]
-    longest = max(int(part.max()) for part in lengths if len(part))
-    virtual = config.mformer.num_virtual_tokens if config.bituning.prefix != "none" else 0
-    added = virtual + (config.bituning.representation != "mean")
-    if limit is not None and longest + added > limit:
-        raise UserError(
-            f"prompt.max_history_items: {config.prompt.max_history_items}; the longest prompt takes {longest + added} "
-            f"tokens ({longest} of text, {added} virtual), and the LLM has {limit} positions; lower it, "
-            "prompt.max_item_tokens or mformer.num_virtual_tokens, or name another llm.source"
-        )

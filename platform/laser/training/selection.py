@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from laser.cli.progress import progress
 from laser.config.families.selection import AllUsers, ScoredUsers
@@ -22,8 +21,8 @@ from laser.models.head import ITEMS, USERS
 from laser.scoring.choice import choose_users
 from laser.scoring.effort import adapter_efforts, check_effort, head_efforts, item_vectors, suffix_efforts
 from laser.scoring.scored import Made
-from laser.training.inputs import Histories, Inputs
-from laser.training.loop import outputs
+from laser.training.extensions.outputs import read_outputs
+from laser.training.inputs import Inputs
 from laser.training.model import whole_laser
 from laser.training.run.transfer import starting_weights
 
@@ -75,9 +74,10 @@ def efforts(config: Experiment, inputs: Inputs, kind: str) -> Made:
     check_effort(laser, kind)
     if config.training.start_from is not None:
         engine.load_trainable(starting_weights(config.training.start_from, laser))
-    items_IH, users_UH = _read(engine, inputs.items, config), None
+    tokens = config.training.inference_batch_tokens
+    items_IH, users_UH = read_outputs(engine, inputs.items, tokens).to(device), None
     if kind == "head" or config.head.standardise:
-        users_UH = _read(engine, inputs.train, config)
+        users_UH = read_outputs(engine, inputs.train, tokens).to(device)
     if config.head.standardise:
         assert laser.head is not None and users_UH is not None
         laser.head.standardise(users_UH, USERS)
@@ -86,7 +86,7 @@ def efforts(config: Experiment, inputs: Inputs, kind: str) -> Made:
     items_ID, temperature = item_vectors(laser, items_IH, states_IC), config.training.temperature
     found_U = np.zeros(len(inputs.train))
     costs = inputs.train.costs(laser.num_added_tokens)
-    batches = inference_batches(costs, config.training.inference_batch_tokens)
+    batches = inference_batches(costs, tokens)
     with progress(batches, f"effort ({kind})", "batch") as steps:
         for indices in steps:
             batch = inputs.train.batch(indices, [1.0] * len(indices), device)
@@ -98,11 +98,3 @@ def efforts(config: Experiment, inputs: Inputs, kind: str) -> Made:
                 found_B = of(laser, batch, items_ID, temperature)
             found_U[indices] = found_B.double().cpu().numpy()
     return found_U, {"seconds": time.perf_counter() - started}
-
-
-def _read(engine: PlainEngine, histories: Histories, config: Experiment) -> Tensor:
-    """Return what the LLM gives for each history: float32 outputs_UH."""
-    found_UH = torch.zeros(len(histories), engine.laser.llm_width, device=engine.device)
-    for indices, output in outputs(engine, histories, config.training.inference_batch_tokens, "read for the effort"):
-        found_UH[torch.from_numpy(indices).to(engine.device)] = output.representation_BH
-    return found_UH

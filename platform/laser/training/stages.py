@@ -4,6 +4,7 @@
 - Stage 1 encodes the catalogue at the end of each epoch. Validation reads this encoding, and the next epoch trains
   against it, unchanged.
 - Stage 2 keeps one encoding of the catalogue throughout.
+- The recommender's product may join the score after all stages (`laser.training.extensions.joining`).
 
 Each stage starts from the weights and item embeddings of the best epoch so far, and resets Adam. The best epoch is the
 one with the highest validation NDCG@10. The test set is read once, at the end.
@@ -29,6 +30,7 @@ from laser.evaluation.metrics import SELECTION_METRIC
 from laser.evaluation.user_ranks import TEST_RANKS
 from laser.tracking.interface import Report
 from laser.training.extensions.alignment import align
+from laser.training.extensions.joining import join
 from laser.training.extensions.two_sided import TwoSidedStep
 from laser.training.extensions.warm_start import warm_start
 from laser.training.inputs import Inputs
@@ -48,6 +50,8 @@ from laser.training.run.outcome import Outcome, best_metrics, epoch_metrics, pre
 from laser.training.run.transfer import starting_weights
 
 logger = logging.getLogger(__name__)
+JOINED = 3
+"""The stage in which the recommender's product joins the score; nothing is trained in it."""
 
 
 class TwoStageTraining:
@@ -76,6 +80,10 @@ class TwoStageTraining:
                 if stage < 2:
                     item_embeddings_IH = encode_items(self.engine, self.inputs.items, self.training)
                 state = self._end_epoch(state, stage, figures, item_embeddings_IH)
+        if self.config.head.joins_after and state.stage < JOINED:
+            item_embeddings_IH = self._load_best(state, item_embeddings_IH)
+            figures, item_embeddings_IH = join(self.engine, self.inputs, item_embeddings_IH, self.config)
+            state = self._end_epoch(state, JOINED, figures, item_embeddings_IH)
         return self._finish(state, item_embeddings_IH)
 
     @staticmethod
@@ -83,9 +91,9 @@ class TwoStageTraining:
         return state.stage_epoch if state.stage == stage else 0
 
     def _start(self) -> tuple[TrainingState, Tensor]:
-        """Resume from the last whole checkpoint in the run directory, or encode and validate the starting weights.
+        """Resume from the last whole checkpoint, or encode and validate the starting weights.
 
-        The starting weights are random, taken from another run, or aligned.
+        These are random, taken from another run, or aligned. What has joined there leaves, and joins anew at the end.
         """
         checkpoint = latest_checkpoint(self.directory)
         if checkpoint is not None:
@@ -100,6 +108,8 @@ class TwoStageTraining:
             return state, checkpoint.item_embeddings().to(self.engine.device)
         if self.training.start_from is not None:
             start = starting_weights(self.training.start_from, self.engine.laser)
+            if self.config.head.joins_after:
+                start["head.state_unit_C"] = torch.zeros_like(start["head.state_unit_C"])
             self.engine.load_trainable(self.engine.trainable_state() | start)
         aligned = align(self.engine, self.inputs.items, self.training)
         if self.config.warms_up_head:
@@ -162,14 +172,12 @@ class TwoStageTraining:
             best_score=score if better else state.best_score,
             history=[*state.history, {"epoch": float(epoch), **metrics}],
             seconds=time.perf_counter() - self.started,
-            tokens=state.tokens + int(figures["tokens"]),
+            tokens=state.tokens + int(figures.get("tokens", 0)),
         )
         state = self._save(state, item_embeddings_IH)
         if self.engine.rank == 0:
-            logger.info(
-                "stage %d epoch %d: loss %.4f, validation NDCG@10 %.4f%s",
-                stage, stage_epoch, metrics["loss"], score, " (best so far)" if better else "",
-            )  # fmt: skip
+            what = f"stage {stage} epoch {stage_epoch}: loss {metrics['loss']:.4f}" if stage < JOINED else "joined"
+            logger.info("%s, validation NDCG@10 %.4f%s", what, score, " (best so far)" if better else "")
         self.report(metrics, epoch)
         return state
 

@@ -75,7 +75,7 @@ def cached_outputs(engine: Engine, inputs: Inputs, config: Experiment) -> Output
     else:
         batch_tokens = config.training.inference_batch_tokens
         if engine.laser.bituning.late:
-            outputs_RH = torch.cat([_read_late(engine, part, batch_tokens) for part in parts])
+            outputs_RH = torch.cat([read_outputs(engine, part, batch_tokens) for part in parts])
         else:
             outputs_RH = _read(engine, parts, prefix_LH, suffix_H, batch_tokens)
         if engine.rank == 0:
@@ -107,8 +107,8 @@ def _virtual_tokens(engine: Engine) -> tuple[Tensor, Tensor]:
     return prefix_LH, state["bituning.suffix"]
 
 
-def _read_late(engine: Engine, part: Histories, batch_tokens: int) -> Tensor:
-    """Compute the outputs of a part under a late prefix, whose text is cached: float32 on the CPU of every worker."""
+def read_outputs(engine: Engine, part: Histories, batch_tokens: int) -> Tensor:
+    """Return what the LLM gives for each history of a part, float32 (E, H) on the CPU of every worker (collective)."""
     outputs_EH = torch.zeros(len(part), engine.laser.llm_width)
     for rows, output in outputs(engine, part, batch_tokens, "read"):
         outputs_EH[rows] = output.representation_BH.cpu()

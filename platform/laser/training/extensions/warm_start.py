@@ -9,9 +9,7 @@ Shape suffixes: B batch, E examples, I items, H LLM width, D head width.
 
 import hashlib
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +24,11 @@ from laser.config.schema import Experiment
 from laser.data.batches import training_batches
 from laser.engine.base import Engine
 from laser.engine.losses import item_contrastive_loss
-from laser.evaluation.metrics import SELECTION_METRIC, ranking_metrics
-from laser.evaluation.ranking import ranks, user_ranks
+from laser.evaluation.metrics import SELECTION_METRIC
+from laser.evaluation.ranking import user_ranks
 from laser.evaluation.user_ranks import UserRanks
 from laser.models.batch import sent
+from laser.models.calibration import EXPONENTS, Scores, sampled_users
 from laser.models.head import ITEMS, USERS, Head
 from laser.models.laser import build_head
 from laser.storage.cache import make_once
@@ -38,16 +37,8 @@ from laser.training.inputs import Inputs
 
 logger = logging.getLogger(__name__)
 
-CALIBRATION_USERS = 8192
-"""The single weights are tried on at most this many validation users."""
-CALIBRATION_SCORES = 2**25
-"""Memory holds at most this many scores of these users for each part of the score: 128 MiB."""
 CALIBRATION_PREFIXES = 2048
 """The common scale is tried on this many prefixes."""
-EXPONENTS = range(-8, 9)
-"""Powers of 2 that are tried in the first round for each weight, and for the common scale."""
-STEPS = ([2.0**exponent for exponent in EXPONENTS], [0.5, 0.7, 1.0, 1.4, 2.0], [0.7, 0.84, 1.0, 1.19, 1.4])
-"""Factors that each round tries for each weight."""
 
 LOSS = "loss"
 """Name of the loss beside the head's weights in the cache."""
@@ -88,47 +79,16 @@ def warm_start(engine: Engine, inputs: Inputs, config: Experiment) -> WarmStart:
     return WarmStart(untrained, fit.validate().metrics(), loss, fit.items())
 
 
-@dataclass(frozen=True)
-class _Sample:
-    """Holds S validation users and each part of their scores of all items."""
-
-    scores: list[Tensor]
-    """Scores at weight 1 of each of the recommender's blocks and, last, of the cosine."""
-    own: tuple[Tensor, Tensor]
-    """Row and id of each item of the histories."""
-    targets_S: Tensor
-
-    @staticmethod
-    def of(fit: "_Fit", random: np.random.Generator) -> "_Sample":
-        """Draw a sample of users, few enough that their scores take little memory for any catalogue."""
-        size = max(1, min(CALIBRATION_USERS, CALIBRATION_SCORES // len(fit.items_IH)))
-        rows = np.sort(random.permutation(len(fit.val))[:size])
-        states_SC, items_IC = fit.val_states_EC[rows], fit.item_states_IC
-        blocks = [states_SC[:, start:end] @ items_IC[:, start:end].T for start, end in pairwise(fit.block_starts)]
-        width = fit.head.width - items_IC.shape[1]
-        users_SD = fit.head(fit.val_EH[rows], USERS, states_SC).vector_BD[:, :width] / fit.head.text_scale
-        targets_S = torch.from_numpy(fit.val.examples.targets[rows].astype(np.int64)).to(fit.device)
-        cosine_SI = users_SD @ fit.items()[:, :width].T
-        return _Sample([*blocks, cosine_SI], sent(fit.val.own_items(rows), fit.device), targets_S)
-
-    def ndcg(self, weights: Sequence[float], bias: float) -> float:
-        """Return NDCG@10 at these weights."""
-        scores_SI = self.scores[0] * weights[0]
-        for part_SI, weight in zip(self.scores[1:], weights[1:], strict=True):
-            scores_SI.add_(part_SI, alpha=weight)
-        scores_SI.index_put_(self.own, scores_SI.new_tensor(bias), accumulate=True)
-        return ranking_metrics(ranks(scores_SI, self.targets_S).cpu().numpy())[SELECTION_METRIC]
-
-
 class _Fit:
     """Fits the head alone; holds everything that the head reads."""
 
     def __init__(self, engine: Engine, inputs: Inputs, outputs: Outputs, config: Experiment) -> None:
         assert inputs.prefixes is not None
         self.config, self.device = config, engine.device
-        self.block_starts = np.cumsum([0, *inputs.artifacts.recommender_blocks])
+        self.blocks = inputs.artifacts.recommender_blocks
         self.prefixes, self.val = inputs.prefixes, inputs.val
-        files = (inputs.artifacts.item_embeddings, *inputs.artifacts.encodings.values())  # named by what they hold
+        artifacts = inputs.artifacts
+        files = (artifacts.item_embeddings, artifacts.text_means, *artifacts.encodings.values())  # named by content
         self.states = sorted(file.name for file in files if file is not None)
         self.prefixes_EH, self.val_EH, self.items_IH = (
             part.to(self.device) for part in (outputs.prefixes_EH, outputs.val_EH, outputs.items_IH)
@@ -145,50 +105,30 @@ class _Fit:
 
     @torch.no_grad()
     def calibrate(self) -> None:
-        """Choose the few single weights of the score by trial, before training the many others.
-
-        The parts of the score start at unrelated scales. A learning rate that suits the other weights does not carry a
-        single weight to the next order of magnitude.
-
-        Three rounds with ever smaller steps choose the history bias, the weight of each of the recommender's blocks and
-        that of the cosine, one after another. The measure is NDCG@10 on a sample of the validation users. The bias
-        comes first; without it, a part that ranks the history high would be judged by that. Each part joins the parts
-        before it or stays out, because a misleading part would spoil the choice of all others.
+        """Choose the few single weights of the score (`laser.models.calibration`), before training the many others.
 
         The training loss of a sample then chooses a common scale, which changes no rank.
         """
         head = self.head.eval()
-        if head.state_weight_C is None:
+        if head.state_weight_C is None or head.joins_later:
             return
-        random = np.random.default_rng(self.config.training.seed)
-        sample = _Sample.of(self, random)
-        units = [1.0 / max(1e-20, float(scores_SI.amax(dim=1).mean())) for scores_SI in sample.scores]
-        units[-1] = float(head.text_scale)  # the cosine has its scale; the best items of a block score 1 on average
-        weights, bias = [units[0], *(0.0 for _ in units[1:])], 0.0
-        for steps in STEPS:
-            if head.history_bias is not None:
-                biases = [bias * step for step in steps] if bias else [0.0, *(-step for step in STEPS[0])]
-                bias = max(biases, key=lambda candidate: sample.ndcg(weights, candidate))
-            for number in range(1, len(weights)):
-                sizes = [weights[number] * step for step in steps]
-                if not weights[number]:
-                    sizes = [0.0, *(units[number] * step for step in STEPS[0])]
-                tried = [[*weights[:number], size, *weights[number + 1 :]] for size in sizes]
-                weights = max(tried, key=lambda candidate: sample.ndcg(candidate, bias))
-        weights[-1] = weights[-1] or units[-1] * STEPS[0][0]  # with 0 no gradient would reach the virtual tokens
+        random, val = np.random.default_rng(self.config.training.seed), self.val
+        rows, blocks = sampled_users(len(val), len(self.items_IH), random), self.blocks
+        states_SC, width = self.val_states_EC[rows], head.width - sum(blocks)
+        users_SD = head(self.val_EH[rows], USERS, states_SC).vector_BD[:, :width] / head.text_scale
+        own, targets = (
+            sent(val.own_items(rows), self.device),
+            torch.from_numpy(val.examples.targets[rows].astype(np.int64)),
+        )
+        scores = Scores.of(
+            states_SC, self.item_states_IC, blocks, users_SD, self.items()[:, :width], own, targets.to(self.device)
+        )
+        weights, bias = scores.best_weights(float(head.text_scale), head.history_bias is not None)
         prefixes, losses = random.permutation(len(self.prefixes))[:CALIBRATION_PREFIXES], []
         for exponent in EXPONENTS:
-            self._set(weights, bias, 2.0**exponent)
+            head.set_weights(blocks, weights, bias, 2.0**exponent)
             losses.append(float(self._loss(prefixes)))
-        self._set(weights, bias, 2.0 ** EXPONENTS[int(np.argmin(losses))])
-
-    def _set(self, weights: Sequence[float], bias: float, common: float) -> None:
-        """Copy the weights of the blocks, the weight of the cosine and the bias into the head."""
-        for (start, end), weight in zip(pairwise(self.block_starts), weights[:-1], strict=True):
-            self.head.state_unit_C[start:end] = weight * common
-        self.head.text_scale.fill_(weights[-1] * common)
-        if self.head.history_bias is not None:
-            self.head.history_bias.fill_(bias * common)
+        head.set_weights(blocks, weights, bias, 2.0 ** EXPONENTS[int(np.argmin(losses))])
 
     def _ndcg(self) -> float:
         return self.validate().metrics()[SELECTION_METRIC]

@@ -12,7 +12,6 @@ It is written aside and renamed into place, so it is there whole or not at all. 
 checksum, and the checkpoint before it is used.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -32,6 +31,7 @@ from laser.config.identity import first_difference, same_llm
 from laser.config.marks import FINGERPRINTED, HOW_IT_RUNS, LABEL, MAY_DIFFER_ON_RESUME, NUM_EPOCHS
 from laser.config.schema import Experiment
 from laser.errors import UserError
+from laser.storage.content import file_hash
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class TrainingState:
     """Holds a run's position after a whole epoch, its settings and its metrics so far."""
 
     stage: int
-    """0, 1 or 2. Before any of the stages, and after the head's warm start, this and `stage_epoch` are 0."""
+    """0, 1, 2; 3 once the recommender has joined. Before the stages, and after a warm start, it and the epoch are 0."""
     stage_epoch: int
     """Number of finished epochs of this stage."""
     epoch: int
@@ -120,7 +120,7 @@ def write_checkpoint(
         save_file(dict(optimizer), aside / "optimizer.safetensors")
         save_file({"item_embeddings": item_embeddings_IH.contiguous()}, aside / "item_embeddings.safetensors")
         _write_json(aside / "state.json", {"schema_version": SCHEMA_VERSION, **asdict(state)})
-        _write_json(aside / CHECKSUMS, {path.name: _sha256(path) for path in sorted(aside.iterdir())})
+        _write_json(aside / CHECKSUMS, {path.name: file_hash(path) for path in sorted(aside.iterdir())})
         for path in aside.iterdir():
             _sync(path)
         place = directory / name
@@ -148,7 +148,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     checksums = _read_json(path / CHECKSUMS)
     for name in FILES:
         expected = checksums.get(name)
-        if not (path / name).is_file() or _sha256(path / name) != expected:
+        if not (path / name).is_file() or file_hash(path / name) != expected:
             raise UserError(f"{path / name}: missing or altered since it was written; use an earlier checkpoint")
     state = _read_json(path / "state.json")
     version = state.pop("schema_version", None)
@@ -207,11 +207,6 @@ def check_same_settings(state: TrainingState, settings: Mapping[str, Any]) -> No
             f"{key}: {settings.get(key)!r} differs from {state.settings.get(key)!r} of the run to resume; set it back, "
             "or start a run of another name"
         )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from laser.config.credentials import masked
+from laser.storage.credentials import masked
 
 
 @pytest.mark.parametrize(
