@@ -33,7 +33,7 @@ site_children = {
     "results/README": [
         "table-4/report", "table-7/report", "additions/report", "dealrec/report", "collectivekv/report",
         "collectivekv-movielens/report", "collectivekv-mini/report", "peso/report", "peso-mini/report",
-        "peso-rates-mini/report", "text-cache/report",
+        "peso-rates-mini/report", "text-cache/report", "table-4-late/report",
     ],
     "decisions/README": ["house", "models", "training", "data", "recommenders", "evaluation", "cluster"],
 }  # fmt: skip
