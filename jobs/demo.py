@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from laser.cli.job import run_job
-from laser.storage.credentials import masked
 from laser.config.schema import TuneExperiment
+from laser.storage.credentials import masked
 
 logger = logging.getLogger("demo")
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from laser.cli.job import run_job
-from laser.storage.credentials import masked
 from laser.config.jobs import UiJob
+from laser.storage.credentials import masked
 
 OUTDATED = "ignore:starlette.middleware.wsgi is deprecated"
 """MLflow's server imports it in each of its processes, which would each say so below the address."""
