@@ -42,7 +42,7 @@ class Head(nn.Module):
         width: D; None compares the LLM's outputs without a map.
         recommender_width: C if the recommender's product is added, else 0.
         text_width: W; 0 if the maps read no text features. Without a map, nothing does.
-        joins_later: whether the recommender's product has no weight until `join`.
+        joins_later: whether the recommender's product has no weight until `set_weights` gives it one.
         shared: whether one map serves users and items; otherwise two maps start equal.
         dropout: probability of dropping an input of the map.
         history_bias: whether to learn b, which starts at 0; otherwise the score has no b.

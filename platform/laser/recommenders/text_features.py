@@ -108,18 +108,24 @@ def features_of(config: Experiment, dataset: Dataset, cache: Path, device: torch
     Raises:
         UserError: `head.text_source` is no LLM.
     """
-    if config.head.text_source is not None:
-        return item_features(config.head.text_source, None, dataset, cache, device, "head.text_source")
-    return item_features(config.llm.source, config.llm.num_layers, dataset, cache, device, "llm.source")
+    source, num_layers, setting = _source_of(config)
+    return item_features(source, num_layers, dataset, cache, device, setting)
 
 
 def make_text_means(config: Experiment, dataset: Dataset, cache: Path, device: torch.device) -> Path | None:
     """Find or make the file of a dataset's text features; None if the head reads none."""
-    width, source = config.head.text_width, config.head.text_source or config.llm.source
+    width = config.head.text_width
     if width is None:
         return None
-    layers = None if config.head.text_source else config.llm.num_layers
-    key = stage_key("text-means", 1, llm_content(source, cache), layers, width, dataset.fingerprint)
+    source, num_layers, _ = _source_of(config)
+    key = stage_key("text-means", 1, llm_content(source, cache), num_layers, width, dataset.fingerprint)
     path = cache / "features" / f"{key}.safetensors"
     make_once(path, lambda aside: TextMeans.of(features_of(config, dataset, cache, device), width, 1.0).write(aside))
     return path
+
+
+def _source_of(config: Experiment) -> tuple[str, int | None, str]:
+    """Return what reads the texts of a head, how many of its blocks, and the setting that names it."""
+    if config.head.text_source is not None:
+        return config.head.text_source, None, "head.text_source"
+    return config.llm.source, config.llm.num_layers, "llm.source"

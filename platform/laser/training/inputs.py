@@ -80,15 +80,18 @@ class Histories:
 
     def states(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the recommender's last hidden states or item embeddings, then text features: float32 states_BC."""
+        items_B = self.examples.targets[indices]
         if self.item_embeddings_IC is not None:
-            items_B = self.examples.targets[indices]
-            parts = [self.item_embeddings_IC[items_B], *([] if self.means is None else [self.means.items(items_B)])]
+            state_BC = self.item_embeddings_IC[items_B]
+        elif self.encodings is not None:
+            state_BC = self.encodings.last(indices)
         else:
-            none_BC = np.zeros((len(indices), 0), np.float32)
-            parts = [none_BC if self.encodings is None else self.encodings.last(indices)]
-            if self.means is not None:
-                parts.append(self.means.histories(*self.examples.histories(indices)))
-        return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+            state_BC = np.zeros((len(indices), 0), np.float32)
+        if self.means is None:
+            return state_BC
+        are_items = self.item_embeddings_IC is not None
+        text_BW = self.means.items(items_B) if are_items else self.means.histories(*self.examples.histories(indices))
+        return np.concatenate([state_BC, text_BW], axis=1)
 
     def own_items(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return row and id of each item of the whole histories, int64. No row repeats an item."""

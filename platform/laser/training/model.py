@@ -6,9 +6,11 @@ import torch
 import torch.distributed as dist
 
 from laser.config.schema import Experiment
+from laser.engine.base import Engine
 from laser.engine.memory import Level, choose_level, footprint, free_memory, stored_bytes
 from laser.llm.loading import Decoder, choose_dtype, empty_llm, llm_config, load_llm
-from laser.models.laser import Laser, build_laser
+from laser.models.head import Head
+from laser.models.laser import Laser, build_head, build_laser
 from laser.training.artifacts import Artifacts
 from laser.training.inputs import Inputs
 
@@ -26,6 +28,15 @@ def around(llm: Decoder, config: Experiment, artifacts: Artifacts) -> Laser:
     if config.training.gradient_checkpointing:
         laser.enable_gradient_checkpointing()
     return laser
+
+
+def copied_head(engine: Engine, config: Experiment, artifacts: Artifacts) -> Head:
+    """Return a copy of the engine's head, whole and on the CPU (collective)."""
+    head = build_head(config.head, engine.laser.llm_width, artifacts.recommender_width)
+    assert head is not None
+    weights = engine.trainable_state()
+    head.load_state_dict({name: weights[f"head.{name}"].cpu() for name in head.state_dict()})
+    return head
 
 
 def weightless_laser(config: Experiment, llm_directory: Path, width: int, device: torch.device) -> Laser:

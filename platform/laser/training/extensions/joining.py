@@ -16,9 +16,9 @@ from laser.config.schema import Experiment
 from laser.engine.base import Engine
 from laser.models.batch import sent
 from laser.models.calibration import Scores, sampled_users
-from laser.models.laser import build_head
 from laser.training.inputs import Inputs
 from laser.training.loop import encode_items
+from laser.training.model import copied_head
 
 
 @torch.no_grad()
@@ -35,10 +35,7 @@ def join(engine: Engine, inputs: Inputs, items_ID: Tensor, config: Experiment) -
         The weight of each block and of the cosine, with the seconds, and the item embeddings of the whole score.
     """
     started, val, blocks = time.perf_counter(), inputs.val, inputs.artifacts.recommender_blocks
-    weights = engine.trainable_state()
-    head = build_head(config.head, engine.laser.llm_width, inputs.artifacts.recommender_width)
-    assert head is not None
-    head.load_state_dict({name: weights[f"head.{name}"].cpu() for name in head.state_dict()})
+    head = copied_head(engine, config, inputs.artifacts)
     vectors_ED = encode_items(engine, val, config.training, "encode validation users").float()
     rows = sampled_users(len(val), len(items_ID), np.random.default_rng(config.training.seed))
     states_IC = torch.from_numpy(inputs.items.states(np.arange(len(items_ID)))[:, : sum(blocks)]).to(engine.device)
@@ -55,7 +52,9 @@ def join(engine: Engine, inputs: Inputs, items_ID: Tensor, config: Experiment) -
     found = torch.tensor([*chosen, bias], device=engine.device, dtype=torch.float64)
     *chosen, bias = engine.sum(found * (engine.rank == 0)).tolist()
     head.set_weights(blocks, chosen, bias)
-    engine.load_trainable(weights | {f"head.{name}": value for name, value in head.state_dict().items()})
+    engine.load_trainable(
+        engine.trainable_state() | {f"head.{name}": value for name, value in head.state_dict().items()}
+    )
     named = {f"weight/block{number}": weight for number, weight in enumerate(chosen[:-1])}
     figures = {**named, "weight/cosine": chosen[-1], "train_seconds": time.perf_counter() - started}
     return figures, torch.cat([items_ID, states_IC.to(items_ID.dtype)], dim=1)

@@ -30,10 +30,10 @@ from laser.evaluation.user_ranks import UserRanks
 from laser.models.batch import sent
 from laser.models.calibration import EXPONENTS, Scores, sampled_users
 from laser.models.head import ITEMS, USERS, Head
-from laser.models.laser import build_head
 from laser.storage.cache import make_once
 from laser.training.extensions.outputs import Outputs, cached_outputs
 from laser.training.inputs import Inputs
+from laser.training.model import copied_head
 
 logger = logging.getLogger(__name__)
 
@@ -97,11 +97,7 @@ class _Fit:
             torch.from_numpy(part.states(np.arange(len(part)))).to(self.device)
             for part in (inputs.prefixes, inputs.val, inputs.items)
         )
-        head = build_head(config.head, engine.laser.llm_width, inputs.artifacts.recommender_width)
-        assert head is not None
-        weights = {name.removeprefix("head."): value for name, value in engine.trainable_state().items()}
-        head.load_state_dict({name: weights[name] for name in head.state_dict()})
-        self.head: Head = head.to(self.device)
+        self.head: Head = copied_head(engine, config, artifacts).to(self.device)
 
     @torch.no_grad()
     def calibrate(self) -> None:
@@ -116,13 +112,9 @@ class _Fit:
         rows, blocks = sampled_users(len(val), len(self.items_IH), random), self.blocks
         states_SC, width = self.val_states_EC[rows], head.width - sum(blocks)
         users_SD = head(self.val_EH[rows], USERS, states_SC).vector_BD[:, :width] / head.text_scale
-        own, targets = (
-            sent(val.own_items(rows), self.device),
-            torch.from_numpy(val.examples.targets[rows].astype(np.int64)),
-        )
-        scores = Scores.of(
-            states_SC, self.item_states_IC, blocks, users_SD, self.items()[:, :width], own, targets.to(self.device)
-        )
+        own, items_ID = sent(val.own_items(rows), self.device), self.items()[:, :width]
+        targets_S = torch.from_numpy(val.examples.targets[rows].astype(np.int64)).to(self.device)
+        scores = Scores.of(states_SC, self.item_states_IC, blocks, users_SD, items_ID, own, targets_S)
         weights, bias = scores.best_weights(float(head.text_scale), head.history_bias is not None)
         prefixes, losses = random.permutation(len(self.prefixes))[:CALIBRATION_PREFIXES], []
         for exponent in EXPONENTS:
