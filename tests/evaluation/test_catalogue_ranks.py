@@ -54,6 +54,21 @@ def test_equal_items_tie_wherever_they_stand(make_case):
     assert torch.equal(catalogue_ranks(representation_BH, copies_IH, last_B), expected_B)
 
 
+def test_parts_of_unlike_scales_leave_few_scores_in_doubt(make_case):
+    cosine_BH, cosines_IH, targets_B = make_case(64, 3000, 64)
+    counts_BH, counts_IH, _ = make_case(64, 3000, 96)
+    representation_BH = torch.cat([cosine_BH, 1e-4 * counts_BH], dim=1)
+    items_IH = torch.cat([cosines_IH, 1e4 * counts_IH], dim=1)
+    error_B = ranking.error_bound(representation_BH, items_IH)
+    wrong_BI = (representation_BH @ items_IH.T).double() - representation_BH.double() @ items_IH.double().T
+    assert (wrong_BI.abs().amax(dim=1) <= error_B).all()
+    whole_B = representation_BH.norm(dim=1) * items_IH.norm(dim=1).max() * 160 * 2.0**-24
+    assert (100 * error_B < whole_B).all(), "one bound for all parts takes the largest part for all of them"
+    assert torch.equal(
+        catalogue_ranks(representation_BH, items_IH, targets_B), sorted_ranks(representation_BH, items_IH, targets_B)
+    )
+
+
 def test_a_user_without_direction_ranks_every_target_last(make_case):
     _, items_IH, targets_B = make_case(6, 400, 16)
     assert catalogue_ranks(torch.zeros(6, 16), items_IH, targets_B).tolist() == [400] * 6
