@@ -12,6 +12,7 @@ from laser.training.loop import CatalogueStep, train_epoch
 from laser.training.model import whole_laser
 from laser.training.prepare import prepare_inputs
 from laser.training.run.checkpoint import latest_checkpoint
+from laser.training.train import preflight
 from tiny.laser import CPU
 from tiny.training import train
 
@@ -117,3 +118,23 @@ def test_it_joins_once_also_where_a_run_resumes(experiment, tmp_path):
         assert parts.val == whole.val and parts.epochs == whole.epochs
     with pytest.raises(UserError, match=r"head\.collaborative"):
         train(part, tmp_path / "parts", lambda *_: None)
+
+
+def test_a_joined_run_without_epochs_is_evaluated_as_it_is(experiment, tmp_path):
+    config = with_overrides(experiment, {**JOINED, "head.joins": "after"})
+    joined = train(config, tmp_path / "run", lambda *_: None)
+    assert joined.selected == "stage3-epoch0001"
+    none = {f"training.stage{stage}_epochs": 0 for stage in range(3)} | {"training.start_from": str(tmp_path / "run")}
+    again = train(with_overrides(config, none), tmp_path / "again", lambda *_: None)
+    assert again.epochs == 0 and again.val == joined.val and again.test == joined.test
+
+
+def test_more_epochs_of_a_stage_that_has_ended_are_refused(experiment, tmp_path):
+    config = with_overrides(experiment, {**JOINED, "head.joins": "after", "training.stage2_epochs": 0})
+    train(config, tmp_path / "run", lambda *_: None)
+    artifacts = prepare_inputs(config).artifacts
+    preflight(tmp_path / "run", config, artifacts)
+    for stage, epochs in ((1, 2), (2, 1)):
+        longer = with_overrides(config, {f"training.stage{stage}_epochs": epochs})
+        with pytest.raises(UserError, match=rf"training\.stage{stage}_epochs: {epochs}"):
+            preflight(tmp_path / "run", longer, artifacts)

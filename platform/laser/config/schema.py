@@ -222,7 +222,7 @@ class HeadConfig(Section):
 
     @property
     def joins_after(self) -> bool:
-        """Whether the recommender's product joins the score after all training; that counts as one epoch."""
+        """Whether the recommender's product joins the score after all training."""
         return self.collaborative and self.joins == "after"
 
 
@@ -408,9 +408,11 @@ class Experiment(Section):
 
     @property
     def num_epochs(self) -> int:
-        """Epochs that a run reports, over all stages; the untrained model does not count."""
-        stages = self.training.stage0_epochs + self.training.stage1_epochs + self.training.stage2_epochs
-        return stages + int(self.warms_up_head) + int(self.head.joins_after)
+        """Epochs that a run reports, over all stages; the untrained model does not count, joining does."""
+        training, joins = self.training, self.head.joins_after
+        trained = training.stage0_epochs + training.stage1_epochs + training.stage2_epochs + int(self.warms_up_head)
+        as_it_is = training.start_from is not None and not trained + training.alignment_epochs
+        return trained + int(joins and not as_it_is)
 
     @model_validator(mode="after")
     def _sections_agree(self) -> "Experiment":

@@ -14,7 +14,7 @@ from laser.data.dataset import open_dataset
 from laser.storage.places import check_free
 from laser.tracking.interface import Report
 from laser.training.artifacts import Artifacts
-from laser.training.run.checkpoint import check_same_settings, dependent_settings, latest_checkpoint
+from laser.training.run.checkpoint import check_epochs, check_same_settings, dependent_settings, latest_checkpoint
 from laser.training.run.outcome import SELECTION, Outcome, read_outcome
 
 LLM_TAG = "llm_content"
@@ -66,9 +66,9 @@ def train_laser(
 def preflight(run_dir: Path, config: Experiment, artifacts: Artifacts) -> None:
     """Check for the user's mistakes before workers start, because a worker's error looks like our failure.
 
-    The caller has already checked config, data, LLM and MLflow. This function refuses three things: a run directory
-    whose weights come from other settings or data, starting weights that do not fit, and a disk that is too full for
-    the checkpoints.
+    The caller has already checked config, data, LLM and MLflow. This function refuses four things: a run directory
+    whose weights come from other settings or data, more epochs of a stage that it has left, starting weights that do
+    not fit, and a disk that is too full for the checkpoints.
 
     Raises:
         UserError: names the first setting that differs, the first weight that does not fit, or the missing disk space.
@@ -79,6 +79,7 @@ def preflight(run_dir: Path, config: Experiment, artifacts: Artifacts) -> None:
     checkpoint = latest_checkpoint(run_dir / "checkpoints")
     if checkpoint is not None:
         check_same_settings(checkpoint.state, dependent_settings(config, artifacts.fingerprint, artifacts.llm_content))
+        check_epochs(checkpoint.state, config)
     elif config.training.start_from is not None:
         from laser.training.run.transfer import check_start  # imports the models
 

@@ -12,7 +12,6 @@ It is written aside and renamed into place, so it is there whole or not at all. 
 checksum, and the checkpoint before it is used.
 """
 
-import json
 import logging
 import os
 import shutil
@@ -32,12 +31,14 @@ from laser.config.marks import FINGERPRINTED, HOW_IT_RUNS, LABEL, MAY_DIFFER_ON_
 from laser.config.schema import Experiment
 from laser.errors import UserError
 from laser.storage.content import file_hash
+from laser.storage.files import read_json_object, to_disk, write_json
 
 logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 2
 """Version 1 held item embeddings that were not normalised."""
 CHECKSUMS = "checksums.json"
+REMEDY = "use an earlier checkpoint"
 LLM_CONTENT = "llm content"
 """Key beside the settings of a checkpoint: what names the content of the LLM; older checkpoints lack it."""
 FILES = ("trainable.safetensors", "optimizer.safetensors", "item_embeddings.safetensors", "state.json")
@@ -119,14 +120,14 @@ def write_checkpoint(
         save_file(dict(trainable), aside / "trainable.safetensors")
         save_file(dict(optimizer), aside / "optimizer.safetensors")
         save_file({"item_embeddings": item_embeddings_IH.contiguous()}, aside / "item_embeddings.safetensors")
-        _write_json(aside / "state.json", {"schema_version": SCHEMA_VERSION, **asdict(state)})
-        _write_json(aside / CHECKSUMS, {path.name: file_hash(path) for path in sorted(aside.iterdir())})
+        write_json(aside / "state.json", {"schema_version": SCHEMA_VERSION, **asdict(state)})
+        write_json(aside / CHECKSUMS, {path.name: file_hash(path) for path in sorted(aside.iterdir())})
         for path in aside.iterdir():
-            _sync(path)
+            to_disk(path)
         place = directory / name
         shutil.rmtree(place, ignore_errors=True)
         aside.rename(place)
-        _sync(directory)
+        to_disk(directory)
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"{directory}: checkpoint {name} could not be written ({error}); make room and set resume=true to "
@@ -145,12 +146,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     if not (path / CHECKSUMS).is_file():
         raise UserError(f"{path / CHECKSUMS}: no such file, so the checkpoint is not whole; use an earlier one")
-    checksums = _read_json(path / CHECKSUMS)
+    checksums = read_json_object(path / CHECKSUMS, REMEDY)
     for name in FILES:
         expected = checksums.get(name)
         if not (path / name).is_file() or file_hash(path / name) != expected:
             raise UserError(f"{path / name}: missing or altered since it was written; use an earlier checkpoint")
-    state = _read_json(path / "state.json")
+    state = read_json_object(path / "state.json", REMEDY)
     version = state.pop("schema_version", None)
     if version != SCHEMA_VERSION:
         raise UserError(f"{path}: checkpoint layout {version}, this version reads {SCHEMA_VERSION}; train anew")
@@ -209,23 +210,18 @@ def check_same_settings(state: TrainingState, settings: Mapping[str, Any]) -> No
         )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, or not JSON
-        raise UserError(f"{path}: not JSON ({error}); use an earlier checkpoint") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds a {type(content).__name__} instead of an object; use an earlier checkpoint")
-    return content
+def check_epochs(state: TrainingState, config: Experiment) -> None:
+    """Refuse to resume a run with more epochs of a stage that it has left: none of them would be trained.
 
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    Raises:
+        UserError: names the setting, both numbers and the remedy.
+    """
+    stages = [row["stage"] for row in state.history if "stage" in row][int(config.warms_up_head) :]
+    training = config.training
+    wanted = (training.stage0_epochs, training.stage1_epochs, training.stage2_epochs)
+    for stage, epochs in enumerate(wanted[: state.stage]):
+        if epochs > stages.count(stage):
+            raise UserError(
+                f"training.stage{stage}_epochs: {epochs}; the run to resume has ended this stage after "
+                f"{stages.count(stage)}; set it back, or name the run in training.start_from of another"
+            )
