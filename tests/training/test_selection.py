@@ -9,6 +9,7 @@ from laser.config.compose import validate, with_overrides
 from laser.config.families.selection import AllUsers
 from laser.config.schema import Experiment
 from laser.data.selected import select_examples
+from laser.errors import UserError
 from laser.pages.run_figures import run_figures
 from laser.scoring.description import describe_selection
 from laser.scoring.scored import chosen_in, read_facts, read_selection
@@ -125,6 +126,11 @@ def test_without_a_weight_no_effort_is_computed(scored: Experiment):
     table = read_selection(users)
     assert table.column("effort").null_count == len(table)
     assert read_facts(users)["effort_seconds"] == 0
+
+
+def test_scores_that_overflow_are_refused(scored: Experiment):
+    with pytest.raises(UserError, match=r"selection\.type: the effort of 40 of 40 users is not finite"):
+        prepare_inputs(with_overrides(scored, {"training.temperature": 1e-30}))
 
 
 def test_a_run_keeps_its_users_and_what_choosing_them_took(scored: Experiment, tmp_path):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from laser.config.families.selection import GroupedUsers, MatchedUsers, ScoredUsers
 from laser.config.identity import stage_key
 from laser.data.dataset import Dataset
+from laser.errors import UserError
 from laser.recommenders.pretraining import ARTIFACT_VERSION
 from laser.scoring.coverage import (
     Indices,
@@ -61,6 +62,9 @@ def choose_users(
         place = folder / f"{stage_key('effort', VERSION, *of_users, effort_key)}.parquet"
         spent = cached_column(place, "effort", users, make_effort)
     efforts = None if spent is None else spent.values
+    check_finite("influence", found.column.values)
+    if efforts is not None:
+        check_finite("effort", efforts)
     scores = combined(found.column.values, efforts, config.effort_weight)
     groups, chosen = draw(config, scores, dataset.num_train_items[users], np.random.default_rng(seed))
     facts = {
@@ -80,6 +84,19 @@ def choose_users(
     }
     write_selection(path, columns, facts)
     return path
+
+
+def check_finite(name: str, values_U: Numbers) -> None:
+    """Refuse scores that overflowed: scaled to 0..1, they would choose users by chance.
+
+    Raises:
+        UserError: names the setting, how many users it concerns, and the remedy.
+    """
+    if bad := int((~np.isfinite(values_U)).sum()):
+        raise UserError(
+            f"selection.type: the {name} of {bad} of {len(values_U)} users is not finite; raise training.temperature "
+            "where it is below 0.01, lower the recommender's learning rate, or take selection.type=random"
+        )
 
 
 def draw(
