@@ -25,7 +25,7 @@ from laser.scoring.coverage import (
 from laser.scoring.influence import influence
 from laser.scoring.scored import Made, cached_column, write_selection
 
-VERSION = 1
+VERSION = 2
 """Raised when influence, effort or draw change their result."""
 
 
