@@ -220,11 +220,6 @@ class HeadConfig(Section):
         """Whether there is a head. What a map is like does not count without a map."""
         return any((self.width, self.standardise, self.collaborative, self.history_bias, self.text_scale != 1.0))
 
-    @property
-    def joins_after(self) -> bool:
-        """Whether the recommender's product joins the score after all training."""
-        return self.collaborative and self.joins == "after"
-
 
 class WarmStartConfig(Section):
     """Training the head alone, before the stages, on outputs of the frozen LLM that are computed once and cached."""
@@ -325,8 +320,7 @@ class TrainingConfig(Section):
     every_prefix: Annotated[bool, ARTIFACT] = False
     """Train on every prefix of a training sequence, not on the whole alone. Paper: false; released code: true."""
     prefixes_per_user: Annotated[PositiveInt | None, ARTIFACT] = None
-    """Of each user's prefixes, take the longest ones alone, at most so many; null takes all. It holds for every_prefix
-    and for the warm start of the head."""
+    """Take at most so many of each user's prefixes, the longest; null takes all. The head's warm start does so too."""
     train_fraction: Annotated[PositiveFraction, ARTIFACT] = 1.0
     """Fraction of the training users to train on, drawn with the seed; a larger fraction holds the smaller ones. The
     ID-based recommender too sees them alone."""
@@ -408,11 +402,18 @@ class Experiment(Section):
 
     @property
     def num_epochs(self) -> int:
-        """Epochs that a run reports, over all stages; the untrained model does not count, joining does."""
-        training, joins = self.training, self.head.joins_after
-        trained = training.stage0_epochs + training.stage1_epochs + training.stage2_epochs + int(self.warms_up_head)
-        as_it_is = training.start_from is not None and not trained + training.alignment_epochs
-        return trained + int(joins and not as_it_is)
+        """Epochs that a run reports, over all stages; the untrained model does not count."""
+        stages = self.training.stage0_epochs + self.training.stage1_epochs + self.training.stage2_epochs
+        return stages + int(self.warms_up_head) + int(self.joins_after)
+
+    @property
+    def joins_after(self) -> bool:
+        """Whether the recommender's product joins the score after all training, which counts as one epoch. A run that
+        starts from another and trains nothing leaves the score as it is there."""
+        training = self.training
+        epochs = (training.alignment_epochs, training.stage0_epochs, training.stage1_epochs, training.stage2_epochs)
+        trains = any(epochs) or self.warms_up_head or training.start_from is None
+        return trains and self.head.collaborative and self.head.joins == "after"
 
     @model_validator(mode="after")
     def _sections_agree(self) -> "Experiment":

@@ -238,7 +238,7 @@ def build_head(config: HeadConfig, llm_width: int, recommender_width: int) -> He
         width=config.width,
         recommender_width=recommender_width if config.collaborative else 0,
         text_width=config.text_width or 0,
-        joins_later=config.joins_after,
+        joins_later=config.collaborative and config.joins == "after",
         shared=config.shared,
         dropout=config.dropout,
         history_bias=config.history_bias,

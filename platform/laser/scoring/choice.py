@@ -62,9 +62,9 @@ def choose_users(
         place = folder / f"{stage_key('effort', VERSION, *of_users, effort_key)}.parquet"
         spent = cached_column(place, "effort", users, make_effort)
     efforts = None if spent is None else spent.values
-    check_finite("influence", found.column.values)
+    check_finite("influence", found.column.values, "lower selection.surrogate.learning_rate")
     if efforts is not None:
-        check_finite("effort", efforts)
+        check_finite("effort", efforts, "raise training.temperature")
     scores = combined(found.column.values, efforts, config.effort_weight)
     groups, chosen = draw(config, scores, dataset.num_train_items[users], np.random.default_rng(seed))
     facts = {
@@ -86,7 +86,7 @@ def choose_users(
     return path
 
 
-def check_finite(name: str, values_U: Numbers) -> None:
+def check_finite(name: str, values_U: Numbers, remedy: str) -> None:
     """Refuse scores that overflowed: scaled to 0..1, they would choose users by chance.
 
     Raises:
@@ -94,8 +94,8 @@ def check_finite(name: str, values_U: Numbers) -> None:
     """
     if bad := int((~np.isfinite(values_U)).sum()):
         raise UserError(
-            f"selection.type: the {name} of {bad} of {len(values_U)} users is not finite; raise training.temperature "
-            "where it is below 0.01, lower the recommender's learning rate, or take selection.type=random"
+            f"selection.type: the {name} of {bad} of {len(values_U)} users is not finite; {remedy}, or take "
+            "selection.type=random"
         )
 
 

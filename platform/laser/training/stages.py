@@ -62,7 +62,6 @@ class TwoStageTraining:
         self.run_dir, self.directory = run_dir, run_dir / "checkpoints"
         self.training = config.training
         self.num_epochs = (self.training.stage0_epochs, self.training.stage1_epochs, self.training.stage2_epochs)
-        self.joins = config.num_epochs > sum(self.num_epochs) + int(config.warms_up_head)
         self.settings = dependent_settings(config, inputs.dataset.fingerprint, inputs.artifacts.llm_content)
         self.started = time.perf_counter()
 
@@ -81,7 +80,7 @@ class TwoStageTraining:
                 if stage < 2:
                     item_embeddings_IH = encode_items(self.engine, self.inputs.items, self.training)
                 state = self._end_epoch(state, stage, figures, item_embeddings_IH)
-        if self.joins and state.stage < JOINED:
+        if self.config.joins_after and state.stage < JOINED:
             item_embeddings_IH = self._load_best(state, item_embeddings_IH)
             figures, item_embeddings_IH = join(self.engine, self.inputs, item_embeddings_IH, self.config)
             state = self._end_epoch(state, JOINED, figures, item_embeddings_IH)
@@ -110,7 +109,7 @@ class TwoStageTraining:
             return state, checkpoint.item_embeddings().to(self.engine.device)
         if self.training.start_from is not None:
             start = starting_weights(self.training.start_from, self.engine.laser)
-            if self.joins:
+            if self.config.joins_after:
                 start["head.state_unit_C"] = torch.zeros_like(start["head.state_unit_C"])
             self.engine.load_trainable(self.engine.trainable_state() | start)
         aligned = align(self.engine, self.inputs.items, self.training)

@@ -43,8 +43,7 @@ class TemporalSplit(HeldOutShares):
     """One time for all users divides training from validation, and a later one validation from test."""
 
     type: Literal["temporal"] = "temporal"
-    """How interactions are divided. A user's target is the first item after the cut; the history is all before it. The
-    data must have timestamps."""
+    """How interactions are divided. The target is a user's first item after the cut. The data must have timestamps."""
     horizons: PositiveInt = 3
     """Parts of the time after the cut, equally long, for which jobs/compare.py shows the metrics apart."""
 
