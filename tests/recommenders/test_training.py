@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from laser.config.families.recommenders import Bert4RecConfig, ItemKNNConfig, SASRecConfig
+from laser.config.families.recommenders import Bert4RecConfig, GSASRecConfig, ItemKNNConfig, SASRecConfig
 from laser.config.schema import DataConfig
 from laser.data.dataset import Dataset
 from laser.errors import UserError
@@ -169,6 +170,40 @@ def test_an_interrupted_training_leaves_nothing_that_counts(walks, tmp_path: Pat
     (tmp_path / "recommenders" / f".{next((tmp_path / 'recommenders').iterdir()).stem}.writing").mkdir()  # of a kill
     assert not pretrained_recommender(config, walks, tmp_path).reused
     assert not list((tmp_path / "recommenders").glob(".*"))
+
+
+class Killed(Exception):
+    pass
+
+
+def _killed_at(epoch):
+    def report(metrics, number):
+        seen.append(number)
+        if number == epoch:
+            raise Killed
+
+    seen: list[int] = []
+    return report, seen
+
+
+@pytest.mark.parametrize("section", [SASRecConfig, GSASRecConfig])
+def test_an_interrupted_recommender_ends_as_a_whole_one(walks, tmp_path: Path, section):
+    config = section(**{**SMALL, "dropout": 0.2}, max_epochs=6, patience=3)
+    whole = pretrained_recommender(config, walks, tmp_path / "whole")
+    report, seen = _killed_at(4)
+    with pytest.raises(Killed):
+        pretrained_recommender(config, walks, tmp_path / "cut", report)
+    assert seen == [1, 2, 3, 4]
+    assert [path.suffix for path in (tmp_path / "cut" / "recommenders").iterdir() if path.suffix != ".lock"] == [
+        ".unfinished"
+    ]
+    report, seen = _killed_at(-1)
+    resumed = pretrained_recommender(config, walks, tmp_path / "cut", report)
+    assert seen == [1, 2, 3, 4, 5, 6], "the epochs before are told again, and not trained again"
+    assert resumed.result.history == whole.result.history and resumed.result.best_epoch == whole.result.best_epoch
+    first, second = (load_file(found.directory / "model.safetensors") for found in (whole, resumed))
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    assert not list((tmp_path / "cut" / "recommenders").glob("*.unfinished"))
 
 
 def test_two_requests_at_once_train_once(walks, tmp_path: Path):

@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from laser.models.dropout import Dropout
+
 USERS, ITEMS = 0, 1
 
 
@@ -62,7 +64,7 @@ class Head(nn.Module):
         text_scale: float,
     ) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.maps = nn.ModuleList()  # one for both sides, or one for each; a map listed twice would have two names
         if width is not None:
             first = nn.Linear(text_width + llm_width, width, bias=False)
@@ -117,9 +119,15 @@ class Head(nn.Module):
             state_BC: the recommender's last hidden state of each user, or its embedding of each item; C is 0 without a
                 recommender. With text features, they are the last W of its columns.
         """
-        text_BD = (output_BH.float() - self.center_SH[side]) / self.deviation_SH[side]
-        if self.text_width:
-            text_BD = torch.cat([state_BC[:, -self.text_width :], text_BD], dim=-1)
+        return self.compared(self.inputs(output_BH, side, state_BC), side, state_BC)
+
+    def inputs(self, output_BH: Tensor, side: int, state_BC: Tensor) -> Tensor:
+        """Return what the maps read, x, float32; no weight that is trained takes part in it."""
+        standard_BH = (output_BH.float() - self.center_SH[side]) / self.deviation_SH[side]
+        return torch.cat([state_BC[:, -self.text_width :], standard_BH], dim=-1) if self.text_width else standard_BH
+
+    def compared(self, text_BD: Tensor, side: int, state_BC: Tensor) -> HeadOutput:
+        """Map `inputs` to the space of comparison, as `forward` does."""
         if self.maps:
             text_BD = self.maps[min(side, len(self.maps) - 1)](self.dropout(text_BD))
         text_BD = F.normalize(text_BD, dim=-1)

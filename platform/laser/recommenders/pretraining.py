@@ -81,8 +81,8 @@ def pretrained_recommender(
 ) -> Pretrained:
     """Return the recommender of these settings for this dataset, from the cache or made now.
 
-    Several processes may ask at once: one trains, and the others wait and load. An interrupted training leaves nothing
-    that counts, and the next one starts over.
+    Several processes may ask at once: one trains, and the others wait and load. After an interruption, a training by
+    gradient goes on after its last validated epoch.
 
     Args:
         config: its settings; together with the dataset's fingerprint and the content of an LLM, they name the result.
@@ -97,6 +97,7 @@ def pretrained_recommender(
     """
     key = stage_key(config.type, ARTIFACT_VERSION, by_content(config, cache_dir), dataset.fingerprint)
     directory = cache_dir / "recommenders" / key
+    unfinished = directory.with_name(f"{key}.unfinished")
 
     def make(aside: Path) -> None:
         aside.mkdir()
@@ -108,11 +109,13 @@ def pretrained_recommender(
                 features_IH = item_features(
                     config.text_source, config.text_num_layers, dataset, cache_dir, device=device
                 )
-            model, result = train_recommender(config, dataset, report, features_IH, device)
+            model, result = train_recommender(config, dataset, report, features_IH, device, unfinished)
         save_recommender(model, config, dataset.num_items, aside)
         write_json(aside / "result.json", asdict(result))
 
     reused = not make_once(directory, make)
+    if not reused:
+        unfinished.unlink(missing_ok=True)
     recommender = load_recommender(directory)
     content = _result(directory)
     if test and "test" not in content:

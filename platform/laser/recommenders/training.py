@@ -2,17 +2,19 @@
 
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from laser.cli.progress import progress, waiting
+from laser.cli.progress import waiting
 from laser.config.families.recommenders import FamilySection, TrainedSection
 from laser.data.batches import pad_right, training_batches
 from laser.data.dataset import Dataset
 from laser.errors import UserError
 from laser.evaluation.metrics import SELECTION_METRIC
+from laser.models.early_stopping import EarlyStopping
 from laser.recommenders.base import FittedRecommender, ReadsDays, SequentialRecommender, TrainedRecommender
 from laser.recommenders.ranks import recommender_ranks
 from laser.recommenders.registry import build_recommender
@@ -47,6 +49,7 @@ def train_recommender(
     report: Report | None = None,
     features_IH: NDArray[np.float32] | None = None,
     device: torch.device = CPU,
+    unfinished: Path | None = None,
 ) -> tuple[SequentialRecommender, TrainingResult]:
     """Train or fit, as the family asks for, and validate.
 
@@ -59,6 +62,7 @@ def train_recommender(
         report: gets the metrics of each validated epoch and its number, which is 0 where there are no epochs.
         features_IH: text features of the items, for the families that read them.
         device: where training by gradient is computed.
+        unfinished: the file from which an interrupted training by gradient goes on (`EarlyStopping`).
 
     Returns:
         The model with its best weights, and its metrics and costs.
@@ -67,7 +71,6 @@ def train_recommender(
         UserError: `recommender.type` is none, or the dataset has nothing to train on or to validate with.
         FloatingPointError: the loss is not finite; names the epoch.
     """
-    started = time.perf_counter()
     with torch.random.fork_rng():
         if isinstance(config, TrainedSection):
             torch.manual_seed(config.seed)
@@ -79,8 +82,8 @@ def train_recommender(
             result = _fit(model, dataset, report)
         else:
             assert isinstance(model, TrainedRecommender) and isinstance(config, TrainedSection)
-            result = _train(model.to(device), config, dataset, report)
-    return model, replace(result, seconds=time.perf_counter() - started)
+            result = _train(model.to(device), config, dataset, report, unfinished)
+    return model, result
 
 
 def _fit(model: FittedRecommender, dataset: Dataset, report: Report | None) -> TrainingResult:
@@ -94,7 +97,9 @@ def _fit(model: FittedRecommender, dataset: Dataset, report: Report | None) -> T
     with waiting(f"fit {type(model).__name__} to {len(sequences):,} users and {dataset.num_items:,} items"):
         model.fit(sequences)
     seconds = time.perf_counter() - started
-    return replace(validated(model, dataset, report), tokens_per_second=sum(map(len, sequences)) / seconds)
+    result = validated(model, dataset, report)
+    speed = sum(map(len, sequences)) / seconds
+    return replace(result, tokens_per_second=speed, seconds=time.perf_counter() - started)
 
 
 def validated(model: SequentialRecommender, dataset: Dataset, report: Report | None) -> TrainingResult:
@@ -108,40 +113,50 @@ def validated(model: SequentialRecommender, dataset: Dataset, report: Report | N
 
 
 def _train(
-    model: TrainedRecommender, config: TrainedSection, dataset: Dataset, report: Report | None
+    model: TrainedRecommender,
+    config: TrainedSection,
+    dataset: Dataset,
+    report: Report | None,
+    unfinished: Path | None,
 ) -> TrainingResult:
     """Train until the NDCG@10 of all validation users has not improved for `patience` validations."""
     sequences, validation = training_sequences(dataset, config.max_history + 1), dataset.examples("val")
     _check_enough(dataset, len(sequences))
     lengths = np.array([len(sequence) for sequence in sequences])
-    train_seconds = 0.0
-    history: list[dict[str, float]] = []
-    best: dict[str, float] = {}
     generator = torch.Generator().manual_seed(config.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    with progress(range(1, config.max_epochs + 1), f"pretrain {type(model).__name__}", "epoch") as epochs:
-        for epoch in epochs:
-            epoch_started = time.perf_counter()
-            batches = training_batches(lengths, config.batch_size, config.seed, epoch)
-            loss = _train_epoch(model, optimizer, sequences, batches, generator)
-            train_seconds += time.perf_counter() - epoch_started
-            if not np.isfinite(loss):
-                raise FloatingPointError(f"epoch {epoch}: loss {loss}; lower recommender.learning_rate")
-            if epoch % config.validate_every and epoch < config.max_epochs:
-                continue
-            val = recommender_ranks(model, validation).metrics()
-            history.append({"epoch": epoch, "loss": loss, **{f"val/{name}": val[name] for name in val}})
-            if report:
-                report(history[-1], epoch)
-            if not best or val[SELECTION_METRIC] > best[SELECTION_METRIC]:
-                best, best_epoch = val, epoch
-                best_weights = {name: weight.clone() for name, weight in model.state_dict().items()}
-            epochs.note(loss=loss, ndcg=val[SELECTION_METRIC], best=best[SELECTION_METRIC])
-            if epoch - best_epoch >= config.patience * config.validate_every:
-                break
-    model.load_state_dict(best_weights)
-    speed = epoch * int(lengths.sum()) / train_seconds
-    return TrainingResult(best, epoch, best_epoch, 0, history, _num_parameters(model), speed)
+    stopping = EarlyStopping(model, optimizer, config.patience * config.validate_every, unfinished, generator)
+    if report:
+        for figures in stopping.history:
+            report(figures, int(figures["epoch"]))
+
+    def run(epoch: int) -> tuple[dict[str, float], float] | None:
+        started = time.perf_counter()
+        batches = training_batches(lengths, config.batch_size, config.seed, epoch)
+        loss = _train_epoch(model, optimizer, sequences, batches, generator)
+        stopping.train_seconds += time.perf_counter() - started
+        if not np.isfinite(loss):
+            raise FloatingPointError(f"epoch {epoch}: loss {loss}; lower recommender.learning_rate")
+        if epoch % config.validate_every and epoch < config.max_epochs:
+            return None
+        val = recommender_ranks(model, validation).metrics()
+        figures = {"epoch": epoch, "loss": loss, **{f"val/{name}": val[name] for name in val}}
+        if report:
+            report(figures, epoch)
+        return figures, val[SELECTION_METRIC]
+
+    best = stopping.history[stopping.train(config.max_epochs, f"pretrain {type(model).__name__}", run)]
+    metrics = {name.removeprefix("val/"): value for name, value in best.items() if name.startswith("val/")}
+    return TrainingResult(
+        metrics,
+        stopping.epoch,
+        int(best["epoch"]),
+        0,
+        stopping.history,
+        _num_parameters(model),
+        stopping.epoch * int(lengths.sum()) / stopping.train_seconds,
+        stopping.seconds,
+    )
 
 
 def _check_enough(dataset: Dataset, num_sequences: int) -> None:

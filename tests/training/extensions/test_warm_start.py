@@ -12,7 +12,7 @@ from laser.config.schema import Experiment
 from laser.engine.plain import PlainEngine
 from laser.errors import UserError
 from laser.training.extensions.outputs import cached_outputs
-from laser.training.extensions.warm_start import warm_start
+from laser.training.extensions.warm_start import _Fit, warm_start
 from laser.training.loop import encode_items, evaluate, outputs
 from laser.training.model import whole_laser
 from laser.training.prepare import make_artifacts, prepare_inputs
@@ -191,6 +191,34 @@ def test_a_trained_prefix_is_refused_before_workers_start(config, tmp_path):
     second = with_overrides(config, {"training.start_from": str(tmp_path / "first"), "bituning.init": "random"})
     with pytest.raises(UserError, match=r"training\.start_from: its prefix differs from user to user"):
         preflight(tmp_path / "second", second, make_artifacts(second))
+
+
+def test_an_interrupted_warm_start_goes_on(config, tmp_path, monkeypatch):
+    config = with_overrides(config, {"warm_start.epochs": 4, "warm_start.patience": 4})
+
+    def fit(cache):
+        changed = with_overrides(config, {"cache_dir": str(tmp_path / cache)})
+        inputs = prepare_inputs(changed)
+        return warm_start(
+            PlainEngine(whole_laser(changed, inputs.artifacts, CPU), config.training, CPU), inputs, changed
+        )
+
+    whole = fit("whole")
+    epochs, train_epoch = [], _Fit._epoch
+
+    def killed(self, optimizer, epoch, inputs_IF):
+        epochs.append(epoch)
+        if epochs == [1, 2, 3]:
+            raise KeyboardInterrupt
+        return train_epoch(self, optimizer, epoch, inputs_IF)
+
+    monkeypatch.setattr(_Fit, "_epoch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fit("cut")
+    resumed = fit("cut")
+    assert epochs == [1, 2, 3, 3, 4]
+    assert torch.equal(resumed.items_ID, whole.items_ID) and (resumed.val, resumed.loss) == (whole.val, whole.loss)
+    assert not list((tmp_path / "cut" / "heads").glob("*.unfinished"))
 
 
 def test_a_warm_start_without_a_head_is_refused():

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from laser.cli.progress import progress
 from laser.config.identity import stage_key
 from laser.config.schema import Experiment
 from laser.data.batches import training_batches
@@ -27,9 +26,12 @@ from laser.engine.losses import item_contrastive_loss
 from laser.evaluation.metrics import SELECTION_METRIC
 from laser.evaluation.ranking import user_ranks
 from laser.evaluation.user_ranks import UserRanks
+from laser.llm.loading import choose_dtype
 from laser.models.batch import sent
 from laser.models.calibration import EXPONENTS, Scores, sampled_users
+from laser.models.early_stopping import EarlyStopping
 from laser.models.head import ITEMS, USERS, Head
+from laser.models.precision import products_in
 from laser.storage.cache import make_once
 from laser.training.extensions.outputs import Outputs, cached_outputs
 from laser.training.inputs import Inputs
@@ -98,6 +100,7 @@ class _Fit:
             for part in (inputs.prefixes, inputs.val, inputs.items)
         )
         self.head: Head = copied_head(engine, config, artifacts).to(self.device)
+        self.dtype = choose_dtype(config.llm.dtype, self.device)
 
     @torch.no_grad()
     def calibrate(self) -> None:
@@ -119,11 +122,8 @@ class _Fit:
         prefixes, losses = random.permutation(len(self.prefixes))[:CALIBRATION_PREFIXES], []
         for exponent in EXPONENTS:
             head.set_weights(blocks, weights, bias, 2.0**exponent)
-            losses.append(float(self._loss(prefixes)))
+            losses.append(float(self._loss(prefixes, self.items())))
         head.set_weights(blocks, weights, bias, 2.0 ** EXPONENTS[int(np.argmin(losses))])
-
-    def _ndcg(self) -> float:
-        return self.validate().metrics()[SELECTION_METRIC]
 
     def train_once(self, outputs: str) -> float:
         """Calibrate and train, unless the cache holds the result; return the kept epoch's mean loss.
@@ -134,27 +134,33 @@ class _Fit:
             outputs: names what the head reads, but for the recommender's states.
         """
         digest, candidates = hashlib.sha256(), self.val.examples.candidates
-        for weight in self._weights().values():
+        for weight in self.head.state_dict().values():
             digest.update(weight.cpu().numpy().tobytes())
         digest.update(b"" if candidates is None else candidates.tobytes())
         training = self.config.training
         settings = (self.config.head, self.config.warm_start, training.temperature, training.seed)
-        key = stage_key("head", 1, outputs, self.states, *settings, digest.hexdigest())
+        key = stage_key("head", 2, outputs, self.states, *settings, digest.hexdigest())
         path = Path(self.config.cache_dir).expanduser() / "heads" / f"{key}.safetensors"
+        unfinished = path.with_suffix(".unfinished")
 
         def make(aside: Path) -> None:
             self.calibrate()
-            save_file({LOSS: torch.tensor(self.train()), **self.head.state_dict()}, aside)
+            save_file({LOSS: torch.tensor(self.train(unfinished)), **self.head.state_dict()}, aside)
 
-        if not make_once(path, make):
+        if make_once(path, make):
+            unfinished.unlink(missing_ok=True)
+        else:
             logger.info("warm start: the head is in the cache")
         weights = load_file(path)
         loss = float(weights.pop(LOSS))
         self.head.load_state_dict(weights)
         return loss
 
-    def train(self) -> float:
-        """Train until validation stops improving, keep the best epoch (or the start), and return its mean loss."""
+    def train(self, unfinished: Path) -> float:
+        """Train until validation stops improving, keep the best epoch (or the start), and return its mean loss.
+
+        An interrupted training goes on from the file `unfinished`.
+        """
         settings = self.config.warm_start
         singles = [p for p in self.head.parameters() if p.numel() == 1]
         others = [p for p in self.head.parameters() if p.numel() > 1]
@@ -164,33 +170,31 @@ class _Fit:
                 {"params": others, "lr": settings.learning_rate, "weight_decay": settings.weight_decay},
             ]
         )
-        best, best_epoch, best_loss = self._weights(), 0, 0.0
-        best_score = self._ndcg()
-        with torch.random.fork_rng(), progress(range(1, settings.epochs + 1), "warm start", "epoch") as epochs:
+        inputs_IF = self.head.inputs(self.items_IH, ITEMS, self.item_states_IC)
+
+        def run(epoch: int) -> tuple[dict[str, float], float]:
+            with products_in(self.dtype):
+                loss = self._epoch(optimizer, epoch, inputs_IF)
+            return {"epoch": epoch, "loss": loss}, self.validate().metrics()[SELECTION_METRIC]
+
+        with torch.random.fork_rng():
             torch.manual_seed(self.config.training.seed)  # for dropout
-            for epoch in epochs:
-                loss = self._epoch(optimizer, epoch)
-                score = self._ndcg()
-                epochs.note(loss=loss, ndcg=score, best=max(score, best_score))
-                if score > best_score:
-                    best, best_score, best_epoch, best_loss = self._weights(), score, epoch, loss
-                if epoch - best_epoch >= settings.patience:
-                    break
-        self.head.load_state_dict(best)
-        logger.info("warm start: validation NDCG@10 %.4f after epoch %d", best_score, best_epoch)
-        return best_loss
+            stopping = EarlyStopping(self.head, optimizer, settings.patience, unfinished)
+            if not stopping.history:
+                stopping.record({"epoch": 0, "loss": 0.0}, self.validate().metrics()[SELECTION_METRIC])
+            best = stopping.history[stopping.train(settings.epochs, "warm start", run)]
+        logger.info("warm start: validation NDCG@10 %.4f after epoch %d", stopping.best_score, best["epoch"])
+        return best["loss"]
 
-    def _weights(self) -> dict[str, Tensor]:
-        return {name: value.clone() for name, value in self.head.state_dict().items()}
-
-    def _epoch(self, optimizer: torch.optim.Optimizer, epoch: int) -> float:
+    def _epoch(self, optimizer: torch.optim.Optimizer, epoch: int, inputs_IF: Tensor) -> float:
         self.head.train()
         training, total = self.config.training, 0.0
         # The head reads no text, so batches need not group histories of equal length.
         for indices in training_batches(
             np.zeros(len(self.prefixes), np.int64), self.config.warm_start.batch_size, training.seed, epoch
         ):
-            loss = self._loss(indices)
+            items = self.head.compared(inputs_IF, ITEMS, self.item_states_IC)
+            loss = self._loss(indices, items.vector_BD)
             if not loss.isfinite():
                 raise FloatingPointError(
                     f"warm start, epoch {epoch}: loss {float(loss)}; lower warm_start.learning_rate or "
@@ -202,14 +206,14 @@ class _Fit:
             total += float(loss.detach()) * len(indices)
         return total / len(self.prefixes)
 
-    def _loss(self, indices: NDArray[np.int64]) -> Tensor:
+    def _loss(self, indices: NDArray[np.int64], items_ID: Tensor) -> Tensor:
         """Return the mean loss over some prefixes."""
         targets_B = torch.from_numpy(self.prefixes.examples.targets[indices].astype(np.int64)).to(self.device)
         rows = torch.from_numpy(indices).to(self.device)
         users = self.head(self.prefixes_EH[rows], USERS, self.prefix_states_EC[rows])
         loss = item_contrastive_loss(
             users.vector_BD,
-            self._item_vectors(),
+            items_ID,
             targets_B,
             torch.ones(len(indices), device=self.device),
             self.config.training.temperature,
@@ -218,14 +222,11 @@ class _Fit:
         )
         return loss / len(indices)
 
-    def _item_vectors(self) -> Tensor:
-        return self.head(self.items_IH, ITEMS, self.item_states_IC).vector_BD
-
     @torch.no_grad()
     def items(self) -> Tensor:
         """Return the item embeddings of the whole catalogue, without dropout."""
         self.head.eval()
-        return self._item_vectors()
+        return self.head(self.items_IH, ITEMS, self.item_states_IC).vector_BD
 
     @torch.no_grad()
     def validate(self) -> UserRanks:
