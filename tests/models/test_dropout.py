@@ -27,6 +27,9 @@ def test_the_gradient_passes_where_the_element_was_kept():
     dropped.sum().backward()
     assert given.grad is not None
     torch.testing.assert_close(given.grad * given, dropped)
+    torch.manual_seed(0)
+    torch.randn(40, 30)
+    torch.testing.assert_close(Dropout(0.3)(given.detach()), dropped)
 
 
 @pytest.mark.parametrize("probability", [0.0, 1e-9, 1.0])

@@ -19,5 +19,6 @@ class Dropout(nn.Dropout):
         if not self.training or not 0 < dropped < LEVELS or input.device.type != "cpu":
             return super().forward(input)
         words = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-        kept = words.view(torch.int16)[: input.numel()].view_as(input).ge_(dropped - LEVELS // 2)
-        return input * kept.to(input.dtype).mul_(LEVELS / (LEVELS - dropped))
+        draws = words.view(torch.int16)[: input.numel()].view_as(input)
+        kept = draws.ge_(dropped - LEVELS // 2).to(input.dtype).mul_(LEVELS / (LEVELS - dropped))
+        return input * kept if input.requires_grad else kept.mul_(input)
