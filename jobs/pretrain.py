@@ -1,4 +1,7 @@
-"""Train the ID-based recommender that the M-Former reads, until validation stops improving. Later runs reuse it."""
+"""Train the ID-based recommender that the M-Former reads, until validation stops improving. Later runs reuse it.
+
+After an interruption, the same command goes on where the training was.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path

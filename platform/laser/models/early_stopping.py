@@ -78,6 +78,7 @@ class EarlyStopping:
         Returns:
             The place of the best epoch in the history.
         """
+        label += f", from epoch {self.epoch + 1}" if self.epoch else ""
         with progress(range(self.epoch + 1, most_epochs + 1), label, "epoch") as epochs:
             for epoch in epochs:
                 found = run(epoch)

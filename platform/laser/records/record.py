@@ -17,7 +17,7 @@ from laser.config.schema import Experiment
 from laser.errors import UserError
 from laser.evaluation.user_ranks import TEST_RANKS
 from laser.records.claims import as_json, check_claims
-from laser.records.results import CLAIMS_FILE, Result, SeedResult, read_results
+from laser.records.results import CLAIMS_FILE, COSTS, Result, SeedResult, read_results
 from laser.records.results_page import results_figures, results_page
 from laser.storage.files import write_json, write_whole
 from laser.tracking.interface import StoredRun
@@ -105,7 +105,8 @@ def add_result(folder: Path, name: str, runs: list[StoredRun], references: tuple
                 environment = json.loads(run.fetch("environment.json", Path(temporary)).read_text())
                 resolved = without(config, THIS_SESSION, RECORDING)
                 resolved["data"]["path"] = _from_here(config.data.path)
-            seeds[seed] = SeedResult(run_id=run.run_id, val=val, test=test, ranks=ranks)
+            costs = {cost: value for cost, value in run.figures("").items() if cost in COSTS}
+            seeds[seed] = SeedResult(run_id=run.run_id, val=val, test=test, costs=costs, ranks=ranks)
     tags = runs[0].tags()
     result = Result(
         name=name,

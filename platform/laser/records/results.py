@@ -5,11 +5,13 @@ docs/results/
   <name>-seed<n>.parquet   rank of each test user, and the recommended list (laser.evaluation.user_ranks)
   claims.yaml              what is claimed of them; claims.json says whether it holds (`laser.records.claims`)
   <dataset>.svg            a figure of all results on it, written with the page
+  <dataset>-cost.svg       quality against trained weights, ours and the published, where any are
   README.md                the page, written from these files by `jobs/reproduce.py results=<folder>`
 """
 
 from functools import cache
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from pydantic import Field, ValidationError
@@ -23,6 +25,13 @@ from laser.evaluation.user_ranks import read_ranks
 
 SAMPLES = 10_000
 """Resamples of each comparison."""
+COSTS = {
+    "seconds": "seconds",
+    "trainable_parameters": "trained weights",
+    "statistics": "counted numbers",
+    "peak_mib": "memory (MiB)",
+}
+"""What a run says of its costs, and how the page calls it. Memory is the most that was resident in the training."""
 CLAIMS_FILE = "claims.json"
 """What is claimed of the results, and whether it holds (`laser.records.claims`)."""
 
@@ -36,6 +45,8 @@ class SeedResult(Section):
     """Validation metrics of the selected epoch; those with the history masked end in `_masked`."""
     test: dict[str, float]
     """Test metrics, named likewise; metrics of lists are among them where lists were made."""
+    costs: dict[str, float] = {}
+    """What the run took, as it recorded it (`COSTS`); results of before 2026-11-29 lack it."""
     ranks: str | None = None
     """Parquet file of the test users' ranks, beside this file; null where there is none."""
 
@@ -71,6 +82,11 @@ class Result(Section):
     def test_values(self, metric: str) -> list[float]:
         """The values of a test metric, one for each seed that has it."""
         return [run.test[metric] for run in self.runs() if metric in run.test]
+
+    def cost(self, name: str) -> float | None:
+        """The mean over the seeds of one of `COSTS`; None where no run recorded it."""
+        values = [run.costs[name] for run in self.runs() if name in run.costs]
+        return fmean(values) if values else None
 
 
 def read_results(folder: Path) -> list[Result]:

@@ -7,10 +7,14 @@ from statistics import fmean, stdev
 from laser.evaluation.lists import LIST_METRICS
 from laser.evaluation.metrics import RANK_METRICS, SELECTION_METRIC, masked_name, title
 from laser.pages.document import Block, Bullets, Code, Grid, Heading, Paragraph, as_markdown
-from laser.pages.plots import as_file, bars
+from laser.pages.plots import as_file, bars, quality_and_cost
 from laser.records.claims import Verdict, sentences
+from laser.records.published import Numbers, published_files, read_published
 from laser.records.reports import conclusions
-from laser.records.results import SAMPLES, Result, compared, paired_ranks
+from laser.records.results import COSTS, SAMPLES, Result, compared, paired_ranks
+
+SHOWN = "recall@10"
+"""The metric that every published source has."""
 
 
 def results_page(results: Sequence[Result], folder: Path, verdicts: Sequence[Verdict] = ()) -> str:
@@ -36,6 +40,18 @@ def results_page(results: Sequence[Result], folder: Path, verdicts: Sequence[Ver
     for dataset, of_dataset in by_dataset(results).items():
         figure = Paragraph(f"![{title(SELECTION_METRIC)} of {dataset}]({figure_name(dataset)})")
         blocks += [Heading(dataset), figure, _grid(of_dataset)]
+        costly = [result for result in of_dataset if any(result.cost(name) is not None for name in COSTS)]
+        if costly:
+            blocks += [
+                Paragraph(
+                    "What each took to make and test once, mean over the seeds, on the machine that stands below; what "
+                    "was cached took its time before. Counted numbers are those that a fit without gradients takes "
+                    "from the data."
+                ),
+                _costs(costly),
+            ]
+        if published_rows(dataset):
+            blocks.append(Paragraph(f"![Quality against cost, {dataset}]({figure_name(dataset, '-cost')})"))
     lines = conclusions(folder)
     if lines:
         blocks += [
@@ -87,12 +103,36 @@ def results_figures(results: Sequence[Result]) -> dict[str, str]:
         means = [fmean(of_seeds) if of_seeds else None for of_seeds in values]
         spread = [stdev(of_seeds) if len(of_seeds) > 1 else None for of_seeds in values]
         figures[figure_name(dataset)] = as_file(bars(labels, {name: means}, {name: spread}, name))
+        published = published_rows(dataset)
+        if published:
+            figures[figure_name(dataset, "-cost")] = as_file(_cost_figure(labels, of_dataset, published))
     return figures
 
 
-def figure_name(dataset: str) -> str:
+def figure_name(dataset: str, what: str = "") -> str:
     """Return the file name of a dataset's figure."""
-    return f"{dataset.lower().replace('_', '-')}.svg"
+    return f"{dataset.lower().replace('_', '-')}{what}.svg"
+
+
+def published_rows(dataset: str) -> Numbers:
+    """Return what others have published on a dataset, from all files."""
+    return [row for path in published_files() for row in read_published(path.stem).of(dataset)]
+
+
+def _cost_figure(labels: Sequence[str], results: Sequence[Result], published: Numbers) -> str:
+    """Draw Recall@10, which every source has, against trained weights; of unknown numbers of weights, as lines."""
+    known = [
+        (label, result, result.cost("trainable_parameters")) for label, result in zip(labels, results, strict=True)
+    ]
+    ours = [
+        (label, weights, fmean(result.test_values(SHOWN)))
+        for label, result, weights in known
+        if weights is not None and result.test_values(SHOWN)
+    ]
+    theirs = [(row.name, row.parameters, row_numbers[SHOWN]) for row, row_numbers in published if SHOWN in row_numbers]
+    points = [(name, weights, value) for name, weights, value in theirs if weights is not None]
+    lines = [(name, value) for name, weights, value in theirs if weights is None]
+    return quality_and_cost(ours, points, lines, "weights that training changes", f"{title(SHOWN)}, history shown")
 
 
 def comparisons(results: Sequence[Result], folder: Path) -> list[list[str]]:
@@ -125,6 +165,14 @@ def _grid(results: Sequence[Result]) -> Grid:
         test = [_spread(result.test_values(name)) for name in metrics]
         lines.append([result.name, str(len(result.seeds)), _spread(val), *test])
     return Grid(["result", "seeds", f"val {title(SELECTION_METRIC)}", *metrics.values()], lines)
+
+
+def _costs(results: Sequence[Result]) -> Grid:
+    lines = []
+    for result in results:
+        costs = [result.cost(name) for name in COSTS]
+        lines.append([result.name, *("" if cost is None else f"{cost:,.0f}" for cost in costs)])
+    return Grid(["result", *COSTS.values()], lines)
 
 
 def _spread(values: Sequence[float]) -> str:
