@@ -164,8 +164,33 @@ def test_at_full_rank_the_last_state_holds_the_scores(config):
     back_CI = torch.linalg.pinv(model.projection_IC[:, kept])
     recovered_BI = model.encode(item_ids, mask)[:, -1, kept] @ back_CI
     torch.testing.assert_close(recovered_BI, model.scores(item_ids, mask), rtol=0, atol=1e-4)
+    product_BI = model.encode(item_ids, mask)[:, -1] @ torch.from_numpy(model.item_embeddings()).T
+    torch.testing.assert_close(product_BI, model.scores(item_ids, mask), rtol=0, atol=1e-4)
     rms = model.factors_IC[:, kept].square().mean().sqrt()
     assert rms.item() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_few_dimensions_hold_rare_items_as_well_as_frequent_ones():
+    """Twenty pairs of items, of which one is taken a hundred times, and each other one once."""
+    pairs = [np.array([2 * pair, 2 * pair + 1]) for pair in range(20)]
+    model = build_recommender(ItemKNNConfig(hidden_size=40), 40)
+    model.fit([*pairs, *[pairs[0]] * 99])
+    found = model.encode(*batch([[6]]))[0, -1].numpy() @ model.item_embeddings().T
+    assert found.argmax() == 7
+    model = build_recommender(ItemKNNConfig(hidden_size=1), 6)
+    chain = [np.array(pair) for pair in ([0, 1], [2, 3], [3, 4], [2, 4], [4, 5], [2, 5])]
+    model.fit([*[chain[0]] * 100, *chain[1:]])
+    # Of the whole graph, one dimension holds a hundred times of a single pair, or a constant part of it.
+    assert model.strengths_C[0] == pytest.approx(1.0, abs=1e-5), "the largest eigenvalue of D^-1/2 S D^-1/2"
+
+
+def test_a_recommender_of_before_the_columns_had_weights_is_read_as_it_was():
+    model = fitted(ItemKNNConfig(hidden_size=5), sequences())
+    old = {name: value for name, value in model.state_dict().items() if name != "column_I"}
+    again = build_recommender(ItemKNNConfig(hidden_size=5), NUM_ITEMS)
+    again.load_state_dict(old)
+    expected = (model.projection_IC * model.strengths_C).numpy()
+    np.testing.assert_allclose(again.item_embeddings(), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("config", ITEM_ITEM, ids=named)

@@ -113,7 +113,10 @@ class PairCounts(ItemItemRecommender):
         self.counts_P = torch.from_numpy(counts_II.data.astype(np.float32))
         self.degrees_I = torch.from_numpy(degrees_I.astype(np.float32))
         rows_II, columns_II = (diags_array(damping_I) for damping_I in self._damping(degrees_I))
-        self._factorise(rows_II @ counts_II @ columns_II)
+        # The factors are those of D^-1/2 S D^-1/2, in which rare items count as much as frequent ones.
+        counted_I = np.maximum(degrees_I, self._smallest_count)
+        row_I, column_I = (counted_I ** (power - 0.5) for power in (self.row_exponent, self.column_exponent))
+        self._factorise(rows_II @ counts_II @ columns_II, row_I, column_I)
 
     def score_entries(self, item_ids_BN: Tensor, mask_BN: Tensor) -> csr_array:
         """Return the scores of the items that were counted with one of the history: float32 scores_BI."""
