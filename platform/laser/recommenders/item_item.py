@@ -3,7 +3,7 @@
 A history scores the sum of its items' rows of W. The weight of a row falls by `history_decay` with each item after it.
 
 The hidden state is that sum in few dimensions. A truncated singular value decomposition R W C ≈ U Σ Vᵀ gives each item
-the factors W C V / √Σ and, as the next item, √Σ C⁻¹ V. State n is the decayed sum of the factors of items 1 … n, and its
+the factors W C V / √Σ and, as the next item, √Σ C⁻¹ V. State n is the decayed sum of the factors of items 1 … n. Its
 product with √Σ C⁻¹ V approximates the scores. The diagonal matrices R and C say how much an error in a row or column
 counts. Without them, the dimensions hold what is frequent, and rare items rank last. V carries the signs: for a
 symmetric R W C, U are its eigenvectors, Σ the absolute eigenvalues, and V is U with the signs of the eigenvalues. All
