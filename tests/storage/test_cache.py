@@ -1,5 +1,6 @@
 """Made once, whole or not at all: by several processes at once, after a failure, after a kill."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -62,3 +63,16 @@ def test_what_a_killed_process_left_is_no_obstacle(tmp_path: Path):
     (tmp_path / ".thing.writing" / "part").write_text("half")
     assert make_once(tmp_path / "thing", lambda aside: aside.write_text("whole"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["thing", "thing.lock"]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "Error writing bytes to file"), RuntimeError("I/O error: full (os error 28)")]
+)
+def test_a_full_disk_is_the_users_to_free(tmp_path: Path, error):
+    def make(aside: Path) -> None:
+        aside.write_text("half")
+        raise error
+
+    with pytest.raises(UserError, match=r"cache_dir: .*: no space left on the disk; free some"):
+        make_once(tmp_path / "entry", make)
+    assert not [path for path in tmp_path.iterdir() if path.suffix != ".lock"]

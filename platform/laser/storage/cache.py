@@ -1,5 +1,6 @@
 """The cache: each entry is made once, written aside under a lock, and renamed into a place that its key names."""
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -46,7 +47,7 @@ def make_once(place: Path, make: Callable[[Path], object]) -> bool:
         Whether this call made it.
 
     Raises:
-        UserError: it is missing, and the cache cannot be written.
+        UserError: it is missing, and the cache cannot be written, or its disk is full.
         NotMadeError: it is missing, within `nothing_made`.
     """
     lock = place.with_name(f"{place.name}.lock")
@@ -69,9 +70,20 @@ def make_once(place: Path, make: Callable[[Path], object]) -> bool:
         try:
             make(aside)
             os.replace(aside, place)
+        except Exception as error:
+            if _is_full(error):
+                raise UserError(
+                    f"cache_dir: {place.parent}: no space left on the disk; free some, or name a folder on another disk"
+                ) from error
+            raise
         finally:
             _remove(aside)
     return True
+
+
+def _is_full(error: Exception) -> bool:
+    """Return whether a disk or a quota is full; safetensors tells so in words alone."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or f"os error {errno.ENOSPC}" in str(error)
 
 
 def _remove(path: Path) -> None:

@@ -120,8 +120,8 @@ def _encodings(
     """
     encodings = {}
     for split, part in examples.items():
-        key = stage_key("encodings", 3, content, dataset.fingerprint, split, part.digest())
         own_sequence = dataset.train_items if split in ("train", "prefixes") else None
+        key = stage_key("encodings", 4, content, dataset.fingerprint, own_sequence is not None, part.digest())
         encodings[split] = make_encodings(recommender, part, directory, key, own_sequence)
     return encodings
 
