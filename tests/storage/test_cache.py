@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from laser.errors import UserError
 from laser.storage.cache import make_once
 
 MAKE = """
 import sys, time
 from pathlib import Path
+from laser.errors import UserError
 from laser.storage.cache import make_once
 
 def make(aside):

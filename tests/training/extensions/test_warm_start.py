@@ -221,6 +221,12 @@ def test_an_interrupted_warm_start_goes_on(config, tmp_path, monkeypatch):
     assert not list((tmp_path / "cut" / "heads").glob("*.unfinished"))
 
 
+def test_training_histories_are_encoded_once(config, tmp_path):
+    config = with_overrides(config, {"cache_dir": str(tmp_path), "training.every_prefix": True})
+    encodings = make_artifacts(config).encodings
+    assert encodings["train"] == encodings["prefixes"] != encodings["val"]
+
+
 def test_a_warm_start_without_a_head_is_refused():
     with pytest.raises(UserError, match=r"warm_start\.epochs: 3; there is no head to train"):
         with_overrides(Experiment(), {"warm_start.epochs": 3})
