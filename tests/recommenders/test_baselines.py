@@ -34,7 +34,7 @@ from laser.data.dataset import Dataset
 from laser.data.prompts import item_texts
 from laser.errors import UserError
 from laser.evaluation.user_ranks import read_ranks
-from laser.recommenders.baselines import _grid, best_baseline, chosen_families, table
+from laser.recommenders.baselines import _grid, best_baseline, chosen_families, drawn_points, table
 from laser.recommenders.pretraining import pretrained_recommender
 from laser.recommenders.text_features import item_features
 from laser.sources.prepare import prepare_dataset
@@ -209,6 +209,18 @@ def test_every_point_of_the_searches_is_a_valid_setting(job):
     for family in BASELINES:
         for settings in _grid(FAMILIES[family].search):
             assert job.experiment(family, settings).recommender.type == family
+
+
+def test_a_budget_of_points_is_the_same_for_grids_of_a_size_and_never_more_than_a_grid():
+    grids = [list(_grid(section.search)) for family in BASELINES if (section := FAMILIES[family]).search]
+    for number in (1, 2, 12):
+        drawn = [drawn_points(FAMILIES[family].search, number) for family in BASELINES if FAMILIES[family].search]
+        places = {len(grid): [grid.index(point) for point in points] for grid, points in zip(grids, drawn, strict=True)}
+        for grid, points in zip(grids, drawn, strict=True):
+            assert len(points) == min(number, len(grid))
+            assert [grid.index(point) for point in points] == places[len(grid)]
+    search = FAMILIES["item_knn"].search
+    assert search is not None and drawn_points(search, None) == list(_grid(search))
 
 
 def test_the_jobs_settings_of_training_reach_what_is_trained_by_gradient_and_nothing_else(job):

@@ -229,6 +229,9 @@ class ReferencesJob(Section):
     """Layout of the data: as data.format."""
     families: tuple[Family, ...] | None = None
     """Families to make; null makes all that the data allow (ease: 30,000 items; recent_popularity: dates)."""
+    points: PositiveInt | None = None
+    """Equal budget: points of each family's grid that are tried, drawn once for all calls; a smaller grid is tried as a
+    whole. null tries every point, between 1 and 12."""
     max_epochs: PositiveInt = 200
     """Largest number of epochs of the trained families. They stop earlier when validation no longer improves."""
     seed: Seed = 0
