@@ -1,6 +1,7 @@
 """Baselines: text features, families made by the same function, the choice on validation, files, a second call."""
 
 import json
+import runpy
 import shutil
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from laser.config.families.recommenders import (
     BASELINES,
     FAMILIES,
     EASEConfig,
+    GRU4RecConfig,
     HybridConfig,
     ItemKNNConfig,
     SASRecConfig,
@@ -30,6 +32,7 @@ from laser.config.families.recommenders import (
     TextSASRecConfig,
 )
 from laser.config.jobs import ReferencesJob
+from laser.config.schema import TrackingConfig
 from laser.data.dataset import Dataset
 from laser.data.prompts import item_texts
 from laser.errors import UserError
@@ -38,6 +41,7 @@ from laser.recommenders.baselines import _grid, best_baseline, chosen_families, 
 from laser.recommenders.pretraining import pretrained_recommender
 from laser.recommenders.text_features import item_features
 from laser.sources.prepare import prepare_dataset
+from laser.tracking.runs import open_tracking
 
 NUM_ITEMS = 24
 CPU = torch.device("cpu")
@@ -230,6 +234,18 @@ def test_the_jobs_settings_of_training_reach_what_is_trained_by_gradient_and_not
     stack = job.experiment("stack", {"trained": {"type": "sasrec", "dropout": 0.4}}).recommender
     assert stack.trained == SASRecConfig(dropout=0.4, **trained) and stack.fitted == HybridConfig()
     assert job.experiment("ease", {}).recommender == EASEConfig() and job.experiment("ease", {}).training.use_gpu
+
+
+def test_another_seed_has_a_run_and_a_folder_of_its_own_and_the_same_one_goes_on(job, tmp_path, monkeypatch, repo):
+    monkeypatch.setattr(GRU4RecConfig, "search", {"hidden_size": [8]})
+    store = TrackingConfig(uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    job = job.model_copy(update={"families": ("gru4rec",), "max_epochs": 1, "tracking": store})
+    main = runpy.run_path(str(repo / "jobs/references.py"))["main"]
+    made = [main(job.model_copy(update={"seed": seed}))["references"]["gru4rec"] for seed in (0, 1, 1)]
+    runs = [open_tracking(store).find(one["run_id"]) for one in made]
+    assert runs[0].run_id != runs[1].run_id == runs[2].run_id
+    assert [run.settings()["recommender.seed"] for run in runs] == ["0", "1", "1"]
+    assert len(list((tmp_path / "runs").glob("references-*/gru4rec-*/result.json"))) == 2
 
 
 def test_a_family_that_is_no_baseline_is_refused(raw):
