@@ -33,7 +33,7 @@ def main(job: ReferencesJob) -> Mapping[str, Any]:
     check_places(job)
     tracking = open_tracking(job.tracking)
     cache = Path(job.cache_dir).expanduser()
-    dataset = prepare_dataset(job.data_config(), cache)
+    dataset = prepare_dataset(job.data, cache)
     families = chosen_families(job, dataset)
     directory = Path(job.output_dir).expanduser() / f"references-{short_name(dataset.name)}"
     baselines, summary = [], {}

@@ -41,10 +41,9 @@ def test_settings_of_the_sample_data_do_not_apply_to_other_data(job, repo, caplo
     cls, file = JOBS[job]
     arguments = ["suite=train"] if job == "benchmark" else []
     default = file and repo / file
-    for data in (["data=mine"], ["data=mine", "data.k_core=5"] if cls is not ReferencesJob else ["data=mine"]):
+    for data in (["data=mine"], ["data=mine", "data.k_core=5"]):
         config = load_config(cls, [*arguments, *data], default)
-        section = config.data_config() if cls is ReferencesJob else config.data
-        assert section == DataConfig(path="mine", k_core=5 if len(data) > 1 else 0)
+        assert config.data == DataConfig(path="mine", k_core=5 if len(data) > 1 else 0)
     if file and ("quickstart" in file or "demo" in file):
         first, second = (record.getMessage() for record in caplog.records)
         settings = 'data.format="recbole", data.min_rating=4, data.k_core=30'

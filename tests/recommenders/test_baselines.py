@@ -32,7 +32,7 @@ from laser.config.families.recommenders import (
     TextSASRecConfig,
 )
 from laser.config.jobs import ReferencesJob
-from laser.config.schema import TrackingConfig
+from laser.config.schema import DataConfig, TrackingConfig
 from laser.data.dataset import Dataset
 from laser.data.prompts import item_texts
 from laser.errors import UserError
@@ -66,12 +66,14 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def job(raw: Path, tmp_path: Path) -> ReferencesJob:
-    return ReferencesJob(data=str(raw), cache_dir=str(tmp_path / "cache"), output_dir=str(tmp_path / "runs"))
+    return ReferencesJob(
+        data=DataConfig(path=str(raw)), cache_dir=str(tmp_path / "cache"), output_dir=str(tmp_path / "runs")
+    )
 
 
 @pytest.fixture
 def dataset(job: ReferencesJob) -> Dataset:
-    return prepare_dataset(job.data_config(), Path(job.cache_dir))
+    return prepare_dataset(job.data, Path(job.cache_dir))
 
 
 def test_item_features_are_mean_states_of_each_text_by_itself(dataset, tiny_llm, tmp_path):

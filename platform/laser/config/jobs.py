@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from laser.config.families.recommenders import FAMILIES, Family, FamilySection, TrainedSection
-from laser.config.schema import DataConfig, Experiment, Format, TrackingConfig, TuneExperiment
+from laser.config.schema import DataConfig, Experiment, TrackingConfig, TuneExperiment
 from laser.config.section import NonNegativeFloat, PathText, Section, Seed
 
 TABLES = Path(__file__).parents[1] / "reproduction" / "tables"
@@ -223,10 +223,8 @@ class ServeJob(Section):
 class ReferencesJob(Section):
     """Which recommenders to make as baselines, and on which data."""
 
-    data: PathText
-    """Raw data: as data.path."""
-    format: Format = "auto"
-    """Layout of the data: as data.format."""
+    data: DataConfig
+    """What all baselines read."""
     families: tuple[Family, ...] | None = None
     """Families to make; null makes all that the data allow (ease: 30,000 items; recent_popularity: dates)."""
     points: PositiveInt | None = None
@@ -244,10 +242,6 @@ class ReferencesJob(Section):
     output_dir: PathText = "runs"
     """Results, in the folder references-<dataset>."""
 
-    def data_config(self) -> DataConfig:
-        """Return the data section that all baselines share."""
-        return DataConfig(path=self.data, format=self.format)
-
     def experiment(self, family: str, settings: dict[str, Any]) -> Experiment:
         """Return the experiment that has this baseline for its recommender."""
         section = FAMILIES[family].model_validate({"type": family, **settings})
@@ -256,7 +250,7 @@ class ReferencesJob(Section):
                 "name": f"reference-{family}",
                 "cache_dir": self.cache_dir,
                 "output_dir": self.output_dir,
-                "data": self.data_config(),
+                "data": self.data,
                 "recommender": self._with_training(section),
                 "training": {"use_gpu": self.use_gpu},
                 "tracking": self.tracking,
