@@ -4,7 +4,7 @@ import pytest
 
 from laser.config.compose import flatten, load_config, with_overrides
 from laser.config.identity import stage_key
-from laser.config.jobs import BenchmarkJob, ReferencesJob, ReproduceJob
+from laser.config.jobs import BenchmarkJob, RecommendJob, ReferencesJob, ReproduceJob
 from laser.config.schema import DataConfig, Experiment, TuneExperiment
 from laser.errors import UserError
 
@@ -24,6 +24,11 @@ def test_later_sources_win(write):
     top = write("top.yaml", "extends: [base.yaml]\nmformer: {num_virtual_tokens: 5}\n")
     config = load_config(Experiment, [f"config={top}", "name=first", "name=second"], None)
     assert (config.mformer.num_experts, config.mformer.num_virtual_tokens, config.name) == (2, 5, "second")
+
+
+def test_a_setting_below_a_single_value_is_refused_and_not_lost():
+    with pytest.raises(UserError, match=r"data\.split\.type: no such setting; data is a single value here"):
+        load_config(RecommendJob, ["run_id=a", "data=mine", "data.split.type=temporal"], None)
 
 
 JOBS = {  # with the file that each reads without config=
