@@ -125,7 +125,8 @@ def best_baseline(job: ReferencesJob, family: str, dataset: Dataset) -> Baseline
 
 def table(baselines: list[Baseline]) -> str:
     """Return the test metrics as a Markdown table, the best by the selecting metric first."""
-    names = [*RANK_METRICS, *map(masked_name, RANK_METRICS), *LIST_METRICS]
+    known = [*RANK_METRICS, *map(masked_name, RANK_METRICS), *LIST_METRICS]
+    names = [name for name in known if any(name in (baseline.pretrained.test or {}) for baseline in baselines)]
     rows = []
     for baseline in sorted(baselines, key=lambda one: -one.figures().get(f"test/{SELECTION_METRIC}", 0.0)):
         result, test = baseline.pretrained.result, baseline.pretrained.test or {}
