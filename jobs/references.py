@@ -4,7 +4,7 @@ each are chosen on validation; the test set is read only for the chosen ones.
     python jobs/references.py data=<folder>
 
 Each baseline is an MLflow run, and a folder in <output_dir>/references-<dataset> with result.json and
-ranks/test.parquet. Baselines that an earlier call has made come from the cache.
+ranks/test.parquet; another seed or another choice has its own. What an earlier call made comes from the cache.
 """
 
 import logging
@@ -33,14 +33,14 @@ def main(job: ReferencesJob) -> Mapping[str, Any]:
     check_places(job)
     tracking = open_tracking(job.tracking)
     cache = Path(job.cache_dir).expanduser()
-    dataset = prepare_dataset(job.data_config(), cache)
+    dataset = prepare_dataset(job.data, cache)
     families = chosen_families(job, dataset)
     directory = Path(job.output_dir).expanduser() / f"references-{short_name(dataset.name)}"
     baselines, summary = [], {}
     for family in families:
-        baseline, place = best_baseline(job, family, dataset), directory / family
+        baseline = best_baseline(job, family, dataset)
         tags = recommender_tags(baseline.experiment.recommender, dataset.name, dataset.fingerprint, cache)
-        tags["data"] = dataset.described()
+        tags["data"], place = dataset.described(), directory / tags["settings_key"]
         with tracking.run(baseline.experiment, "reference", family, tags, remembered_run(place)) as run:
             remember_run(place, run.run_id)
             baseline.write(place, environment())

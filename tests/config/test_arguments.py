@@ -3,7 +3,7 @@
 import pytest
 
 from laser.config.compose import load_config
-from laser.config.jobs import ReferencesJob, ReproduceJob
+from laser.config.jobs import ReproduceJob
 from laser.config.schema import Experiment, TuneExperiment
 from laser.errors import UserError
 
@@ -19,8 +19,6 @@ def test_text_arrives_as_written(text):
     assert load_config(Experiment, [f"prompt.instruction={text}"], None).prompt.instruction == text
     if text not in ("{x}", ""):  # a mapping stands for the whole section, and no path is empty
         assert load_config(Experiment, [f"data={text}"], None).data.path == text
-    if text:
-        assert load_config(ReferencesJob, [f"data={text}"], None).data == text
 
 
 @pytest.mark.parametrize("text", TEXTS)

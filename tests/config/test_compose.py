@@ -4,7 +4,7 @@ import pytest
 
 from laser.config.compose import flatten, load_config, with_overrides
 from laser.config.identity import stage_key
-from laser.config.jobs import BenchmarkJob, ReferencesJob, ReproduceJob
+from laser.config.jobs import BenchmarkJob, RecommendJob, ReferencesJob, ReproduceJob
 from laser.config.schema import DataConfig, Experiment, TuneExperiment
 from laser.errors import UserError
 
@@ -26,6 +26,11 @@ def test_later_sources_win(write):
     assert (config.mformer.num_experts, config.mformer.num_virtual_tokens, config.name) == (2, 5, "second")
 
 
+def test_a_setting_below_a_single_value_is_refused_and_not_lost():
+    with pytest.raises(UserError, match=r"data\.split\.type: no such setting; data is a single value here"):
+        load_config(RecommendJob, ["run_id=a", "data=mine", "data.split.type=temporal"], None)
+
+
 JOBS = {  # with the file that each reads without config=
     "train, prepare, pretrain": (Experiment, "configs/quickstart.yaml"),
     "tune, demo": (TuneExperiment, "configs/tune/demo.yaml"),
@@ -41,10 +46,9 @@ def test_settings_of_the_sample_data_do_not_apply_to_other_data(job, repo, caplo
     cls, file = JOBS[job]
     arguments = ["suite=train"] if job == "benchmark" else []
     default = file and repo / file
-    for data in (["data=mine"], ["data=mine", "data.k_core=5"] if cls is not ReferencesJob else ["data=mine"]):
+    for data in (["data=mine"], ["data=mine", "data.k_core=5"]):
         config = load_config(cls, [*arguments, *data], default)
-        section = config.data_config() if cls is ReferencesJob else config.data
-        assert section == DataConfig(path="mine", k_core=5 if len(data) > 1 else 0)
+        assert config.data == DataConfig(path="mine", k_core=5 if len(data) > 1 else 0)
     if file and ("quickstart" in file or "demo" in file):
         first, second = (record.getMessage() for record in caplog.records)
         settings = 'data.format="recbole", data.min_rating=4, data.k_core=30'

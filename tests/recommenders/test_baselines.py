@@ -1,6 +1,7 @@
 """Baselines: text features, families made by the same function, the choice on validation, files, a second call."""
 
 import json
+import runpy
 import shutil
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from laser.config.families.recommenders import (
     BASELINES,
     FAMILIES,
     EASEConfig,
+    GRU4RecConfig,
     HybridConfig,
     ItemKNNConfig,
     SASRecConfig,
@@ -30,14 +32,16 @@ from laser.config.families.recommenders import (
     TextSASRecConfig,
 )
 from laser.config.jobs import ReferencesJob
+from laser.config.schema import DataConfig, TrackingConfig
 from laser.data.dataset import Dataset
 from laser.data.prompts import item_texts
 from laser.errors import UserError
 from laser.evaluation.user_ranks import read_ranks
-from laser.recommenders.baselines import _grid, best_baseline, chosen_families, table
+from laser.recommenders.baselines import _grid, best_baseline, chosen_families, drawn_points, table
 from laser.recommenders.pretraining import pretrained_recommender
 from laser.recommenders.text_features import item_features
 from laser.sources.prepare import prepare_dataset
+from laser.tracking.runs import open_tracking
 
 NUM_ITEMS = 24
 CPU = torch.device("cpu")
@@ -62,12 +66,14 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def job(raw: Path, tmp_path: Path) -> ReferencesJob:
-    return ReferencesJob(data=str(raw), cache_dir=str(tmp_path / "cache"), output_dir=str(tmp_path / "runs"))
+    return ReferencesJob(
+        data=DataConfig(path=str(raw)), cache_dir=str(tmp_path / "cache"), output_dir=str(tmp_path / "runs")
+    )
 
 
 @pytest.fixture
 def dataset(job: ReferencesJob) -> Dataset:
-    return prepare_dataset(job.data_config(), Path(job.cache_dir))
+    return prepare_dataset(job.data, Path(job.cache_dir))
 
 
 def test_item_features_are_mean_states_of_each_text_by_itself(dataset, tiny_llm, tmp_path):
@@ -211,6 +217,18 @@ def test_every_point_of_the_searches_is_a_valid_setting(job):
             assert job.experiment(family, settings).recommender.type == family
 
 
+def test_a_budget_of_points_is_the_same_for_grids_of_a_size_and_never_more_than_a_grid():
+    grids = [list(_grid(section.search)) for family in BASELINES if (section := FAMILIES[family]).search]
+    for number in (1, 2, 12):
+        drawn = [drawn_points(FAMILIES[family].search, number) for family in BASELINES if FAMILIES[family].search]
+        places = {len(grid): [grid.index(point) for point in points] for grid, points in zip(grids, drawn, strict=True)}
+        for grid, points in zip(grids, drawn, strict=True):
+            assert len(points) == min(number, len(grid))
+            assert [grid.index(point) for point in points] == places[len(grid)]
+    search = FAMILIES["item_knn"].search
+    assert search is not None and drawn_points(search, None) == list(_grid(search))
+
+
 def test_the_jobs_settings_of_training_reach_what_is_trained_by_gradient_and_nothing_else(job):
     job = job.model_copy(update={"max_epochs": 7, "seed": 3, "use_gpu": True})
     trained = {"max_epochs": 7, "seed": 3}
@@ -218,6 +236,18 @@ def test_the_jobs_settings_of_training_reach_what_is_trained_by_gradient_and_not
     stack = job.experiment("stack", {"trained": {"type": "sasrec", "dropout": 0.4}}).recommender
     assert stack.trained == SASRecConfig(dropout=0.4, **trained) and stack.fitted == HybridConfig()
     assert job.experiment("ease", {}).recommender == EASEConfig() and job.experiment("ease", {}).training.use_gpu
+
+
+def test_another_seed_has_a_run_and_a_folder_of_its_own_and_the_same_one_goes_on(job, tmp_path, monkeypatch, repo):
+    monkeypatch.setattr(GRU4RecConfig, "search", {"hidden_size": [8]})
+    store = TrackingConfig(uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    job = job.model_copy(update={"families": ("gru4rec",), "max_epochs": 1, "tracking": store})
+    main = runpy.run_path(str(repo / "jobs/references.py"))["main"]
+    made = [main(job.model_copy(update={"seed": seed}))["references"]["gru4rec"] for seed in (0, 1, 1)]
+    runs = [open_tracking(store).find(one["run_id"]) for one in made]
+    assert runs[0].run_id != runs[1].run_id == runs[2].run_id
+    assert [run.settings()["recommender.seed"] for run in runs] == ["0", "1", "1"]
+    assert len(list((tmp_path / "runs").glob("references-*/gru4rec-*/result.json"))) == 2
 
 
 def test_a_family_that_is_no_baseline_is_refused(raw):

@@ -160,6 +160,9 @@ def _with_settings(cls: type[BaseModel], mapping: Mapped, overrides: Sequence[tu
     """Set dotted keys in their order, but a `type` first, because it replaces its section."""
     mapping = _with_families(cls, mapping)
     overrides = [((isinstance(value, str) and main_setting(cls, key)) or key, value) for key, value in overrides]
+    for above in (key for key, value in overrides if isinstance(value, str)):
+        for key in (key for key, _ in overrides if key.startswith(f"{above}.")):
+            raise UserError(f"{key}: no such setting; {above} is a single value here")
     for key, value in sorted(overrides, key=lambda override: not override[0].endswith(".type")):
         mapping = _merge(mapping, _nested(key, value))
     return mapping

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from laser.config.families.recommenders import FAMILIES, Family, FamilySection, TrainedSection
-from laser.config.schema import DataConfig, Experiment, Format, TrackingConfig, TuneExperiment
+from laser.config.schema import DataConfig, Experiment, TrackingConfig, TuneExperiment
 from laser.config.section import NonNegativeFloat, PathText, Section, Seed
 
 TABLES = Path(__file__).parents[1] / "reproduction" / "tables"
@@ -223,12 +223,13 @@ class ServeJob(Section):
 class ReferencesJob(Section):
     """Which recommenders to make as baselines, and on which data."""
 
-    data: PathText
-    """Raw data: as data.path."""
-    format: Format = "auto"
-    """Layout of the data: as data.format."""
+    data: DataConfig
+    """What all baselines read."""
     families: tuple[Family, ...] | None = None
     """Families to make; null makes all that the data allow (ease: 30,000 items; recent_popularity: dates)."""
+    points: PositiveInt | None = None
+    """Equal budget: points of each family's grid that are tried, drawn once for all calls; a smaller grid is tried as a
+    whole. null tries every point, between 1 and 12."""
     max_epochs: PositiveInt = 200
     """Largest number of epochs of the trained families. They stop earlier when validation no longer improves."""
     seed: Seed = 0
@@ -241,10 +242,6 @@ class ReferencesJob(Section):
     output_dir: PathText = "runs"
     """Results, in the folder references-<dataset>."""
 
-    def data_config(self) -> DataConfig:
-        """Return the data section that all baselines share."""
-        return DataConfig(path=self.data, format=self.format)
-
     def experiment(self, family: str, settings: dict[str, Any]) -> Experiment:
         """Return the experiment that has this baseline for its recommender."""
         section = FAMILIES[family].model_validate({"type": family, **settings})
@@ -253,7 +250,7 @@ class ReferencesJob(Section):
                 "name": f"reference-{family}",
                 "cache_dir": self.cache_dir,
                 "output_dir": self.output_dir,
-                "data": self.data_config(),
+                "data": self.data,
                 "recommender": self._with_training(section),
                 "training": {"use_gpu": self.use_gpu},
                 "tracking": self.tracking,

@@ -6,6 +6,7 @@ and cached (`laser.recommenders.pretraining`), so that an interrupted search res
 """
 
 import logging
+import random
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ def _unfit(family: str, dataset: Dataset) -> str | None:
 
 
 def best_baseline(job: ReferencesJob, family: str, dataset: Dataset) -> Baseline:
-    """Make every point of a family's search that is not cached, and take the one that is best on validation.
+    """Make the points of a family's search that are not cached, and take the one that is best on validation.
 
     The test set is read only for that one.
 
@@ -105,7 +106,7 @@ def best_baseline(job: ReferencesJob, family: str, dataset: Dataset) -> Baseline
     assert search is not None, f"{family} is no baseline"
     cache, device = Path(job.cache_dir).expanduser(), pretraining_device(job.use_gpu)
     tried = []
-    with progress(list(_grid(search)), f"search {family}", "point") as points:
+    with progress(drawn_points(search, job.points), f"search {family}", "point") as points:
         for settings in points:
             experiment = job.experiment(family, settings)
             result = pretrained_recommender(experiment.recommender, dataset, cache, test=False, device=device).result
@@ -124,7 +125,8 @@ def best_baseline(job: ReferencesJob, family: str, dataset: Dataset) -> Baseline
 
 def table(baselines: list[Baseline]) -> str:
     """Return the test metrics as a Markdown table, the best by the selecting metric first."""
-    names = [*RANK_METRICS, *map(masked_name, RANK_METRICS), *LIST_METRICS]
+    known = [*RANK_METRICS, *map(masked_name, RANK_METRICS), *LIST_METRICS]
+    names = [name for name in known if any(name in (baseline.pretrained.test or {}) for baseline in baselines)]
     rows = []
     for baseline in sorted(baselines, key=lambda one: -one.figures().get(f"test/{SELECTION_METRIC}", 0.0)):
         result, test = baseline.pretrained.result, baseline.pretrained.test or {}
@@ -132,6 +134,12 @@ def table(baselines: list[Baseline]) -> str:
         parameters = result.trainable_parameters + result.statistics
         rows.append([baseline.family, *metrics, f"{parameters:,}", f"{result.seconds:.0f}"])
     return markdown_table(["baseline", *names, "parameters", "seconds"], rows)
+
+
+def drawn_points(search: Mapping[str, list[Any]], number: int | None) -> list[dict[str, Any]]:
+    """Return so many points of a grid by chance, the same in each call and for each grid of a size; None is all."""
+    points = list(_grid(search))
+    return points if number is None else random.Random(0).sample(points, min(number, len(points)))
 
 
 def _grid(search: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:

@@ -99,8 +99,7 @@ def record_entries(results: str, dataset: str, entries: Sequence[Entry]) -> list
 
 def _baseline(job: ReproduceJob, base: Experiment, family: str, dataset: Dataset, store: Store, find: Find) -> Entry:
     references = ReferencesJob(
-        data=base.data.path,
-        format=base.data.format,
+        data=base.data,
         use_gpu=base.training.use_gpu,
         cache_dir=base.cache_dir,
         output_dir=base.output_dir,
