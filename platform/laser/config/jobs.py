@@ -225,7 +225,7 @@ class ReferencesJob(Section):
 
     data: DataConfig
     """What all baselines read."""
-    families: tuple[Family, ...] | None = None
+    families: Annotated[tuple[Family, ...], Field(min_length=1)] | None = None
     """Families to make; null makes all that the data allow (ease: 30,000 items; recent_popularity: dates)."""
     points: PositiveInt | None = None
     """Equal budget: points of each family's grid that are tried, drawn once for all calls; a smaller grid is tried as a

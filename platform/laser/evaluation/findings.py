@@ -37,7 +37,10 @@ def constant_scores(evidence: Evidence) -> str | None:
     last = float((evidence.ranks.ranks == evidence.num_items).mean())
     if last < 0.5:
         return None
-    return f"constant scores: {last:.0%} of the targets rank last, as they do where items have the same score"
+    return (
+        f"constant scores: {last:.0%} of the targets rank last, as they do where most items have the same score; "
+        "counts give one to all items that were never counted with the history"
+    )
 
 
 def leaked_target(evidence: Evidence) -> str | None:
