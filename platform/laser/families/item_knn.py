@@ -26,6 +26,9 @@ from laser.recommenders.item_item import ItemItemRecommender
 from laser.recommenders.own_items import OwnItems
 from laser.recommenders.scipy_private import sparse_product
 
+FACTORED = 0.25
+"""f: which counts are factored. At 1/2, a rare item's errors weigh as much as a frequent one's, and 1,024 dimensions of
+a catalogue of 12,000 hold neither (docs/decisions/recommenders.md)."""
 PAIRS_AT_ONCE = 2**22
 """Pairs that are counted, or looked up, at once: 16 bytes each, and a few times as much while they are sorted."""
 
@@ -113,9 +116,9 @@ class PairCounts(ItemItemRecommender):
         self.counts_P = torch.from_numpy(counts_II.data.astype(np.float32))
         self.degrees_I = torch.from_numpy(degrees_I.astype(np.float32))
         rows_II, columns_II = (diags_array(damping_I) for damping_I in self._damping(degrees_I))
-        # The factors are those of D^-1/2 S D^-1/2, in which rare items count as much as frequent ones.
+        # The factors are those of D^-f S D^-f. In those of the counts themselves, rare items would rank last.
         counted_I = np.maximum(degrees_I, self._smallest_count)
-        row_I, column_I = (counted_I ** (power - 0.5) for power in (self.row_exponent, self.column_exponent))
+        row_I, column_I = (counted_I ** (power - FACTORED) for power in (self.row_exponent, self.column_exponent))
         self._factorise(rows_II @ counts_II @ columns_II, row_I, column_I)
 
     def score_entries(self, item_ids_BN: Tensor, mask_BN: Tensor) -> csr_array:

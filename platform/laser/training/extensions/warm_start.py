@@ -90,7 +90,8 @@ class _Fit:
         self.blocks = inputs.artifacts.recommender_blocks
         self.prefixes, self.val = inputs.prefixes, inputs.val
         artifacts = inputs.artifacts
-        files = (artifacts.item_embeddings, artifacts.text_means, *artifacts.encodings.values())  # named by content
+        read = config.head.joins == "before"  # the recommender's states; files are named by content
+        files = (artifacts.text_means, *([artifacts.item_embeddings, *artifacts.encodings.values()] if read else ()))
         self.states = sorted(file.name for file in files if file is not None)
         self.prefixes_EH, self.val_EH, self.items_IH = (
             part.to(self.device) for part in (outputs.prefixes_EH, outputs.val_EH, outputs.items_IH)
