@@ -33,7 +33,8 @@ site_children = {
     "results/README": [
         "table-4/report", "table-7/report", "additions/report", "dealrec/report", "collectivekv/report",
         "collectivekv-movielens/report", "collectivekv-mini/report", "peso/report", "peso-mini/report",
-        "peso-rates-mini/report", "text-cache/report", "table-4-late/report",
+        "peso-rates-mini/report", "text-cache/report", "table-4-late/report", "families-scientific/report",
+        "families-scientific-masked/report",
     ],
     "decisions/README": ["house", "models", "training", "data", "recommenders", "evaluation", "cluster"],
 }  # fmt: skip

@@ -36,6 +36,7 @@ def record(desk, tmp_path):
         of_user = ranks(best)
         metrics = of_user.metrics().items()
         run.summarise({f"{split}/{name}": value for split in ("best", "test") for name, value in metrics})
+        run.summarise({"seconds": 12.0 + 2 * seed, "trainable_parameters": 1234.0, "histories_per_second": 3.0})
         of_user.write(tmp_path / str(seed) / str(best) / "test.parquet")
         run.log_directory(tmp_path / str(seed) / str(best), "ranks")
         run.log_directory(tmp_path / str(seed) / str(best), "checkpoint")
@@ -69,6 +70,9 @@ def test_runs_become_files_and_files_a_page(desk, record, folder):
     # Half of the users have 1, the others 1 / log2(3) and 1 / log2(9): the means differ by .1577.
     strong, weak = (1 + 1 / np.log2(3)) / 2, (1 + 1 / np.log2(9)) / 2
     assert f"{strong:.4f} ± 0.0000" in page and f"{weak:.4f}" in page
+    costs = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("| strong ")][1]
+    assert [cell.strip() for cell in costs] == ["strong", "13", "1,234", "", ""], "the mean over the seeds"
+    assert content["seeds"]["1"]["costs"] == {"seconds": 14.0, "trainable_parameters": 1234.0}
     compared = [line for line in page.splitlines() if line.startswith("| strong, seed")]
     assert len(compared) == 4 and all(f"{strong - weak:+.4f}" in line and "0.0001" in line for line in compared)
     assert "Reports of tables" not in page
