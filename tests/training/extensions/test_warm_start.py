@@ -133,6 +133,19 @@ def test_equal_starts_share_a_head_and_others_do_not(config, tmp_path, caplog):
     assert torch.equal(first.items_ID, second.items_ID)
 
 
+def test_a_head_that_the_recommender_joins_later_is_shared_whatever_that_is(config, tmp_path):
+    settings = {"cache_dir": str(tmp_path), "data.k_core": 80, "prompt.max_history_items": 1, "warm_start.epochs": 1}
+    found = []
+    for decay in (0.5, 0.9):
+        changed = with_overrides(config, {**settings, "recommender.type": "item_knn", "head.joins": "after"})
+        changed = with_overrides(changed, {"recommender.history_decay": decay})
+        inputs = prepare_inputs(changed)
+        engine = PlainEngine(whole_laser(changed, inputs.artifacts, CPU), changed.training, CPU)
+        found.append(warm_start(engine, inputs, changed))
+    assert len(list((tmp_path / "heads").glob("*.safetensors"))) == 1
+    assert torch.equal(found[0].items_ID, found[1].items_ID)
+
+
 def test_it_counts_as_the_first_epoch_and_a_run_resumes_after_it(config, tmp_path):
     reported: list[int] = []
     whole = train(config, tmp_path / "whole", lambda metrics, epoch: reported.append(epoch))
