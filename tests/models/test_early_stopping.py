@@ -27,5 +27,17 @@ def test_the_best_epoch_is_kept_and_patience_ends_it():
         model.weight.data.fill_(epoch)
         return {"epoch": epoch, "loss": 1.0}, scores[epoch]
 
-    best = stopping.history[stopping.train(10, "test", run)]
-    assert best["epoch"] == 2 and float(model.weight.detach()) == 2 and stopping.epoch == 4
+    assert stopping.train(10, "test", run)["epoch"] == 2 and float(model.weight.detach()) == 2 and stopping.epoch == 4
+
+
+def test_one_that_was_interrupted_at_its_end_trains_no_further(tmp_path: Path):
+    def begun() -> EarlyStopping:
+        model = torch.nn.Linear(1, 1)
+        return EarlyStopping(model, torch.optim.AdamW(model.parameters()), 2, tmp_path / "some.unfinished")
+
+    scores = {1: 0.3, 2: 0.2, 3: 0.1, 4: 0.9}
+    first = begun()
+    first.train(10, "test", lambda epoch: ({"epoch": epoch, "loss": 1.0}, scores[epoch]))
+    again = begun()
+    assert again.train(10, "test", lambda epoch: ({"epoch": epoch, "loss": 1.0}, scores[epoch]))["epoch"] == 1
+    assert first.epoch == again.epoch == 3

@@ -27,8 +27,8 @@ from laser.recommenders.own_items import OwnItems
 from laser.recommenders.scipy_private import sparse_product
 
 FACTORED = 0.25
-"""f: which counts are factored. At 1/2, a rare item's errors weigh as much as a frequent one's, and 1,024 dimensions of
-a catalogue of 12,000 hold neither (docs/decisions/recommenders.md)."""
+"""f: how far counts are damped before they are factored; at 0 rare items rank last, at 1/2 Laser ranked worse on one of
+three datasets (docs/decisions/recommenders.md)."""
 PAIRS_AT_ONCE = 2**22
 """Pairs that are counted, or looked up, at once: 16 bytes each, and a few times as much while they are sorted."""
 

@@ -66,7 +66,9 @@ class EarlyStopping:
         """Seconds since the training started, without the time in which it was interrupted."""
         return self._seconds + time.perf_counter() - self._started
 
-    def train(self, most_epochs: int, label: str, run: Callable[[int], tuple[dict[str, float], float] | None]) -> int:
+    def train(
+        self, most_epochs: int, label: str, run: Callable[[int], tuple[dict[str, float], float] | None]
+    ) -> dict[str, float]:
         """Run epochs until the score stops improving, and give the model the weights of the best one.
 
         Args:
@@ -76,20 +78,20 @@ class EarlyStopping:
                 score; None if it was not validated.
 
         Returns:
-            The place of the best epoch in the history.
+            The figures of the best epoch.
         """
         label += f", from epoch {self.epoch + 1}" if self.epoch else ""
         with progress(range(self.epoch + 1, most_epochs + 1), label, "epoch") as epochs:
             for epoch in epochs:
+                if self.history and self.epoch - self.history[self.best]["epoch"] >= self.patience:
+                    break  # looked at before the epoch, because an interruption may come between
                 found = run(epoch)
                 if found is None:
                     continue
                 self.record(*found)
                 epochs.note(loss=found[0]["loss"], ndcg=found[1], best=self.best_score)
-                if epoch - self.history[self.best]["epoch"] >= self.patience:
-                    break
         self.model.load_state_dict(self._weights)
-        return self.best
+        return self.history[self.best]
 
     def record(self, figures: dict[str, float], score: float) -> None:
         """Record an epoch; `train` does so. A first call before it makes the untrained weights an epoch as well."""

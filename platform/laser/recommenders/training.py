@@ -145,7 +145,7 @@ def _train(
             report(figures, epoch)
         return figures, val[SELECTION_METRIC]
 
-    best = stopping.history[stopping.train(config.max_epochs, f"pretrain {type(model).__name__}", run)]
+    best = stopping.train(config.max_epochs, f"pretrain {type(model).__name__}", run)
     metrics = {name.removeprefix("val/"): value for name, value in best.items() if name.startswith("val/")}
     return TrainingResult(
         metrics,

@@ -4,6 +4,7 @@ A new benchmark is one more file there: `datasets` with their counts, and `rows`
 dataset. Rows are found by the counts, because a folder may have any name.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ from pydantic import Field, model_validator
 from laser.config.jobs import PUBLISHED
 from laser.config.section import Section
 from laser.data.dataset import Dataset
+from laser.pages.plots import quality_and_cost
 
 METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10", "recall@50", "ndcg@50")
 """What a benchmark shows, ours and the published; a number that a source lacks is left out."""
+IN_ALL = "recall@10"
+"""The metric that every source has."""
 
 
 class PublishedRow(Section):
@@ -61,6 +65,20 @@ class Published(Section):
 
 Numbers = list[tuple[PublishedRow, dict[str, float]]]
 """Published rows, with their numbers of one dataset."""
+
+
+def quality_and_weights(ours: Sequence[tuple[str, float, float]], rows: Numbers, y_axis: str) -> str:
+    """Draw the metric that every source has against trained weights; of an unknown number of weights, as lines.
+
+    Args:
+        ours: name, trained weights and metric of each of our systems.
+        rows: the published ones.
+        y_axis: says what the metric is, and how the history is ranked.
+    """
+    theirs = [(row.name, row.parameters, numbers[IN_ALL]) for row, numbers in rows if IN_ALL in numbers]
+    points = [(name, weights, value) for name, weights, value in theirs if weights is not None]
+    lines = [(name, value) for name, weights, value in theirs if weights is None]
+    return quality_and_cost(ours, points, lines, "weights that training changes", y_axis)
 
 
 def read_published(name: str) -> Published:

@@ -7,14 +7,11 @@ from statistics import fmean, stdev
 from laser.evaluation.lists import LIST_METRICS
 from laser.evaluation.metrics import RANK_METRICS, SELECTION_METRIC, masked_name, title
 from laser.pages.document import Block, Bullets, Code, Grid, Heading, Paragraph, as_markdown
-from laser.pages.plots import as_file, bars, quality_and_cost
+from laser.pages.plots import as_file, bars
 from laser.records.claims import Verdict, sentences
-from laser.records.published import Numbers, published_files, read_published
+from laser.records.published import IN_ALL, Numbers, published_files, quality_and_weights, read_published
 from laser.records.reports import conclusions
 from laser.records.results import COSTS, SAMPLES, Result, compared, paired_ranks
-
-SHOWN = "recall@10"
-"""The metric that every published source has."""
 
 
 def results_page(results: Sequence[Result], folder: Path, verdicts: Sequence[Verdict] = ()) -> str:
@@ -120,19 +117,15 @@ def published_rows(dataset: str) -> Numbers:
 
 
 def _cost_figure(labels: Sequence[str], results: Sequence[Result], published: Numbers) -> str:
-    """Draw Recall@10, which every source has, against trained weights; of unknown numbers of weights, as lines."""
     known = [
         (label, result, result.cost("trainable_parameters")) for label, result in zip(labels, results, strict=True)
     ]
     ours = [
-        (label, weights, fmean(result.test_values(SHOWN)))
+        (label, weights, fmean(result.test_values(IN_ALL)))
         for label, result, weights in known
-        if weights is not None and result.test_values(SHOWN)
+        if weights is not None and result.test_values(IN_ALL)
     ]
-    theirs = [(row.name, row.parameters, row_numbers[SHOWN]) for row, row_numbers in published if SHOWN in row_numbers]
-    points = [(name, weights, value) for name, weights, value in theirs if weights is not None]
-    lines = [(name, value) for name, weights, value in theirs if weights is None]
-    return quality_and_cost(ours, points, lines, "weights that training changes", f"{title(SHOWN)}, history shown")
+    return quality_and_weights(ours, published, f"{title(IN_ALL)}, history shown")
 
 
 def comparisons(results: Sequence[Result], folder: Path) -> list[list[str]]:

@@ -7,8 +7,7 @@ from typing import Any
 
 from laser.evaluation.metrics import SELECTION_METRIC, title
 from laser.pages.document import Block, Bullets, Code, Grid, Heading, Paragraph, Plot
-from laser.pages.plots import quality_and_cost
-from laser.records.published import METRICS, Numbers, Published
+from laser.records.published import IN_ALL, METRICS, Numbers, Published, quality_and_weights
 from laser.tracking.interface import StoredRun
 
 MAIN = ("recall@10", SELECTION_METRIC)
@@ -101,17 +100,9 @@ def verdicts(entries: Sequence[Entry], rows: Numbers) -> list[str]:
 
 
 def cost_figure(entries: Sequence[Entry], rows: Numbers) -> str:
-    """Draw Recall@10, which every source has, against trained weights: ours (masked) and the published."""
-    ours = [(entry.name, float(entry.parameters), entry.mean("recall@10", masked=True)) for entry in entries]
-    theirs = [
-        (row.name, row.parameters, numbers["recall@10"])
-        for row, numbers in rows
-        if row.parameters is not None and "recall@10" in numbers
-    ]
-    levels = [
-        (row.name, numbers["recall@10"]) for row, numbers in rows if row.parameters is None and "recall@10" in numbers
-    ]
-    return quality_and_cost(ours, theirs, levels, "weights that training changes", title("recall@10"))
+    """Draw Recall@10 against trained weights: ours (masked) and the published."""
+    ours = [(entry.name, float(entry.parameters), entry.mean(IN_ALL, masked=True)) for entry in entries]
+    return quality_and_weights(ours, rows, title(IN_ALL))
 
 
 def as_json(entries: Sequence[Entry], rows: Numbers) -> dict[str, Any]:

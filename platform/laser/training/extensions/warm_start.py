@@ -90,9 +90,11 @@ class _Fit:
         self.blocks = inputs.artifacts.recommender_blocks
         self.prefixes, self.val = inputs.prefixes, inputs.val
         artifacts = inputs.artifacts
-        read = config.head.joins == "before"  # the recommender's states; files are named by content
-        files = (artifacts.text_means, *([artifacts.item_embeddings, *artifacts.encodings.values()] if read else ()))
-        self.states = sorted(file.name for file in files if file is not None)
+        of_recommender = (artifacts.item_embeddings, *artifacts.encodings.values())  # files are named by content
+        reads_it = config.head.collaborative and config.head.joins == "before"
+        self.states = sorted(
+            file.name for file in (artifacts.text_means, *of_recommender * reads_it) if file is not None
+        )
         self.prefixes_EH, self.val_EH, self.items_IH = (
             part.to(self.device) for part in (outputs.prefixes_EH, outputs.val_EH, outputs.items_IH)
         )
@@ -116,14 +118,14 @@ class _Fit:
         rows, blocks = sampled_users(len(val), len(self.items_IH), random), self.blocks
         states_SC, width = self.val_states_EC[rows], head.width - sum(blocks)
         users_SD = head(self.val_EH[rows], USERS, states_SC).vector_BD[:, :width] / head.text_scale
-        own, items_ID = sent(val.own_items(rows), self.device), self.items()[:, :width]
+        own, items_ID = sent(val.own_items(rows), self.device), self.items()  # which no single weight changes
         targets_S = torch.from_numpy(val.examples.targets[rows].astype(np.int64)).to(self.device)
-        scores = Scores.of(states_SC, self.item_states_IC, blocks, users_SD, items_ID, own, targets_S)
+        scores = Scores.of(states_SC, self.item_states_IC, blocks, users_SD, items_ID[:, :width], own, targets_S)
         weights, bias = scores.best_weights(float(head.text_scale), head.history_bias is not None)
         prefixes, losses = random.permutation(len(self.prefixes))[:CALIBRATION_PREFIXES], []
         for exponent in EXPONENTS:
             head.set_weights(blocks, weights, bias, 2.0**exponent)
-            losses.append(float(self._loss(prefixes, self.items())))
+            losses.append(float(self._loss(prefixes, items_ID)))
         head.set_weights(blocks, weights, bias, 2.0 ** EXPONENTS[int(np.argmin(losses))])
 
     def train_once(self, outputs: str) -> float:
@@ -183,7 +185,7 @@ class _Fit:
             stopping = EarlyStopping(self.head, optimizer, settings.patience, unfinished)
             if not stopping.history:
                 stopping.record({"epoch": 0, "loss": 0.0}, self.validate().metrics()[SELECTION_METRIC])
-            best = stopping.history[stopping.train(settings.epochs, "warm start", run)]
+            best = stopping.train(settings.epochs, "warm start", run)
         logger.info("warm start: validation NDCG@10 %.4f after epoch %d", stopping.best_score, best["epoch"])
         return best["loss"]
 
