@@ -90,11 +90,10 @@ class _Fit:
         self.blocks = inputs.artifacts.recommender_blocks
         self.prefixes, self.val = inputs.prefixes, inputs.val
         artifacts = inputs.artifacts
-        of_recommender = (artifacts.item_embeddings, *artifacts.encodings.values())  # files are named by content
-        reads_it = config.head.collaborative and config.head.joins == "before"
-        self.states = sorted(
-            file.name for file in (artifacts.text_means, *of_recommender * reads_it) if file is not None
-        )
+        files = [artifacts.text_means]  # named by content
+        if config.head.collaborative and config.head.joins == "before":
+            files += [artifacts.item_embeddings, *artifacts.encodings.values()]
+        self.states = sorted(file.name for file in files if file is not None)
         self.prefixes_EH, self.val_EH, self.items_IH = (
             part.to(self.device) for part in (outputs.prefixes_EH, outputs.val_EH, outputs.items_IH)
         )
@@ -160,10 +159,7 @@ class _Fit:
         return loss
 
     def train(self, unfinished: Path) -> float:
-        """Train until validation stops improving, keep the best epoch (or the start), and return its mean loss.
-
-        An interrupted training goes on from the file `unfinished`.
-        """
+        """Train, or go on from the file `unfinished`, and return the mean loss of the epoch that is kept."""
         settings = self.config.warm_start
         singles = [p for p in self.head.parameters() if p.numel() == 1]
         others = [p for p in self.head.parameters() if p.numel() > 1]
