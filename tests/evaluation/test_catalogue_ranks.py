@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import random_array
 from torch import Tensor
 
 from laser.evaluation import ranking
-from laser.evaluation.ranking import catalogue_ranks, ranks, ranks_with_history_bias, ranks_without_histories
+from laser.evaluation.pair_scores import PairScores
+from laser.evaluation.ranking import catalogue_ranks, ranks, ranks_without_histories, user_ranks
 
 
 def sorted_ranks(representation_BH: Tensor, items_IH: Tensor, targets_B: Tensor) -> Tensor:
@@ -80,37 +82,43 @@ def test_exact_scores_rank_as_given_scores_do(make_case, make_coarse):
     assert torch.equal(catalogue_ranks(representation_BH, items_IH, targets_B), ranks(scores_BI, targets_B))
 
 
-def test_ranks_without_histories_equal_those_of_masked_scores(large_case, monkeypatch):
+def some_histories(targets_B: Tensor, num_items: int) -> list[np.ndarray]:
+    random = np.random.default_rng(0)
+    histories = [random.integers(0, num_items, random.integers(1, 40)).astype(np.int32) for _ in targets_B]
+    histories[0] = np.append(histories[0], targets_B[0].item())  # ranks last when masked
+    histories[1] = np.repeat(histories[1][:3], 2)  # a repeated item leaves, or gets a bias, once
+    histories[2] = histories[2][:0]
+    return histories
+
+
+@pytest.mark.parametrize("bias", [0.0, -0.5, 0.25])
+@pytest.mark.parametrize("scale", [None, 0.5, 300.0])
+def test_ranks_with_pairs_equal_those_of_scores_that_hold_them(large_case, bias, scale, monkeypatch):
+    """A history bias and counted scores, of the products' magnitude and far above it."""
     monkeypatch.setattr(ranking, "PAIR_ELEMENTS", 500)
     representation_BH, items_IH, targets_B = large_case
-    random = np.random.default_rng(0)
-    histories = [random.integers(0, len(items_IH), random.integers(1, 40)).astype(np.int32) for _ in targets_B]
-    histories[0] = np.append(histories[0], targets_B[0].item())  # ranks last
-    histories[1] = np.repeat(histories[1][:3], 2)  # a repeated item leaves once
-    histories[2] = histories[2][:0]
-    whole_B = catalogue_ranks(representation_BH, items_IH, targets_B)
-    left_B = ranks_with_history_bias(whole_B, representation_BH, items_IH, targets_B, histories, -torch.inf)
+    num_users, num_items = len(targets_B), len(items_IH)
+    histories, counted = some_histories(targets_B, num_items), None
     scores_BI = (representation_BH.double() @ items_IH.double().T).float()
-    given_B = ranks_without_histories(ranks(scores_BI, targets_B), scores_BI, targets_B, histories)
+    added_BI = torch.zeros_like(scores_BI)
+    if scale is not None:
+        counted = random_array((num_users, num_items), density=0.05, rng=np.random.default_rng(1), format="csr")
+        counted = (counted * scale).astype(np.float32)
+        added_BI += torch.from_numpy(counted.toarray())
+    for row, history in enumerate(histories):
+        added_BI[row, np.unique(history)] += bias
+    scores_BI += added_BI
+    expected_B = ranks(scores_BI, targets_B)
+    expected_masked_B = ranks_without_histories(expected_B, scores_BI, targets_B, histories)
+    pairs = PairScores.of(histories, num_items, targets_B.device, counted)
+    ranks_B, masked_B = user_ranks(representation_BH, items_IH, targets_B, pairs, bias)
+    assert torch.equal(ranks_B, expected_B) and torch.equal(masked_B, expected_masked_B)
     for row, history in enumerate(histories):
         scores_BI[row, history] = -torch.inf
-    assert torch.equal(left_B, ranks(scores_BI, targets_B)) and torch.equal(left_B, given_B)
-    assert left_B[0] == len(items_IH) and left_B[2] == whole_B[2] and (left_B[1:] <= whole_B[1:]).sum() > 0
-
-
-@pytest.mark.parametrize("bias", [-0.5, 0.25])
-def test_ranks_with_a_history_bias_equal_those_of_scores_that_hold_it(large_case, bias):
-    representation_BH, items_IH, targets_B = large_case
-    random = np.random.default_rng(0)
-    histories = [random.integers(0, len(items_IH), random.integers(1, 40)).astype(np.int32) for _ in targets_B]
-    histories[0] = np.append(histories[0], targets_B[0].item())
-    whole_B = catalogue_ranks(representation_BH, items_IH, targets_B)
-    biased_B = ranks_with_history_bias(whole_B, representation_BH, items_IH, targets_B, histories, bias)
-    scores_BI = (representation_BH.double() @ items_IH.double().T).float()
-    for row, history in enumerate(histories):
-        scores_BI[row, np.unique(history)] += bias
-    assert torch.equal(biased_B, ranks(scores_BI, targets_B))
-    assert not torch.equal(biased_B, whole_B)
+    assert torch.equal(masked_B, ranks(scores_BI, targets_B))
+    assert masked_B[0] == num_items and masked_B[2] == ranks_B[2] and (bias < 0 or (masked_B[1:] < ranks_B[1:]).any())
+    changed = not torch.equal(ranks_B, catalogue_ranks(representation_BH, items_IH, targets_B))
+    assert changed == bool(bias or scale)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import random_array
 from torch import Tensor
 
 from laser.evaluation import ranking, top_items
+from laser.evaluation.pair_scores import PairScores
 from laser.evaluation.top_items import top_scores
 
 SIZE = 10
@@ -52,16 +54,26 @@ def test_bfloat16_items_are_listed_as_what_they_hold(widened_elements, monkeypat
 
 
 @pytest.mark.parametrize("bias", [-0.5, 0.25, 3.0, -np.inf])
-def test_a_history_bias_moves_the_own_items_alone(large_case, bias, monkeypatch):
+@pytest.mark.parametrize("scale", [None, 0.5, 300.0])
+def test_pairs_move_their_own_items_alone(large_case, bias, scale, monkeypatch):
+    """A history bias and counted scores, of the products' magnitude and far above it."""
     monkeypatch.setattr(top_items, "TILE_SCORES", 640)
+    monkeypatch.setattr(top_items, "TILE_USERS", 7)
     representation_BH, items_IH, _ = large_case
-    random = np.random.default_rng(0)
-    histories = [random.integers(0, len(items_IH), random.integers(1, 40)).astype(np.int32) for _ in representation_BH]
+    num_users, num_items = len(representation_BH), len(items_IH)
+    random, counted = np.random.default_rng(0), None
+    histories = [random.integers(0, num_items, random.integers(1, 40)).astype(np.int32) for _ in representation_BH]
     histories[1] = np.repeat(histories[1][:3], 2)  # a repeated item gets the bias once
-    scores_BI = exact_scores(representation_BH, items_IH)
+    added_BI = torch.zeros(num_users, num_items)
+    if scale is not None:
+        counted = random_array((num_users, num_items), density=0.05, rng=random, format="csr")
+        counted = (counted * scale).astype(np.float32)
+        added_BI += torch.from_numpy(counted.toarray())
     for row, history in enumerate(histories):
-        scores_BI[row, np.unique(history)] += bias
-    assert torch.equal(top_items.top_items(representation_BH, items_IH, SIZE, histories, bias), sorted_lists(scores_BI))
+        added_BI[row, np.unique(history)] += bias
+    pairs = PairScores.of(histories, num_items, representation_BH.device, counted)
+    lists_BK = top_items.top_items(representation_BH, items_IH, SIZE, pairs, bias)
+    assert torch.equal(lists_BK, sorted_lists(exact_scores(representation_BH, items_IH) + added_BI))
 
 
 def test_lists_do_not_depend_on_how_users_are_shared_out(make_case, make_hard):

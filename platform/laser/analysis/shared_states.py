@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from laser.config.schema import Experiment
+from laser.engine.histories import Histories
 from laser.errors import UserError
 from laser.llm.loading import Decoder, load_llm
 from laser.llm.text_states import TextStates, read_histories
 from laser.recommenders.pretraining import pretraining_device
-from laser.training.inputs import Histories, Inputs
+from laser.training.inputs import Inputs
 
 POOL = 1024
 """M, rows of a pool: the default of `recommender.pool_size`."""

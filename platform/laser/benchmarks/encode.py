@@ -20,9 +20,10 @@ from laser.benchmarks.train import LATE
 from laser.config.compose import with_overrides
 from laser.config.jobs import BenchmarkJob
 from laser.data.batches import inference_batches
+from laser.engine.histories import Histories
 from laser.engine.plain import PlainEngine
 from laser.llm.loading import choose_dtype
-from laser.training.inputs import Histories, Inputs
+from laser.training.inputs import Inputs
 from laser.training.model import whole_laser
 from laser.training.prepare import prepare_inputs
 

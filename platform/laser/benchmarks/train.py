@@ -22,10 +22,11 @@ from laser.benchmarks.suites import BenchmarkResult
 from laser.config.compose import with_overrides
 from laser.config.jobs import BenchmarkJob
 from laser.data.batches import training_batches
+from laser.engine.histories import Histories
 from laser.engine.plain import PlainEngine
 from laser.engine.step import training_step
 from laser.llm.loading import choose_dtype
-from laser.training.inputs import Histories, Inputs
+from laser.training.inputs import Inputs
 from laser.training.model import whole_laser
 from laser.training.prepare import prepare_inputs
 

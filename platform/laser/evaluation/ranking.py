@@ -2,7 +2,7 @@
 
 `ranks` reads given scores, and `ranks_without_histories` takes items out of them. `laser.evaluation.sparse_ranks` reads
 sparse ones. `catalogue_ranks` multiplies them itself, a tile at a time, and keeps none.
-`ranks_with_history_bias` changes the scores of the users' own items, or takes these items out. The items of the best
+`user_ranks` does so too, and changes the scores of single pairs (`laser.evaluation.pair_scores`). The items of the best
 scores are in `laser.evaluation.top_items`.
 
 Shape suffixes: B batch, U users of a tile, I catalogue items, T items of a tile, H width, P pairs of user and item.
@@ -15,6 +15,8 @@ from math import ceil
 import numpy as np
 import torch
 from torch import Tensor
+
+from laser.evaluation.pair_scores import PairScores
 
 BLOCK_SCORES = 2**18
 """Given scores that a thread compares at once: 1 MiB, and 256 KiB of comparisons. With half of it, threads meet too
@@ -151,6 +153,8 @@ def catalogue_ranks(
         FloatingPointError: a vector is not finite: the model has diverged.
     """
     error_B = error_bound(representation_BH, item_embeddings_IH)
+    if bias_B is not None:
+        error_B = error_B + bias_B.abs() * 2.0**-22  # roundings of the score and of the threshold
     ranks_B = torch.empty_like(targets_B)
     for start in range(0, len(targets_B), TILE_USERS):
         users = slice(start, start + TILE_USERS)
@@ -167,58 +171,37 @@ def catalogue_ranks(
 
 
 @torch.no_grad()
-def ranks_with_history_bias(
-    ranks_B: Tensor,
-    representation_BH: Tensor,
-    item_embeddings_IH: Tensor,
-    targets_B: Tensor,
-    histories: Sequence[np.ndarray],
-    bias: float,
-) -> Tensor:
-    """What `catalogue_ranks` gives when a number is added to the scores of the items of each user's own history.
+def user_ranks(
+    representation_BH: Tensor, item_embeddings_IH: Tensor, targets_B: Tensor, pairs: PairScores, bias: float
+) -> tuple[Tensor, Tensor]:
+    """What `catalogue_ranks` gives when single pairs score more or less than their products.
 
-    A rank counts the items that reach the target's score, by the scores' exact definition; those of the history are
-    scored again by the same definition, and counted with the bias instead. So this is exact too, and costs as many
-    products as the histories have items.
+    A rank counts the items that reach the target's score, by the scores' exact definition. The pairs are scored again
+    by the same definition, and counted with their values instead. So this is exact too, and costs as many products as
+    there are pairs.
 
     Args:
-        ranks_B: int64, what `catalogue_ranks` gives for the other arguments.
         representation_BH: float32.
         item_embeddings_IH: float32 or bfloat16.
         targets_B: int64, the wanted items.
-        histories: for each row, item ids, repeated or not.
-        bias: added to their scores, a target's among them; -inf never recommends them.
+        pairs: counted scores and histories of these users.
+        bias: added to the scores of the histories' items, a target's among them.
 
     Returns:
-        int64 ranks_B, from 1 to I. With -inf, a target of the own history ranks last.
+        int64 ranks_B, from 1 to I, twice: as they are, and with the histories' items left out. Then a target of the own
+        history ranks last.
     """
-    device = ranks_B.device
-    rows_P, items_P = history_pairs([np.unique(history) for history in histories], device)
-    rows_B = torch.arange(len(ranks_B), device=device)
-    wanted_B = exact_scores(representation_BH, item_embeddings_IH, rows_B, targets_B)
-    own_B = rows_P[items_P == targets_B[rows_P]]
-    if len(own_B):
-        wanted_B[own_B] += bias
-        bias_B = torch.full_like(wanted_B[own_B], bias)
-        again_B = catalogue_ranks(representation_BH[own_B], item_embeddings_IH, targets_B[own_B], bias_B)
-        ranks_B = ranks_B.index_copy(0, own_B, again_B)
-    exact_P = exact_scores(representation_BH, item_embeddings_IH, rows_P, items_P)
-    with_P, without_P = (exact_P + bias >= wanted_B[rows_P]), (exact_P >= wanted_B[rows_P])
-    return ranks_B.index_add(0, rows_P, with_P.long() - without_P.long())
-
-
-def user_ranks(
-    representation_BH: Tensor,
-    item_embeddings_IH: Tensor,
-    targets_B: Tensor,
-    histories: Sequence[np.ndarray],
-    bias: float,
-) -> tuple[Tensor, Tensor]:
-    """Rank the targets twice: with `bias` on the histories' items, and with these masked. Both are int64 ranks_B."""
-    case = representation_BH, item_embeddings_IH, targets_B, histories
-    ranks_B = catalogue_ranks(representation_BH, item_embeddings_IH, targets_B)
-    masked_B = ranks_with_history_bias(ranks_B, *case, -torch.inf)
-    return ranks_with_history_bias(ranks_B, *case, bias) if bias else ranks_B, masked_B
+    rows_B, values_P = torch.arange(len(targets_B), device=targets_B.device), pairs.values(bias)
+    added_B = pairs.at(values_P, rows_B, targets_B)
+    ranks_B = catalogue_ranks(representation_BH, item_embeddings_IH, targets_B, added_B)
+    wanted_B = exact_scores(representation_BH, item_embeddings_IH, rows_B, targets_B) + added_B
+    rows_P = pairs.rows_P
+    exact_P = exact_scores(representation_BH, item_embeddings_IH, rows_P, pairs.items_P)
+    with_P = exact_P + values_P >= wanted_B[rows_P]
+    without_P = exact_P >= wanted_B[rows_P]
+    masked_B = ranks_B.index_add(0, rows_P, (with_P & ~pairs.is_own_P).long() - without_P.long())
+    masked_B[rows_P[pairs.is_own_P & (pairs.items_P == targets_B[rows_P])]] = len(item_embeddings_IH)
+    return ranks_B.index_add(0, rows_P, with_P.long() - without_P.long()), masked_B
 
 
 def error_bound(representation_BH: Tensor, item_embeddings_IH: Tensor) -> Tensor:

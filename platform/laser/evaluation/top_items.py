@@ -7,21 +7,12 @@ Shape suffixes: B batch, U users of a tile, I catalogue items, T items of a tile
 K items of a list, M candidates for it.
 """
 
-from collections.abc import Sequence
-from math import isfinite
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from laser.evaluation.ranking import (
-    TILE_SCORES,
-    WIDENED_ELEMENTS,
-    error_bound,
-    exact_scores,
-    history_pairs,
-    item_chunks,
-)
+from laser.evaluation.pair_scores import PairScores
+from laser.evaluation.ranking import TILE_SCORES, WIDENED_ELEMENTS, error_bound, exact_scores, item_chunks
 
 TILE_USERS = 256
 """Users of a tile. Few, so that a tile has many items: a top-k costs a third per score over 4,096 items as over 512."""
@@ -51,7 +42,7 @@ def top_items(
     representation_BH: Tensor,
     item_embeddings_IH: Tensor,
     size: int,
-    histories: Sequence[np.ndarray] | None = None,
+    pairs: PairScores | None = None,
     bias: float = 0.0,
 ) -> Tensor:
     """Items of the best dot products, in order, in memory bounded by a tile: int64 lists_BK.
@@ -65,19 +56,24 @@ def top_items(
         representation_BH: float32.
         item_embeddings_IH: float32 or bfloat16, on the same device.
         size: items of a list; K is the smaller of this and I.
-        histories: for each row, item ids whose scores get the bias, repeated or not.
-        bias: finite, or -inf, which leaves these items to the end of a list that has no others.
+        pairs: counted scores and histories of these users; None if the scores are the products.
+        bias: added to the scores of the histories' items; finite, or -inf, which leaves them to the end of a list that
+            has no others.
 
     Raises:
         FloatingPointError: a vector is not finite: the model has diverged.
     """
-    # A bias adds its own roundings: in the product, in the score, and in the threshold between them.
-    error_B = error_bound(representation_BH, item_embeddings_IH) + (abs(bias) * 2.0**-22 if isfinite(bias) else 0.0)
+    error_B = error_bound(representation_BH, item_embeddings_IH)
+    if pairs is None:
+        pairs = PairScores.of([np.zeros(0)] * len(error_B), len(item_embeddings_IH), error_B.device)
+    # What is added has its own roundings: in the product, in the score, and in the threshold between them.
+    added_P = pairs.values(bias).abs().nan_to_num(posinf=0.0)
+    if len(added_P):
+        error_B = error_B + added_P.max() * 2.0**-22
     lists_BK = torch.empty(len(error_B), min(size, len(item_embeddings_IH)), dtype=torch.int64, device=error_B.device)
     for start in range(0, len(error_B), TILE_USERS):
         users = slice(start, start + TILE_USERS)
-        own = [np.unique(history) for history in histories[users]] if histories is not None and bias else []
-        tile = _Tile(representation_BH[users], item_embeddings_IH, own, bias)
+        tile = _Tile(representation_BH[users], item_embeddings_IH, pairs.part(start, start + TILE_USERS), bias)
         lists_BK[users] = tile.top_items(lists_BK.shape[1], error_B[users])
     return lists_BK
 
@@ -85,14 +81,9 @@ def top_items(
 class _Tile:
     """Some users and their products with the catalogue, a part of it at a time."""
 
-    def __init__(
-        self, representation_UH: Tensor, item_embeddings_IH: Tensor, own: Sequence[np.ndarray], bias: float
-    ) -> None:
-        self.representation_UH, self.item_embeddings_IH, self.bias = representation_UH, item_embeddings_IH, bias
-        device = representation_UH.device
-        empty = torch.empty(0, dtype=torch.int64, device=device)
-        self.rows_P, self.items_P = history_pairs(own, device) if own else (empty, empty)
-        self.own_P = self._keys(self.rows_P, self.items_P)
+    def __init__(self, representation_UH: Tensor, item_embeddings_IH: Tensor, pairs: PairScores, bias: float) -> None:
+        self.representation_UH, self.item_embeddings_IH = representation_UH, item_embeddings_IH
+        self.pairs, self.values_P = pairs, pairs.values(bias)
         num_items = max(1, TILE_SCORES // len(representation_UH))
         if item_embeddings_IH.dtype != torch.float32:
             num_items = min(num_items, max(1, WIDENED_ELEMENTS // item_embeddings_IH.shape[1]))
@@ -124,10 +115,10 @@ class _Tile:
         return products, items
 
     def _products(self, start: int, items_TH: Tensor) -> Tensor:
-        """The device's products with a part of the catalogue, the bias on the own items added: products_UT."""
-        products_UT = self.representation_UH @ items_TH.T
-        here_P = (self.items_P >= start) & (self.items_P < start + len(items_TH))
-        products_UT[self.rows_P[here_P], self.items_P[here_P] - start] += self.bias
+        """The device's products with a part of the catalogue, the values of the pairs added: products_UT."""
+        products_UT, items_P = self.representation_UH @ items_TH.T, self.pairs.items_P
+        here_P = (items_P >= start) & (items_P < start + len(items_TH))
+        products_UT[self.pairs.rows_P[here_P], items_P[here_P] - start] += self.values_P[here_P]
         return products_UT
 
     def _scores(self, items_UM: Tensor) -> Tensor:
@@ -136,12 +127,9 @@ class _Tile:
         return self._exact(rows_P, items_UM.flatten(), self.item_embeddings_IH, 0).view(items_UM.shape)
 
     def _exact(self, rows_P: Tensor, items_P: Tensor, items_TH: Tensor, start: int) -> Tensor:
-        """The exact score of each pair, its bias added. `items_TH` begins with item `start`, `items_P` are ids."""
+        """The exact score of each pair, its value added. `items_TH` begins with item `start`, `items_P` are ids."""
         scores_P = exact_scores(self.representation_UH, items_TH, rows_P, items_P - start)
-        if len(self.own_P):
-            own_P = torch.isin(self._keys(rows_P, items_P), self.own_P)
-            scores_P[own_P] += self.bias
-        return scores_P
+        return scores_P + self.pairs.at(self.values_P, rows_P, items_P)
 
     def _rescored(self, rows_D: Tensor, size: int, possible_D: Tensor) -> Tensor:
         """Lists of those users whom the candidates do not decide: all items with a product from `possible_D` on."""
@@ -158,10 +146,6 @@ class _Tile:
             places = scores.sort(dim=1, descending=True, stable=True).indices[:, :size]
             best_DK, items_DK = scores.gather(1, places), ids.gather(1, places)
         return items_DK
-
-    def _keys(self, rows_P: Tensor, items_P: Tensor) -> Tensor:
-        """One number for each pair of user and item."""
-        return rows_P * len(self.item_embeddings_IH) + items_P
 
 
 def _in_order(scores_BM: Tensor, items_BM: Tensor) -> tuple[Tensor, Tensor]:

@@ -130,6 +130,9 @@ class PairCounts(ItemItemRecommender):
             scores_BI.data *= self._scorer.column_I[scores_BI.indices]
         return scores_BI
 
+    def counted_scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> csr_array:
+        return self.score_entries(item_ids_BN, mask_BN)
+
     def factors_without(self, own: OwnItems) -> NDArray[np.float32]:
         earlier, later, counts = self._position_pairs(own.entries_P, own.owners_P)
         own_degrees_E = sum(np.bincount(ends, counts, len(own)) for ends in (earlier, later))

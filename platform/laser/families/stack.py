@@ -8,7 +8,7 @@ Shape suffixes: B batch, N history items, C recommender width, I catalogue items
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from torch import Tensor
 from laser.config.families.recommenders import StackConfig
 from laser.recommenders.base import FittedRecommender, Items, TrainedRecommender
 from laser.recommenders.registry import build_recommender
+
+if TYPE_CHECKING:  # a stack may be made without scipy
+    from scipy.sparse import csr_array
 
 
 class Stack(FittedRecommender):
@@ -60,6 +63,9 @@ class Stack(FittedRecommender):
     def scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
         trained_BI = self.trained.scores(item_ids_BN, mask_BN).log_softmax(dim=-1)
         return self.fitted.scores(item_ids_BN, mask_BN) + self.trained_weight * trained_BI
+
+    def counted_scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> "csr_array | None":
+        return self.fitted.counted_scores(item_ids_BN, mask_BN)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load as torch does, but let the statistics take the sizes of the loaded ones."""

@@ -9,13 +9,18 @@ Shape suffixes: S validation users, I items, C recommender width, D width of wha
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from laser.evaluation.metrics import SELECTION_METRIC, ranking_metrics
 from laser.evaluation.ranking import ranks
+
+if TYPE_CHECKING:  # products alone do without scipy
+    from scipy.sparse import csr_array
 
 MOST_USERS = 8192
 """The weights are tried on at most this many validation users."""
@@ -38,7 +43,7 @@ class Scores:
     """Holds each part of the scores that users give all items, at weight 1."""
 
     blocks: list[Tensor]
-    """(S, I) of each of the recommender's blocks."""
+    """(S, I) of each of the recommender's blocks; of the first one, counted scores if there are any."""
     cosine_SI: Tensor
     own: tuple[Tensor, Tensor]
     """Row and id of each item of the histories."""
@@ -53,10 +58,12 @@ class Scores:
         items_ID: Tensor,
         own: tuple[Tensor, Tensor],
         targets_S: Tensor,
+        counted_SI: "csr_array | None" = None,
     ) -> "Scores":
-        """Multiply users with items, block by block."""
-        edges = pairwise(np.cumsum([0, *block_widths]))
-        blocks = [states_SC[:, start:end] @ states_IC[:, start:end].T for start, end in edges]
+        """Multiply users with items, block by block. Counted scores take the place of the first block's products."""
+        edges = list(pairwise(np.cumsum([0, *block_widths])))
+        blocks = [] if counted_SI is None else [torch.from_numpy(counted_SI.toarray()).to(states_SC)]
+        blocks += [states_SC[:, start:end] @ states_IC[:, start:end].T for start, end in edges[len(blocks) :]]
         return Scores(blocks, users_SD @ items_ID.T, own, targets_S)
 
     def ndcg(self, weights: Sequence[float], bias: float) -> float:

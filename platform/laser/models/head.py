@@ -4,19 +4,21 @@ A frozen LLM's outputs have cosines close to 1 and were not made to rank. A line
 outputs (`laser.training.extensions.warm_start`), ranks several times better before any virtual token has moved. The
 head can add the frozen recommender's product of user and item, so that its knowledge need not pass through the LLM:
 
-    score(u, i) = a cos(W_u x_u, W_i x_i) + g Σ_c e_c (1 + w_c) z_uc v_ic + b [i in the history of u]
+    score(u, i) = a cos(W_u x_u, W_i x_i) + g Σ_c e_c (1 + w_c) z_uc v_ic + b [i in the history of u] + n s_ui
 
 x are the LLM's outputs, standardised by fixed means and stds. With text features, these stand before the outputs in x,
 and the maps read them alone at first (`laser.recommenders.text`). z_u is the recommender's last hidden state, v_i
-its embedding of an item, and e_c the fixed scale of their dimension c. The score is a dot product of two
-concatenations, so ranking and loss need no change.
+its embedding of an item, and e_c the fixed scale of their dimension c. So the score is a dot product of two
+concatenations, and ranking and loss need no change. s_ui are the recommender's counted scores, where it has them
+(`SequentialRecommender.counted_scores`). They stand for its first block, which vectors then leave out, and join after
+all training alone.
 
 Shape suffixes: B batch, H LLM width, D head width, C recommender width, W text features, S sides: users, items.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +36,15 @@ class HeadOutput(NamedTuple):
     """float32; a score is the dot product of a user's and an item's."""
     history_bias: Tensor | None
     """b, (1,); None if the head has no history bias."""
+
+
+COUNTED_WEIGHT = "head.counted_weight"
+"""Name of n among a model's weights."""
+
+
+def with_counted_weight(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a model's weights with n, which heads of before 2026-11-29 lack: no counted scores joined theirs."""
+    return {COUNTED_WEIGHT: torch.zeros(1), **weights} if "head.state_unit_C" in weights else weights
 
 
 class Head(nn.Module):
@@ -82,6 +93,7 @@ class Head(nn.Module):
         self.cosine_width = llm_width if width is None else width
         self.register_buffer("center_SH", torch.zeros(2, llm_width))
         self.register_buffer("deviation_SH", torch.ones(2, llm_width))
+        self.register_buffer("counted_weight", torch.zeros(1))
         self.text_scale = nn.Parameter(torch.tensor([text_scale]))
         self.register_buffer("state_unit_C", torch.full([recommender_width], 0.0 if joins_later else 1.0))
         self.state_scale = nn.Parameter(torch.zeros(1)) if recommender_width else None
@@ -93,22 +105,33 @@ class Head(nn.Module):
     center_SH: Tensor
     deviation_SH: Tensor
     state_unit_C: Tensor
+    counted_weight: Tensor
+    """n, (1,); 0 without counted scores."""
 
     @property
-    def is_alone(self) -> bool:
-        """Whether the recommender's product has no weight yet, so that vectors leave it out."""
-        unit = self.state_unit_C
-        return self.joins_later and not unit.is_meta and not bool(unit.any())
+    def num_left_out(self) -> int:
+        """How many of the recommender's dimensions, the first ones, are in no vector.
+
+        All of them, as long as its product has no weight; the first block, where counted scores stand for it.
+        """
+        unit_C = self.state_unit_C
+        if not self.joins_later or unit_C.is_meta or (unit_C.any() and not self.counted_weight.any()):
+            return 0
+        return int((unit_C == 0).cumprod(dim=0).sum())
 
     @property
     def width(self) -> int:
         """Width of the vectors."""
-        return self.cosine_width + (0 if self.is_alone else self.recommender_width)
+        return self.cosine_width + self.recommender_width - self.num_left_out
 
     def train(self, mode: bool = True) -> "Head":
         """Switch the mode. What is loaded into the head counts from the next switch on."""
-        self._alone = self.is_alone
+        self._first = self.num_left_out
         return super().train(mode)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load as torch does, and n as `with_counted_weight` does."""
+        return super().load_state_dict({"counted_weight": torch.zeros(1), **state_dict}, strict, assign)
 
     def forward(self, output_BH: Tensor, side: int, state_BC: Tensor) -> HeadOutput:
         """Map the LLM's outputs of users or items to the space of comparison.
@@ -134,18 +157,27 @@ class Head(nn.Module):
         if side == USERS:
             text_BD = text_BD * self.text_scale
         bias = None if self.history_bias is None else self.history_bias.clone()  # ZeRO-3 frees the gathered weight
-        if self.state_weight_C is None or self.state_scale is None or self._alone:
+        if self.state_weight_C is None or self.state_scale is None or self._first == self.recommender_width:
             return HeadOutput(text_BD, bias)
-        state_BC = state_BC[:, : self.recommender_width]
+        joined = slice(self._first, self.recommender_width)
+        state_BC = state_BC[:, joined]
         if side == USERS:
-            state_BC = state_BC * self.state_unit_C * (1 + self.state_weight_C) * self.state_scale.exp()
+            state_BC = state_BC * self.state_unit_C[joined] * (1 + self.state_weight_C[joined])
+            state_BC = state_BC * self.state_scale.exp()
         return HeadOutput(torch.cat([text_BD, state_BC], dim=-1), bias)
 
     @torch.no_grad()
-    def set_weights(self, blocks: Sequence[int], weights: Sequence[float], bias: float, common: float = 1.0) -> None:
-        """Set the weights of the recommender's blocks and, last, of the cosine, and b; each times a common scale."""
-        for (start, end), weight in zip(pairwise(accumulate(blocks, initial=0)), weights[:-1], strict=True):
+    def set_weights(
+        self, blocks: Sequence[int], weights: Sequence[float], bias: float, common: float = 1.0, counted: bool = False
+    ) -> None:
+        """Set the weights of the recommender's blocks and, last, of the cosine, and b; each times a common scale.
+
+        With `counted`, the first weight is that of the counted scores, and the first block has none.
+        """
+        of_blocks = [0.0, *weights[1:-1]] if counted else weights[:-1]
+        for (start, end), weight in zip(pairwise(accumulate(blocks, initial=0)), of_blocks, strict=True):
             self.state_unit_C[start:end] = weight * common
+        self.counted_weight.fill_(weights[0] * common if counted else 0.0)
         self.text_scale.fill_(weights[-1] * common)
         if self.history_bias is not None:
             self.history_bias.fill_(bias * common)

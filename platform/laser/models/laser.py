@@ -127,6 +127,11 @@ class Laser(nn.Module):
         return self.llm_width if self.head is None else self.head.width
 
     @property
+    def counted_weight(self) -> float:
+        """Weight of the recommender's counted scores in a score; 0 if they are no part of it."""
+        return 0.0 if self.head is None else float(self.head.counted_weight)
+
+    @property
     def num_added_tokens(self) -> int:
         """Number of tokens that the LLM reads for each history in addition to its text."""
         return self.num_virtual_tokens + self.bituning.num_end_tokens

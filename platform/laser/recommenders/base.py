@@ -66,6 +66,14 @@ class SequentialRecommender(nn.Module, ABC):
     def scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
         """Return the logits scores_BI: for each catalogue item, that it is the next one."""
 
+    def counted_scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> "csr_array | None":
+        """Return exactly what the product of the first block gives nearly, where it is not 0: float32 scores_BI.
+
+        Returns:
+            Entries in any order and none twice; None for a recommender whose products are exact, or not sparse.
+        """
+        return None
+
 
 class SparseScorer(SequentialRecommender):
     """A recommender that gives most items the same score for all users. Ranks come from the other items alone."""

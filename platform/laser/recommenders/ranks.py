@@ -1,6 +1,6 @@
 """The ranks that an ID-based recommender gives by itself: the baseline that Laser builds on."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from laser.evaluation.sparse_ranks import SparseRanking
 from laser.evaluation.top_items import top_scores
 from laser.evaluation.user_ranks import UserRanks
 from laser.recommenders.base import SequentialRecommender, SparseScorer
+
+if TYPE_CHECKING:  # recommenders that are trained run without scipy
+    from scipy.sparse import csr_array
 
 MAX_ITEMS_PER_FORWARD = 4_096
 MAX_SCORES = 2**26
@@ -57,6 +60,15 @@ def recommender_ranks(recommender: SequentialRecommender, examples: Examples, li
     if not lists:
         return UserRanks(examples.users, examples.targets, ranks_E, masked_E)
     return UserRanks(examples.users, examples.targets, ranks_E, masked_E, lists_EK, num_items)
+
+
+def counted_scores(
+    recommender: SequentialRecommender, examples: Examples, rows: NDArray[np.int64]
+) -> "csr_array | None":
+    """Return the recommender's counted scores of some examples' candidates, float32 scores_BI; None if it has none."""
+    with torch.inference_mode():
+        scores_BI = recommender.counted_scores(*_padded(recommender, examples.last(recommender.max_history), rows))
+    return scores_BI if scores_BI is None or examples.candidates is None else scores_BI[:, examples.candidates]
 
 
 class _DenseRanks:

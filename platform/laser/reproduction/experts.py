@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from laser.config.schema import Experiment
 from laser.data.dataset import Dataset
+from laser.engine.histories import Histories
 from laser.models.mformer import Router
-from laser.training.inputs import Histories
 from laser.training.prepare import prepare_inputs
 from laser.training.run.checkpoint import read_checkpoint
 

@@ -125,20 +125,16 @@ class Answerer:
         self, vector_BD: Tensor, histories: list[Rows], candidates: NDArray[np.int64], options: Options, bias: float
     ) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         """Return internal ids and scores of each list: exact, best first, and of equals the lowest id first."""
-        whole = len(candidates) == len(self.items_ID)
+        whole, masked = len(candidates) == len(self.items_ID), options.mask_history
         items_JD = self.items_ID if whole else self.items_ID[torch.from_numpy(candidates).to(self.items_ID.device)]
-        own = [np.flatnonzero(np.isin(candidates, history)) for history in histories]
+        pairs, bias = self.reader.pairs(histories, None if whole else candidates), -math.inf if masked else bias
         # With the history masked, its items are at the end of a list that has no others.
-        top_BK = top_items(vector_BD, items_JD, options.k, own, -math.inf if options.mask_history else bias)
-        rows_P = torch.arange(len(top_BK), device=top_BK.device).repeat_interleave(top_BK.shape[1])
-        score_BK = exact_scores(vector_BD, items_JD, rows_P, top_BK.flatten()).view(top_BK.shape).cpu().numpy()
-        lists = []
-        for top_K, score_K, own_items in zip(top_BK.cpu().numpy(), score_BK, own, strict=True):
-            is_own = np.isin(top_K, own_items)
-            kept = np.flatnonzero(~is_own if options.mask_history else np.ones_like(is_own))
-            biased_K = score_K if options.mask_history else score_K + np.float32(bias) * is_own
-            lists.append((candidates[top_K[kept]], biased_K[kept]))
-        return lists
+        top_BK = top_items(vector_BD, items_JD, options.k, pairs, bias)
+        rows_P, top_P = torch.arange(len(top_BK)).to(top_BK).repeat_interleave(top_BK.shape[1]), top_BK.flatten()
+        score_P = exact_scores(vector_BD, items_JD, rows_P, top_P) + pairs.at(pairs.values(bias), rows_P, top_P)
+        score_BK = score_P.view(top_BK.shape).cpu().numpy()
+        found = zip(top_BK.cpu().numpy(), score_BK, np.isfinite(score_BK), strict=True)
+        return [(candidates[top_K[kept_K]], score_K[kept_K]) for top_K, score_K, kept_K in found]
 
     def _answer(
         self, items: NDArray[np.int64], scores: NDArray[np.float32] | None, history: Rows, unknown: list[str]

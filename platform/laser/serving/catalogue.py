@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_array, hstack
 from scipy.special import softmax
 
 from laser.config.identity import stage_key
@@ -50,6 +51,18 @@ class Neighbours:
     """The nearest first."""
     weights_JN: NDArray[np.float32]
     """Each row sums to 1."""
+
+    def counted_scores(self, known_BI: csr_array) -> csr_array:
+        """Return counted scores of all items, float32 [B, I + J]. A new item has the mean of its neighbours' scores.
+
+        Args:
+            known_BI: float32, of the known items.
+        """
+        num_new, num_neighbours = self.items_JN.shape
+        offsets = np.arange(num_new + 1) * num_neighbours
+        parts = (self.weights_JN.ravel(), self.items_JN.ravel(), offsets)
+        mean_JI = csr_array(parts, shape=(num_new, known_BI.shape[1]))
+        return csr_array(hstack([known_BI, known_BI @ mean_JI.T], format="csr"))
 
     def embeddings(self, known_IC: NDArray[np.float32], blocks: Sequence[int]) -> NDArray[np.float32]:
         """Return the recommender's embeddings of new items, float32 [J, C].

@@ -112,9 +112,8 @@ def cold_metrics(answerer: Answerer, dataset: Dataset, data: ColdData, cache: Pa
     cold_B, known_B = targets[is_cold], targets[~is_cold]
     num_known = answerer.catalogue.num_known
     vector_BD, bias = answerer.reader.vectors(cold)
-    model_BI = vector_BD @ answerer.items_ID.float().T
-    for row, history in enumerate(cold):
-        model_BI[row, np.unique(history)] += bias
+    model_BI, pairs = vector_BD @ answerer.items_ID.float().T, answerer.reader.pairs(cold)
+    model_BI[pairs.rows_P, pairs.items_P] += pairs.values(bias)
     scores = {
         "laser": model_BI,
         "text cosine": _text_scores(answerer, cold, cache),
@@ -167,7 +166,8 @@ def _among_new(scores_BI: Tensor, targets_B: NDArray[np.int64], num_known: int) 
 
 def _model_metrics(answerer: Answerer, histories: Histories, targets_B: NDArray[np.int64]) -> dict[str, float]:
     vector_BD, bias = answerer.reader.vectors(histories)
-    found = user_ranks(vector_BD, answerer.items_ID, torch.from_numpy(targets_B), histories, bias)
+    pairs = answerer.reader.pairs(histories)
+    found = user_ranks(vector_BD, answerer.items_ID, torch.from_numpy(targets_B), pairs, bias)
     return ranking_metrics(found[0].numpy())
 
 

@@ -30,6 +30,7 @@ from laser.config.compose import read_yaml, validate
 from laser.config.schema import Experiment
 from laser.data.dataset import Dataset, open_dataset
 from laser.errors import UserError
+from laser.models.head import with_counted_weight
 from laser.recommenders.text import TextMeans
 from laser.storage.content import file_hash
 from laser.storage.credentials import masked
@@ -87,7 +88,7 @@ class Package:
         return TextMeans.read(path, self.config.head.text_decay) if path.is_file() else None
 
     def weights(self) -> dict[str, Tensor]:
-        return load_file(self.folder / WEIGHTS)
+        return with_counted_weight(load_file(self.folder / WEIGHTS))
 
     def item_embeddings(self) -> Tensor:
         return load_file(self.folder / EMBEDDINGS)["item_embeddings"]

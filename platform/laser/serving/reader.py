@@ -10,6 +10,7 @@ Shape suffixes: B histories, D width of what is compared, C recommender width, I
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +23,10 @@ from laser.config.schema import Experiment
 from laser.data.batches import inference_batches
 from laser.data.examples import Examples
 from laser.data.prompts import PromptFiles, Prompts
+from laser.engine.histories import Histories
 from laser.engine.plain import PlainEngine
 from laser.errors import UserError
+from laser.evaluation.pair_scores import PairScores
 from laser.llm.late_text import make_texts, open_texts
 from laser.llm.loading import embedding_std, llm_config, load_tokenizer
 from laser.llm.text_files import TextFiles
@@ -31,13 +34,13 @@ from laser.models.laser import Laser
 from laser.models.llm_probe import open_llm
 from laser.recommenders.base import SequentialRecommender
 from laser.recommenders.encodings import HeldEncodings
+from laser.recommenders.ranks import counted_scores
 from laser.recommenders.storage import load_recommender
 from laser.recommenders.text import TextMeans
 from laser.recommenders.text_features import features_of
 from laser.serving.catalogue import Catalogue
 from laser.serving.package import Package
 from laser.training.artifacts import Artifacts
-from laser.training.inputs import Histories
 from laser.training.model import whole_laser
 
 USERS, ITEMS = "train", "items"
@@ -133,6 +136,25 @@ class Reader:
         examples = _examples(histories).last(self.config.prompt.max_history_items)
         return self._read(self._histories(USERS, examples, self._encodings(examples), None))
 
+    def pairs(self, histories: Sequence[NDArray[np.int32]], candidates: NDArray[np.int64] | None = None) -> PairScores:
+        """Return what users' scores hold beside the products of vectors.
+
+        Args:
+            histories: internal ids, the oldest first, at least one in each.
+            candidates: the items that are ranked, sorted; None for the whole catalogue.
+        """
+        num_items = len(self.catalogue) if candidates is None else len(candidates)
+        weight, counted_BI, own = self.laser.counted_weight, None, list[NDArray[Any]](histories)
+        if weight and self.recommender is not None:
+            examples = self._known(_examples(histories).last(self.config.prompt.max_history_items))
+            counted_BI = counted_scores(self.recommender, examples, np.arange(len(histories)))
+            assert counted_BI is not None
+            counted_BI = self.catalogue.neighbours.counted_scores(counted_BI)
+        if candidates is not None:
+            own = [np.flatnonzero(np.isin(candidates, history)) for history in histories]
+            counted_BI = None if counted_BI is None else counted_BI[:, candidates]
+        return PairScores.of(own, num_items, self.device, counted_BI, weight)
+
     def items(self, items: NDArray[np.int64]) -> Tensor:
         """Return the vectors of some items, vector_JD, by the weights of the package.
 
@@ -159,8 +181,10 @@ class Reader:
         """Encode histories with the recommender, which takes a new item for its stand-in."""
         if self.recommender is None:
             return None
-        known = replace(examples, item_ids=self.catalogue.stand_ins[examples.item_ids])
-        return HeldEncodings(self.recommender, known)
+        return HeldEncodings(self.recommender, self._known(examples))
+
+    def _known(self, examples: Examples) -> Examples:
+        return replace(examples, item_ids=self.catalogue.stand_ins[examples.item_ids])
 
     def _read(self, histories: Histories) -> tuple[Tensor, float]:
         costs = histories.costs(self.laser.num_added_tokens)

@@ -18,15 +18,16 @@ from laser.data.batches import inference_batches, training_batches
 from laser.engine.ahead import made_ahead
 from laser.engine.base import Engine
 from laser.engine.guards import LossGuard, report_collapse
+from laser.engine.histories import Histories
 from laser.engine.schedule import Schedule
 from laser.engine.step import Step, StepResult, own_share, training_step
 from laser.evaluation.lists import LIST_SIZE
+from laser.evaluation.pair_scores import PairScores
 from laser.evaluation.ranking import TILE_USERS, user_ranks
 from laser.evaluation.top_items import top_items
 from laser.evaluation.user_ranks import UserRanks
 from laser.models.batch import Batch
 from laser.models.laser import Laser, LaserOutput, Reading
-from laser.training.inputs import Histories
 
 ITEM_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """Maps `training.item_dtype` to a dtype."""
@@ -164,7 +165,7 @@ def evaluate(
 
     Each worker ranks a part of the users, and every worker returns the ranks of all.
     """
-    examples = histories.examples
+    examples, counted_weight = histories.examples, engine.laser.counted_weight
     if examples.candidates is not None:
         items_ID = items_ID[examples.candidates]
     ranks_2E = torch.zeros(2, len(histories), dtype=torch.int64, device=engine.device)
@@ -174,9 +175,11 @@ def evaluate(
         rows = torch.from_numpy(indices).to(engine.device)
         targets, own = examples.wanted(indices)
         targets_B = torch.from_numpy(targets).to(engine.device)
-        ranks_2E[:, rows] = torch.stack(user_ranks(vector_BD, items_ID, targets_B, own, bias))
+        counted_BI = histories.counted_scores(indices) if counted_weight else None
+        pairs = PairScores.of(own, len(items_ID), engine.device, counted_BI, counted_weight)
+        ranks_2E[:, rows] = torch.stack(user_ranks(vector_BD, items_ID, targets_B, pairs, bias))
         if lists:
-            lists_EK[rows] = top_items(vector_BD, items_ID, list_size, own, bias)
+            lists_EK[rows] = top_items(vector_BD, items_ID, list_size, pairs, bias)
     ranks_E, masked_E = engine.sum(ranks_2E).cpu().numpy()
     if not lists:
         return UserRanks(examples.users, examples.targets, ranks_E, masked_E)

@@ -28,6 +28,7 @@ from laser.engine.schedule import Schedule
 from laser.engine.step import Step
 from laser.evaluation.metrics import SELECTION_METRIC
 from laser.evaluation.user_ranks import TEST_RANKS
+from laser.models.head import COUNTED_WEIGHT
 from laser.tracking.interface import Report
 from laser.training.extensions.alignment import align
 from laser.training.extensions.joining import join
@@ -110,7 +111,7 @@ class TwoStageTraining:
         if self.training.start_from is not None:
             start = starting_weights(self.training.start_from, self.engine.laser)
             if self.config.joins_after:
-                start["head.state_unit_C"] = torch.zeros_like(start["head.state_unit_C"])
+                start |= {name: torch.zeros_like(start[name]) for name in ("head.state_unit_C", COUNTED_WEIGHT)}
             self.engine.load_trainable(self.engine.trainable_state() | start)
         aligned = align(self.engine, self.inputs.items, self.training)
         if self.config.warms_up_head:

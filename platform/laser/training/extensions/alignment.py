@@ -19,9 +19,9 @@ from torch import Tensor
 
 from laser.config.schema import TrainingConfig
 from laser.engine.base import Engine
+from laser.engine.histories import Histories
 from laser.engine.schedule import Schedule
 from laser.models.laser import Laser
-from laser.training.inputs import Histories
 from laser.training.loop import CatalogueStep, outputs, train_epoch
 
 FIRST_EPOCH = 1_000_000

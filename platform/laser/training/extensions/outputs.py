@@ -24,12 +24,13 @@ from laser.config.marks import HOW_IT_RUNS, PERMISSION
 from laser.config.schema import Experiment
 from laser.data.batches import inference_batches
 from laser.engine.base import Engine
+from laser.engine.histories import Histories
 from laser.errors import UserError
 from laser.llm.packed.decoder import PackedDecoder
 from laser.llm.packed.readings import read_at
 from laser.models.laser import PREFIX_MAPS
 from laser.storage.cache import make_once
-from laser.training.inputs import Histories, Inputs
+from laser.training.inputs import Inputs
 from laser.training.loop import outputs
 
 

@@ -21,12 +21,12 @@ from torch import Tensor
 from laser.config.schema import TrainingConfig
 from laser.data.examples import Examples
 from laser.engine.base import Engine
+from laser.engine.histories import Histories
 from laser.engine.losses import candidate_contrastive_loss, load_balance_loss
 from laser.engine.step import StepResult, choice_fractions, own_share, real_items
 from laser.errors import UserError
 from laser.models.batch import Batch, joined
 from laser.models.laser import LaserOutput
-from laser.training.inputs import Histories
 
 Indices = NDArray[np.int64]
 

@@ -24,6 +24,7 @@ from laser.data.batches import training_batches
 from laser.engine.base import Engine
 from laser.engine.losses import item_contrastive_loss
 from laser.evaluation.metrics import SELECTION_METRIC
+from laser.evaluation.pair_scores import PairScores
 from laser.evaluation.ranking import user_ranks
 from laser.evaluation.user_ranks import UserRanks
 from laser.llm.loading import choose_dtype
@@ -136,8 +137,9 @@ class _Fit:
             outputs: names what the head reads, but for the recommender's states.
         """
         digest, candidates = hashlib.sha256(), self.val.examples.candidates
-        for weight in self.head.state_dict().values():
-            digest.update(weight.cpu().numpy().tobytes())
+        for name, weight in self.head.state_dict().items():
+            if name != "counted_weight":  # which is 0, and which heads in older caches lack
+                digest.update(weight.cpu().numpy().tobytes())
         digest.update(b"" if candidates is None else candidates.tobytes())
         training = self.config.training
         settings = (self.config.head, self.config.warm_start, training.temperature, training.seed)
@@ -237,6 +239,7 @@ class _Fit:
             targets, own = examples.wanted(rows.cpu().numpy())
             targets_B = torch.from_numpy(targets).to(self.device)
             bias = 0.0 if users.history_bias is None else float(users.history_bias)
-            found.append(torch.stack(user_ranks(users.vector_BD, items_ID, targets_B, own, bias)))
+            pairs = PairScores.of(own, len(items_ID), self.device)
+            found.append(torch.stack(user_ranks(users.vector_BD, items_ID, targets_B, pairs, bias)))
         ranks_E, masked_E = torch.cat(found, dim=1).cpu().numpy()
         return UserRanks(examples.users, examples.targets, ranks_E, masked_E)

@@ -30,6 +30,7 @@ from laser.config.identity import first_difference, same_llm
 from laser.config.marks import FINGERPRINTED, HOW_IT_RUNS, LABEL, MAY_DIFFER_ON_RESUME, NUM_EPOCHS
 from laser.config.schema import Experiment
 from laser.errors import UserError
+from laser.models.head import with_counted_weight
 from laser.storage.content import file_hash
 from laser.storage.files import read_json_object, to_disk, write_json
 
@@ -79,7 +80,7 @@ class Checkpoint:
         return self.path.name
 
     def trainable(self) -> dict[str, Tensor]:
-        return self._load("trainable")
+        return with_counted_weight(self._load("trainable"))
 
     def optimizer(self) -> dict[str, Tensor]:
         return self._load("optimizer")
