@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from laser.config.schema import HeadConfig
-from laser.models.head import ITEMS, USERS, Head
+from laser.models.head import COUNTED_WEIGHT, ITEMS, USERS, Head, with_counted_weight
 from laser.models.laser import build_head
 
 
@@ -107,3 +107,26 @@ def test_a_product_that_joins_later_is_in_no_vector_until_it_has_weights():
     assert model.width == after[0].vector_BD.shape[1] == 7 and after[0].history_bias.tolist() == [-1.5]
     expected_BI = 3 / 0.5 * before[0] @ before[1].T + user_BC * torch.tensor([2.0, 0.5, 0.5]) @ item_BC.T
     torch.testing.assert_close(after[0].vector_BD @ after[1].vector_BD.T, expected_BI)
+
+
+def test_counted_scores_stand_for_the_first_block_which_vectors_leave_out():
+    model = head(joins="after")
+    user_BC, item_BC, output_BH = torch.randn(2, 3), torch.randn(2, 3), torch.randn(2, 6)
+    model.set_weights([1, 2], [2.0, 0.5, 3.0], -1.5, counted=True)
+    model.eval()
+    whole = model(output_BH, USERS, user_BC).vector_BD, model(output_BH, ITEMS, item_BC).vector_BD
+    assert model.width == whole[0].shape[1] == whole[1].shape[1] == 6 and model.counted_weight.tolist() == [2.0]
+    parts = whole[0][:, :4] @ whole[1][:, :4].T + 0.5 * user_BC[:, 1:] @ item_BC[:, 1:].T
+    torch.testing.assert_close(whole[0] @ whole[1].T, parts)
+    model.set_weights([1, 2], [2.0, 0.0, 3.0], 0.0, counted=True)
+    assert model.eval().width == model(output_BH, USERS, user_BC).vector_BD.shape[1] == 4
+
+
+def test_weights_of_before_there_were_counted_scores_are_read_as_without():
+    before = {f"head.{name}": value for name, value in head(joins="after").state_dict().items()}
+    del before[COUNTED_WEIGHT]
+    assert with_counted_weight(before)[COUNTED_WEIGHT].tolist() == [0.0]
+    assert COUNTED_WEIGHT not in with_counted_weight({"bituning.suffix": torch.zeros(2)})
+    model = head(joins="after")
+    model.load_state_dict({name.removeprefix("head."): value for name, value in before.items()})
+    assert model.counted_weight.tolist() == [0.0]

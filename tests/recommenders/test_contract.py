@@ -25,7 +25,8 @@ from laser.config.schema import DataConfig, Experiment
 from laser.data.dataset import Dataset
 from laser.errors import UserError
 from laser.evaluation.user_ranks import read_ranks
-from laser.recommenders.base import FittedRecommender, ReadsDays, SequentialRecommender, TrainedRecommender
+from laser.families.item_knn import PairCounts
+from laser.recommenders.base import FittedRecommender, ReadsDays, SequentialRecommender, TrainedRecommender, last_state
 from laser.recommenders.pretraining import pretrained_recommender
 from laser.recommenders.registry import ALLOW_CODE, build_recommender
 from laser.recommenders.storage import load_recommender, save_recommender
@@ -137,6 +138,21 @@ def test_its_item_embeddings_and_blocks_fit_its_states(config):
     embeddings_IC = model.item_embeddings()
     assert embeddings_IC.shape == (NUM_ITEMS, model.hidden_size) and embeddings_IC.dtype == np.float32
     assert np.isfinite(embeddings_IC).all() and sum(model.blocks) == model.hidden_size
+
+
+def test_counted_scores_are_those_that_the_first_block_gives_nearly(config):
+    """The first block has as many dimensions here as there are items, so nearly is up to rounding and its unit."""
+    model = ready(small(config, hidden_size=NUM_ITEMS + SMALL["text_width"]), sequences())
+    item_ids, mask = batch(HISTORIES)
+    counted_BI, width = model.counted_scores(item_ids, mask), model.blocks[0]
+    parts = [model, *(getattr(model, name) for name in config.parts)]
+    assert (counted_BI is not None) == any(isinstance(part, PairCounts) for part in parts)
+    if counted_BI is not None:
+        states_BC = last_state(model.encode(item_ids, mask), mask)[:, :width]
+        products_BI = states_BC @ torch.from_numpy(model.item_embeddings()[:, :width]).T
+        assert counted_BI.dtype == np.float32 and counted_BI.nnz
+        unit = products_BI.max() / counted_BI.max()
+        np.testing.assert_allclose(unit * counted_BI.toarray(), products_BI, rtol=0, atol=1e-4)
 
 
 def test_it_comes_back_from_disk_with_the_same_bits(config, tmp_path: Path):

@@ -35,7 +35,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "bituning.init": "eos", "training.stage2_epochs": 0,
     },
     "joined": {
-        "recommender": {"type": "item_knn", "hidden_size": 4},
+        "recommender": {
+            "type": "stack",
+            "fitted": {"type": "item_knn", "hidden_size": 4},
+            "trained": {"type": "sasrec", "hidden_size": 8, "max_epochs": 1},
+        },
         "head.width": 8, "head.text_width": 6, "head.collaborative": True, "head.joins": "after",
         "head.history_bias": True, "training.stage2_epochs": 0,
     },

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from scipy.sparse import csr_array
 
 from laser.errors import UserError
 from laser.serving.answerer import Answerer
@@ -42,8 +43,12 @@ def test_a_copy_of_an_item_is_ranked_as_the_item(variant, trained, cache, tmp_pa
     [answer] = answerer.recommend([[raw_ids[1], "new " + raw_ids[same[0]]]], k=1000, mask_history=False)
     assert answer.unknown == [] and len(answer.items) == num_known + 3
     scores = dict(zip(answer.items, answer.scores, strict=True))
-    vector_BD, bias = answerer.reader.vectors([np.array([1, num_known + copied.index(same[0])], np.int32)])
-    own = float(vector_BD[0] @ torch.from_numpy(new_JD[kept[0]])) + bias
+    history = [np.array([1, num_known + copied.index(same[0])], np.int32)]
+    (vector_BD, bias), pairs = answerer.reader.vectors(history), answerer.reader.pairs(history)
+    values_BI = torch.zeros(1, num_known + 3)
+    values_BI[pairs.rows_P, pairs.items_P] = pairs.values(bias)
+    assert bool(pairs.counted_P.any()) == (variant == "joined")
+    own = float(vector_BD[0] @ torch.from_numpy(new_JD[kept[0]]) + values_BI[0, history[0][1]])
     assert scores["new " + raw_ids[same[0]]] == pytest.approx(own, abs=1e-4)
 
 
@@ -60,6 +65,12 @@ def test_a_table_without_attributes_is_read_and_a_known_item_refused(trained, ca
     (tmp_path / "new.csv").write_text("id,name of it\nn1,A\n")
     with pytest.raises(UserError, match=r"new.csv:1: no column 'title'"):
         Answerer.open(model.package, cache, tmp_path / "new.csv")
+
+
+def test_counted_scores_of_a_new_item_are_its_neighbours_mean():
+    neighbours = Neighbours(np.array([[0, 2], [1, 0]]), np.array([[0.75, 0.25], [1.0, 0.0]], np.float32))
+    known_BI = csr_array(np.array([[4, 0, 2], [0, 0, 0]], np.float32))
+    assert neighbours.counted_scores(known_BI).toarray().tolist() == [[4, 0, 2, 3.5, 0], [0, 0, 0, 0, 0]]
 
 
 def test_the_embedding_of_a_new_item_is_its_neighbours_mean_at_their_length_in_each_block():

@@ -96,7 +96,7 @@ def test_a_recommender_that_joins_after_the_training_leaves_the_training_alone(e
     for one, other in zip(rows[0], rows[1], strict=False):
         assert one["val/ndcg@10"] == other["val/ndcg@10"] and one.get("loss") == other.get("loss")
     assert joined.val["ndcg@10"] > apart.val["ndcg@10"]
-    assert rows[0][3]["weight/block0"] > 0 and rows[0][3]["stage"] == 3
+    assert rows[0][3]["weight/counted"] > 0 and rows[0][3]["stage"] == 3
     checkpoint = tmp_path / "after" / "checkpoints" / joined.selected
     again = evaluate_checkpoint(after, prepare_inputs(after), checkpoint, "val").metrics()
     assert {name: again[name] for name in joined.val} == pytest.approx(joined.val)

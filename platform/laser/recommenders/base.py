@@ -67,10 +67,10 @@ class SequentialRecommender(nn.Module, ABC):
         """Return the logits scores_BI: for each catalogue item, that it is the next one."""
 
     def counted_scores(self, item_ids_BN: Tensor, mask_BN: Tensor) -> "csr_array | None":
-        """Return exactly what the product of the first block gives nearly, where it is not 0: float32 scores_BI.
+        """Return exactly what the product of the first block gives nearly, in another unit: float32 scores_BI.
 
         Returns:
-            Entries in any order and none twice; None for a recommender whose products are exact, or not sparse.
+            Scores that are not 0, in any order and none twice; None where the product is exact, or no score is 0.
         """
         return None
 
