@@ -214,22 +214,23 @@ class ServeJob(Section):
     def _one_model_and_an_order(self) -> "ServeJob":
         _check_one_model(self.model, self.run_id, "; with run_id=<run>, set model=null")
         if self.max_replicas < self.min_replicas:
-            raise ValueError(
-                f"max_replicas: {self.max_replicas}; it is below min_replicas {self.min_replicas}; raise it"
-            )
+            raise ValueError(f"max_replicas: {self.max_replicas}, below min_replicas {self.min_replicas}; raise it")
         return self
 
 
 class ReferencesJob(Section):
-    """Which recommenders to make as baselines, and on which data."""
+    """Which recommenders to make as baselines, which experiments of Laser to train beside them, and on which data."""
 
     data: DataConfig
-    """What all baselines read."""
+    """What all of them read."""
     families: Annotated[tuple[Family, ...], Field(min_length=1)] | None = None
     """Families to make; null makes all that the data allow (ease: 30,000 items; recent_popularity: dates)."""
     points: PositiveInt | None = None
     """Equal budget: points of each family's grid that are tried, drawn once for all calls; a smaller grid is tried as a
     whole. null tries every point, between 1 and 12."""
+    laser: tuple[PathText, ...] = ()
+    """Files of experiments (config= of jobs/train.py) to train too, each once as it is, as a run of the file's name.
+    data, tracking, cache_dir and output_dir of this job go before the file's; use_gpu=true and the test do, too."""
     max_epochs: PositiveInt = 200
     """Largest number of epochs of the trained families. They stop earlier when validation no longer improves."""
     seed: Seed = 0
@@ -240,7 +241,7 @@ class ReferencesJob(Section):
     cache_dir: PathText = ".cache/laser"
     """Prepared data, and the recommenders of every point of a search."""
     output_dir: PathText = "runs"
-    """Results, in the folder references-<dataset>."""
+    """Results, in the folder references-<dataset>: a folder for each system, and leaderboard.html, .md and .json."""
 
     def experiment(self, family: str, settings: dict[str, Any]) -> Experiment:
         """Return the experiment that has this baseline for its recommender."""
@@ -465,7 +466,7 @@ class CompareJob(Section):
     """MLflow experiment whose runs with ranks of test users are compared; of equal settings the latest."""
     dataset: str | None = None
     """With experiment: name of the dataset to compare on, where there are several."""
-    metrics: tuple[str, ...] = ("ndcg@10", "recall@10", "mrr")
+    metrics: Annotated[tuple[str, ...], Field(min_length=1)] = ("ndcg@10", "recall@10", "mrr")
     """Metrics of ranks, at any cutoff: ndcg@5, recall@20, hit@1, mrr@10, mrr. The first one orders, and is tested."""
     history: Literal["shown", "masked"] = "shown"
     """Whether a user's own items are among the candidates. Lists always have them there."""
@@ -485,8 +486,6 @@ class CompareJob(Section):
     def _runs_or_experiment(self) -> "CompareJob":
         if bool(self.runs) == (self.experiment is not None):
             raise ValueError("runs and experiment: give one of them")
-        if not self.metrics:
-            raise ValueError("metrics: give at least one, as ndcg@10")
         return self
 
     def store(self) -> TrackingConfig:
