@@ -334,9 +334,7 @@ class BenchmarkConfig(Section):
     def _as_many_users_as_items(self) -> "BenchmarkConfig":
         users, items = len(self.fitted_users), len(self.fitted_items)
         if users != items or not users:
-            raise ValueError(
-                f"fitted_users has {users} datasets and fitted_items {items}; give both as many, one at least"
-            )
+            raise ValueError(f"fitted_users has {users} datasets and fitted_items {items}; give both as many, above 0")
         return self
 
 
@@ -466,7 +464,7 @@ class CompareJob(Section):
     """MLflow experiment whose runs with ranks of test users are compared; of equal settings the latest."""
     dataset: str | None = None
     """With experiment: name of the dataset to compare on, where there are several."""
-    metrics: Annotated[tuple[str, ...], Field(min_length=1)] = ("ndcg@10", "recall@10", "mrr")
+    metrics: tuple[str, ...] = ("ndcg@10", "recall@10", "mrr")
     """Metrics of ranks, at any cutoff: ndcg@5, recall@20, hit@1, mrr@10, mrr. The first one orders, and is tested."""
     history: Literal["shown", "masked"] = "shown"
     """Whether a user's own items are among the candidates. Lists always have them there."""
@@ -486,6 +484,8 @@ class CompareJob(Section):
     def _runs_or_experiment(self) -> "CompareJob":
         if bool(self.runs) == (self.experiment is not None):
             raise ValueError("runs and experiment: give one of them")
+        if not self.metrics:
+            raise ValueError("metrics: give at least one, as ndcg@10")
         return self
 
     def store(self) -> TrackingConfig:
