@@ -1,10 +1,13 @@
-"""Make the baselines that Laser is measured against, from popularity to recommenders that read text. The settings of
-each are chosen on validation; the test set is read only for the chosen ones.
+"""Fill a leaderboard: make the baselines that Laser is measured against, from popularity to recommenders that read
+text, train experiments of Laser beside them if any are named, and compare all of them on the same test users.
 
     python jobs/references.py data=<folder>
+    python jobs/references.py data=<folder> points=2 'laser=[configs/experiment/recommended.yaml]'
 
-Each baseline is an MLflow run, and a folder in <output_dir>/references-<dataset> with result.json and
-ranks/test.parquet; another seed or another choice has its own. What an earlier call made comes from the cache.
+The settings of each baseline are chosen on validation, of as many tries as points= says; the test set is read only for
+the chosen ones. An experiment is trained once, as it is. Each system is an MLflow run with a folder in
+<output_dir>/references-<dataset>; another seed or another choice has its own. The comparison of all that a call names
+lies there too, as leaderboard.html, .md and .json. What an earlier call made is found and not made again.
 """
 
 import logging
@@ -19,41 +22,37 @@ logger = logging.getLogger("references")
 
 
 def main(job: ReferencesJob) -> Mapping[str, Any]:
-    """Search, record and compare the baselines. The summary holds each family's settings and metrics."""
-    from laser.config.identity import recommender_tags
+    """Train, search, record and compare. The summary holds settings and metrics, and where the leaderboard is."""
+    from laser.api import train_once
     from laser.config.paths import check_places
-    from laser.evaluation.user_ranks import TEST_RANKS
     from laser.recommenders.baselines import best_baseline, chosen_families, table
+    from laser.reproduction.leaderboard import laser_experiments, record_baseline, run_summary, write_leaderboard
     from laser.sources.prepare import prepare_dataset
     from laser.storage.files import short_name
     from laser.tracking.environment import environment
     from laser.tracking.runs import open_tracking
-    from laser.training.run.directory import remember_run, remembered_run
 
     check_places(job)
-    tracking = open_tracking(job.tracking)
-    cache = Path(job.cache_dir).expanduser()
-    dataset = prepare_dataset(job.data, cache)
+    experiments, tracking = laser_experiments(job), open_tracking(job.tracking)
+    dataset = prepare_dataset(job.data, Path(job.cache_dir).expanduser())
     families = chosen_families(job, dataset)
     directory = Path(job.output_dir).expanduser() / f"references-{short_name(dataset.name)}"
-    baselines, summary = [], {}
+    # Laser comes first, so that a mistake in its settings is told before the searches.
+    laser = {experiment.name: train_once(experiment, directory) for experiment in experiments}
+    baselines, references = [], {}
     for family in families:
-        baseline = best_baseline(job, family, dataset)
-        tags = recommender_tags(baseline.experiment.recommender, dataset.name, dataset.fingerprint, cache)
-        tags["data"], place = dataset.described(), directory / tags["settings_key"]
-        with tracking.run(baseline.experiment, "reference", family, tags, remembered_run(place)) as run:
-            remember_run(place, run.run_id)
-            baseline.write(place, environment())
-            run.summarise(baseline.figures())
-            run.log_json(baseline.tries, "tries.json")
-            if (place / TEST_RANKS).is_file():
-                run.log_directory((place / TEST_RANKS).parent, "ranks")
-        baselines.append(baseline)
-        config, figures = baseline.experiment.recommender.model_dump(mode="json"), baseline.pretrained.summary()
-        summary[family] = {"run_id": run.run_id, "config": config}
-        summary[family] |= {name: figures[name] for name in ("val", "test", "seconds")}
+        baselines.append(best_baseline(job, family, dataset))
+        references[family] = record_baseline(baselines[-1], dataset, directory, tracking, environment())
     logger.info("test metrics on %s:\n\n%s\n", dataset.name, table(baselines))
-    return {"dataset": dataset.name, "data": dataset.facts(), "directory": str(directory), "references": summary}
+    configs = {one.family: {"config": one.experiment.recommender.model_dump(mode="json")} for one in baselines}
+    return {
+        "dataset": dataset.name,
+        "data": dataset.facts(),
+        "directory": str(directory),
+        "references": {name: run_summary(run) | configs[name] for name, run in references.items()},
+        "laser": {name: run_summary(run) for name, run in laser.items()},
+        "leaderboard": write_leaderboard(job, [*laser.values(), *references.values()], directory, tracking),
+    }
 
 
 if __name__ == "__main__":

@@ -67,8 +67,13 @@ def load_data(experiment: Experiment) -> Dataset:
     return prepare_dataset(experiment.data, Path(experiment.cache_dir).expanduser())
 
 
-def train(experiment: Experiment) -> "TrainedRun":
+def train(experiment: Experiment, directory: Path | None = None) -> "TrainedRun":
     """Train Laser once: make what is missing, select on validation, test once, and record everything as a run.
+
+    Args:
+        experiment: what to train.
+        directory: the run's own. What it holds of the run goes on. None makes one of the experiment's name, or takes
+            the latest with `resume`.
 
     Raises:
         UserError: settings, data, LLM, store or disk do not allow it.
@@ -96,18 +101,46 @@ def train(experiment: Experiment) -> "TrainedRun":
     elif start is not None:
         starting_checkpoint(start)
     config = with_absolute_paths(experiment)
-    if config.resume:
+    if config.resume and directory is None:
         run_directory(Path(config.output_dir), config.name, resume=True)  # told before anything is made
     artifacts = make_artifacts(config)
-    run_dir = run_directory(Path(config.output_dir), config.name, config.resume)
+    run_dir = directory or run_directory(Path(config.output_dir), config.name, config.resume)
+    name = run_dir.name if directory is None else config.name
     with held(run_dir, "trains this run"):
         preflight(run_dir, config, artifacts)
-        with tracking.run(config, "train", run_dir.name, run_tags(config, artifacts), remembered_run(run_dir)) as run:
+        with tracking.run(config, "train", name, run_tags(config, artifacts), remembered_run(run_dir)) as run:
             remember_run(run_dir, run.run_id)
             outcome = train_laser(config, artifacts, run_dir, run.report)
             run.record(run_results(run_dir))
     data = open_dataset(artifacts.dataset_directory).facts()
     return TrainedRun(run, config.cache_dir, run_dir, outcome, data, tracking.address())
+
+
+def train_once(experiment: Experiment, directory: Path) -> StoredRun:
+    """Return the latest finished run of these settings on these data that holds ranks of test users.
+
+    Where the store has none, it is trained now, or goes on after an interruption.
+
+    Args:
+        experiment: what to train; its `tracking` names an MLflow store, in which runs are found.
+        directory: the run gets a folder in it, named by the settings.
+
+    Raises:
+        UserError, FloatingPointError: as `train` raises them.
+    """
+    from laser.config.identity import settings_key
+    from laser.tracking.cells import CellStore
+    from laser.tracking.runs import open_tracking
+
+    tracking = open_tracking(experiment.tracking)
+    key = settings_key(experiment, load_data(experiment).fingerprint)
+    found = next((run for run in CellStore(tracking).finished(key) if run.has("ranks")), None)
+    if found is not None:
+        return found
+    trained = train(experiment, directory.absolute() / key)
+    run = tracking.find(trained.stored.run_id)
+    run.summarise({"points": 1.0, "search_seconds": trained.outcome.seconds})
+    return run
 
 
 def open_run(run_id: str, cache_dir: str = ".cache/laser", tracking_uri: str | None = None) -> "Run":

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,16 @@ import pytest
 from laser.config.compose import with_overrides
 from laser.config.identity import recommender_tags
 from laser.config.jobs import CompareJob
-from laser.config.schema import Experiment
+from laser.config.schema import Experiment, TrackingConfig
 from laser.errors import UserError
 from laser.evaluation.metrics import ndcg
 from laser.evaluation.user_ranks import TEST_RANKS, UserRanks, read_ranks
+from laser.pages.document import as_markdown
 from laser.recommenders.pretraining import pretrained_recommender
 from laser.reproduction.comparison import check_comparable, compare_systems, read_systems
+from laser.reproduction.report.comparison import comparison_page
 from laser.sources.prepare import prepare_dataset
-from laser.tracking.runs import open_records
+from laser.tracking.runs import open_records, open_tracking
 
 FAMILIES = ("popularity", "item_knn", "ease")
 
@@ -100,6 +104,23 @@ def test_figures_have_every_pair_every_group_and_every_finding(comparison):
     assert "arXiv 2507.16289" in figures["data"]["notes"][0]
 
 
+def test_what_a_system_took_is_shown_where_its_run_has_recorded_it(runs):
+    store = open_records(runs.base.tracking, must_exist=True)
+    searched = runs.make("sasrec", "searched", **{"recommender.max_epochs": 1, "recommender.hidden_size": 8})
+    store.find(searched).summarise({"points": 2.0, "search_seconds": 34.4, "seconds": 12.0})
+    weights = store.find(searched).figures("")["trainable_parameters"]
+    systems = runs.systems(searched, runs.ids["popularity"])
+    comparison = compare_systems(systems, prepare_dataset(runs.base.data, runs.cache), runs.job())
+    page = as_markdown(comparison_page(comparison)).partition("## Budget")[2].partition("## Pairs")[0]
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if "|" in line]
+    rows = {name: rest for name, *rest in cells}
+    assert rows["searched"] == ["2", "34", "12", f"{weights:,.0f}"]
+    assert rows["popularity"] == ["", "", "0", "0"]  # no search is recorded with it
+    figures = {system["name"]: system for system in json.loads(json.dumps(comparison.figures()))["systems"]}
+    assert (figures["searched"]["points"], figures["searched"]["search_seconds"]) == (2.0, 34.4)
+    assert figures["popularity"]["points"] is None and figures["popularity"]["trainable_parameters"] == 0.0
+
+
 def test_the_job_writes_the_page_and_records_it(runs, tmp_path, repo):
     job = runs.job(output=str(tmp_path / "page" / "mine.html"), history="masked")
     summary = job_main(repo)(job)
@@ -172,6 +193,21 @@ def test_either_runs_or_an_experiment_is_named(settings):
 def test_a_folder_of_runs_has_no_experiment(runs, repo):
     with pytest.raises(UserError, match=r"experiment: .* is a folder of runs, which has none; name the runs by runs="):
         job_main(repo)(runs.job(runs=(), experiment="laser"))
+
+
+def test_an_unknown_experiment_is_refused_and_the_known_ones_are_named(tmp_path, repo):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    with open_tracking(TrackingConfig(uri=uri, experiment="known")).run(Experiment(), "train", "one", {}):
+        pass
+    ran = subprocess.run(
+        [sys.executable, repo / "jobs" / "compare.py", "experiment=nosuch", f"tracking.uri={uri}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert ran.returncode == 2 and not ran.stdout
+    assert ran.stderr == f"error: experiment: 'nosuch' is not in {uri}; name one that is: Default, known\n"
 
 
 def job_main(repo: Path):

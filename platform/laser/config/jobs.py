@@ -214,22 +214,23 @@ class ServeJob(Section):
     def _one_model_and_an_order(self) -> "ServeJob":
         _check_one_model(self.model, self.run_id, "; with run_id=<run>, set model=null")
         if self.max_replicas < self.min_replicas:
-            raise ValueError(
-                f"max_replicas: {self.max_replicas}; it is below min_replicas {self.min_replicas}; raise it"
-            )
+            raise ValueError(f"max_replicas: {self.max_replicas}, below min_replicas {self.min_replicas}; raise it")
         return self
 
 
 class ReferencesJob(Section):
-    """Which recommenders to make as baselines, and on which data."""
+    """Which recommenders to make as baselines, which experiments of Laser to train beside them, and on which data."""
 
     data: DataConfig
-    """What all baselines read."""
+    """What all of them read."""
     families: Annotated[tuple[Family, ...], Field(min_length=1)] | None = None
     """Families to make; null makes all that the data allow (ease: 30,000 items; recent_popularity: dates)."""
     points: PositiveInt | None = None
     """Equal budget: points of each family's grid that are tried, drawn once for all calls; a smaller grid is tried as a
     whole. null tries every point, between 1 and 12."""
+    laser: tuple[PathText, ...] = ()
+    """Files of experiments (config= of jobs/train.py) to train too, each once as it is, as a run of the file's name.
+    data, tracking, cache_dir and output_dir of this job go before the file's; use_gpu=true and the test do, too."""
     max_epochs: PositiveInt = 200
     """Largest number of epochs of the trained families. They stop earlier when validation no longer improves."""
     seed: Seed = 0
@@ -240,7 +241,7 @@ class ReferencesJob(Section):
     cache_dir: PathText = ".cache/laser"
     """Prepared data, and the recommenders of every point of a search."""
     output_dir: PathText = "runs"
-    """Results, in the folder references-<dataset>."""
+    """Results, in the folder references-<dataset>: a folder for each system, and leaderboard.html, .md and .json."""
 
     def experiment(self, family: str, settings: dict[str, Any]) -> Experiment:
         """Return the experiment that has this baseline for its recommender."""
@@ -333,9 +334,7 @@ class BenchmarkConfig(Section):
     def _as_many_users_as_items(self) -> "BenchmarkConfig":
         users, items = len(self.fitted_users), len(self.fitted_items)
         if users != items or not users:
-            raise ValueError(
-                f"fitted_users has {users} datasets and fitted_items {items}; give both as many, one at least"
-            )
+            raise ValueError(f"fitted_users has {users} datasets and fitted_items {items}; give both as many, above 0")
         return self
 
 

@@ -42,11 +42,16 @@ class Baseline:
     """All points of the search, best first: settings, `val` metrics, seconds."""
 
     def figures(self) -> dict[str, float]:
-        """Return what a run records of it: `best/<metric>` on validation, `test/<metric>`, and the costs."""
+        """Return what a run records of it: `best/<metric>` on validation, `test/<metric>`, and the costs.
+
+        The costs are those of the best point, and `points` and `search_seconds` of the whole search.
+        """
         metrics = {"best": self.pretrained.result.val, "test": self.pretrained.test or {}}
         figures = {f"{split}/{name}": value for split, row in metrics.items() for name, value in row.items()}
         costs = ("epochs", "trainable_parameters", "statistics", "seconds")
-        return figures | {name: float(getattr(self.pretrained.result, name)) for name in costs}
+        figures |= {name: float(getattr(self.pretrained.result, name)) for name in costs}
+        search = {"points": float(len(self.tries)), "search_seconds": sum(one["seconds"] for one in self.tries)}
+        return figures | search
 
     def write(self, directory: Path, environment: Mapping[str, Any]) -> None:
         """Write `result.json` (settings, metrics, tries, environment) and the test users' ranks into a directory."""

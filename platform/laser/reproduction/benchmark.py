@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Protocol
+from typing import Any
 
 from laser.config.compose import flatten
 from laser.config.families.recommenders import FamilySection, TextSection
@@ -35,17 +35,11 @@ from laser.reproduction.report.benchmark import Entry, as_json, benchmark_page, 
 from laser.reproduction.run import look_up, run_missing
 from laser.sources.prepare import prepare_dataset
 from laser.storage.files import short_name
-from laser.tracking.interface import Store, StoredRun
+from laser.tracking.interface import OpenRun, Store, StoredRun
 
 LASER = "laser"
 PEAK = "peak_mib"
 """Figure of a run: the most memory that its making took, its search included."""
-
-
-class OpenRun(StoredRun, Protocol):
-    """A recorded run that takes more figures."""
-
-    def summarise(self, figures: Mapping[str, float]) -> None: ...
 
 
 Find = Callable[[str], OpenRun]

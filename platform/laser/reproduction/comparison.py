@@ -30,6 +30,9 @@ NAMES = ("mlflow.runName", "name")
 """Tags that name a run: of MLflow, and of a folder of runs."""
 KEY = "settings_key"
 """Tag of the runs that train: equal for equal settings on equal data."""
+COSTS = ("points", "search_seconds", "seconds", "trainable_parameters")
+"""Figures of a run that say what it took: points of its search, seconds of all of them and of the one that was chosen,
+and trained weights."""
 REMEDY = "compare runs on the same split of the same data"
 
 
@@ -42,6 +45,8 @@ class System:
     experiment: Experiment
     fingerprint: str
     ranks: UserRanks
+    costs: dict[str, float]
+    """Those of `COSTS` that the run has recorded."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,7 @@ class Comparison:
                 **{name: float(values_SE[row].mean()) for name, values_SE in self.metrics.items()},
                 "interval": self.intervals[self.first_metric][row].tolist(),
                 **self.lists[row],
+                **{name: system.costs.get(name) for name in COSTS},
                 "segments": {
                     name: float(self.metrics[self.first_metric][row, users_E].mean())
                     for name, users_E in self.segments.items()
@@ -108,7 +114,8 @@ def read_systems(runs: Sequence[StoredRun]) -> list[System]:
             experiment = validate(Experiment, settings)
         if any(system.name == name for system in systems.values()):
             name = f"{name} {run.run_id[:6]}"
-        system = System(name, run.run_id, experiment, tags["dataset_fingerprint"], ranks)
+        costs = {figure: value for figure, value in run.figures("").items() if figure in COSTS}
+        system = System(name, run.run_id, experiment, tags["dataset_fingerprint"], ranks, costs)
         systems.setdefault(tags.get(KEY, run.run_id), system)
     return list(systems.values())
 

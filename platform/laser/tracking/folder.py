@@ -70,6 +70,10 @@ class FolderRun:
         known = self._read(TAGS)
         write_json(self.directory / TAGS, known | {name: str(value) for name, value in tags.items()})
 
+    def log_json(self, content: Any, name: str) -> None:
+        """Write a JSON artifact."""
+        write_json(self.directory / name, content)
+
     def log_directory(self, directory: Path, name: str) -> None:
         """Copy the files of a directory into the artifact folder `name`."""
         shutil.copytree(directory, self.directory / name, dirs_exist_ok=True)

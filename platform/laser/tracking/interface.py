@@ -1,9 +1,12 @@
 """What the other rooms know of a store of runs: protocols and plain data, free of MLflow."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+from pydantic import BaseModel
 
 from laser.config.schema import Experiment
 
@@ -67,6 +70,28 @@ class StoredRun(Protocol):
 
     def has(self, name: str) -> bool:
         """Return whether there is such an artifact, a file or a folder."""
+
+
+class OpenRun(StoredRun, Protocol):
+    """A recorded run that takes more."""
+
+    def summarise(self, figures: Mapping[str, float]) -> None:
+        """Record final figures."""
+
+    def log_json(self, content: Any, name: str) -> None:
+        """Write a JSON artifact."""
+
+    def log_directory(self, directory: Path, name: str) -> None:
+        """Copy the files of a directory into the artifact folder `name`."""
+
+
+class Records(Protocol):
+    """Where single runs are recorded."""
+
+    def run(
+        self, config: BaseModel, kind: str, name: str, tags: Mapping[str, Any], run_id: str | None = None
+    ) -> AbstractContextManager[OpenRun]:
+        """Open a run, or resume one, and close it after the block."""
 
 
 class Store(Tracker, Protocol):

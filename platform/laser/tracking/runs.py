@@ -151,6 +151,18 @@ class Tracking:
         found = store.search_runs([experiment.experiment_id], condition, order_by=order, max_results=1000)
         return [Run(self.uri, run.info.run_id) for run in found]
 
+    def check_experiment(self) -> None:
+        """Refuse an experiment that the store does not have.
+
+        Raises:
+            UserError: names those that it has.
+        """
+        if self._found_experiment() is None:
+            known = sorted(one.name for one in client(self.uri).search_experiments())
+            raise UserError(
+                f"experiment: {self.experiment!r} is not in {masked(self.uri)}; name one that is: {', '.join(known)}"
+            )
+
     def _reopened(self, run_id: str | None) -> Run | None:
         if run_id is None:
             return None
@@ -244,10 +256,11 @@ def runs_with_ranks(tracking: Tracking | FolderTracking, dataset: str | None) ->
         dataset: name of the dataset that they are of; None for all.
 
     Raises:
-        UserError: the store is a folder, in which nothing can be searched.
+        UserError: the store is a folder, in which nothing can be searched; or it has no such experiment.
     """
     if isinstance(tracking, FolderTracking):
         raise UserError(f"experiment: {tracking.folder} is a folder of runs, which has none; name the runs by runs=")
+    tracking.check_experiment()
     found = tracking.search("attributes.status = 'FINISHED'")
     # Compared here, because a name may hold quotes.
     return [run for run in found if dataset in (None, run.tags().get("dataset")) and run.has("ranks")]

@@ -1,9 +1,9 @@
-"""The page of a comparison: who is best, by how much, how sure that is, for whom, and what to know of the figures."""
+"""The page of a comparison: who is best, by how much, at what cost, how sure that is, for whom, and what to know."""
 
 from laser.evaluation.lists import LIST_METRICS
 from laser.evaluation.metrics import title
 from laser.pages.document import Block, Bullets, Grid, Heading, Paragraph
-from laser.reproduction.comparison import Comparison
+from laser.reproduction.comparison import COSTS, Comparison
 
 NOT_TOLD_APART = "="
 """Marks a system that the test does not tell apart from the best."""
@@ -24,6 +24,13 @@ def comparison_page(comparison: Comparison) -> list[Block]:
             f"apart from the first at {alpha:g} (randomisation test, Holm over all pairs)."
         ),
         _leaderboard(comparison),
+        Heading("Budget"),
+        Paragraph(
+            "Points: settings that were tried, of which validation chose one. Seconds are those of training and "
+            "validation; what was in the cache already, such as a recommender under Laser or within another one, or "
+            "texts that an LLM had read, does not count. A cell is empty where a run has not recorded the figure."
+        ),
+        _budget(comparison),
         Heading("Pairs"),
         Paragraph(
             f"Differences of {first}, first less second, with the 95 % interval of the paired bootstrap; d is the "
@@ -85,6 +92,14 @@ def _leaderboard(comparison: Comparison) -> Grid:
         rows.append([f"{system.name}{mark}", values[0], f"{low:.4f} … {high:.4f}", *values[1:], *listed])
     names = [title(name) for name in comparison.metrics]
     return Grid(["system", names[0], "95 % interval", *names[1:], *map(title, of_lists)], rows)
+
+
+def _budget(comparison: Comparison) -> Grid:
+    rows = [
+        [system.name, *(f"{system.costs[name]:,.0f}" if name in system.costs else "" for name in COSTS)]
+        for system in comparison.systems
+    ]
+    return Grid(["system", "points", "seconds of all points", "seconds of the chosen one", "trained weights"], rows)
 
 
 def _pairs(comparison: Comparison) -> Grid:
