@@ -106,3 +106,41 @@ class Histories:
         pairs_Q = np.sort(np.arange(len(indices)).repeat(length_B) * num_items + items_Q)
         rows_P, items_P = np.divmod(pairs_Q[np.diff(pairs_Q, prepend=-1) > 0], num_items)
         return torch.from_numpy(rows_P), torch.from_numpy(items_P)
+
+
+@dataclass(frozen=True)
+class SharedText:
+    """Holds the longest of several histories that begin at the same item, and where the others end in its text."""
+
+    histories: Histories
+    longest: int
+    rows: NDArray[np.int64]
+    """Rows of the histories in the outputs."""
+    ends: NDArray[np.int64]
+    """Number of text tokens of each history."""
+
+    @property
+    def tokens(self) -> int:
+        return int(self.ends.max())
+
+    def read(self) -> NDArray[np.int32]:
+        return self.histories.prompts.tokens(self.histories.examples.history(self.longest))
+
+
+def shared_texts(parts: Sequence[Histories], first_row: int) -> Iterator[SharedText]:
+    """Yield texts that together hold every history; histories that begin at the same item of a sequence share one.
+
+    Args:
+        parts: histories of the same sequences, with the same prompts.
+        first_row: row in the outputs of the first history of the first part.
+    """
+    sizes = [len(part) for part in parts]
+    part_E = np.repeat(np.arange(len(parts)), sizes)
+    index_E = np.concatenate([np.arange(size) for size in sizes])
+    start_E = np.concatenate([part.examples.starts for part in parts])
+    length_E = np.concatenate([part.lengths for part in parts])
+    order = np.lexsort([length_E, start_E])
+    breaks = np.flatnonzero(np.diff(start_E[order])) + 1
+    for group in np.split(order, breaks):
+        longest = group[-1]
+        yield SharedText(parts[part_E[longest]], int(index_E[longest]), first_row + group, length_E[group])

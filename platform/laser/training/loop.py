@@ -4,7 +4,7 @@ Shape suffixes: B batch, E examples, I catalogue items, D width of the embedding
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,13 +124,24 @@ def train_epoch(
 def outputs(
     engine: Engine, histories: Histories, batch_tokens: int, label: str, reading: Reading = Laser.represent
 ) -> Iterator[tuple[NDArray[np.int64], LaserOutput]]:
-    """Yield `(indices, output)` for this worker's part of the histories, without gradient.
+    """Yield `(indices, output)` for this worker's part of the histories, without gradient."""
+    batches = inference_batches(histories.costs(engine.laser.num_added_tokens), batch_tokens)
+    return outputs_of_batches(engine, histories, batches, label, reading)
+
+
+def outputs_of_batches(
+    engine: Engine,
+    histories: Histories,
+    batches: Sequence[NDArray[np.int64]],
+    label: str,
+    reading: Reading = Laser.represent,
+) -> Iterator[tuple[NDArray[np.int64], LaserOutput]]:
+    """Yield `(indices, output)` for this worker's part of some batches, without gradient.
 
     The workers take batches in turn. A worker that has none left repeats the last batch and yields nothing for it,
     because under ZeRO-3 every forward pass is a collective operation.
     """
     engine.laser.eval()
-    batches = inference_batches(histories.costs(engine.laser.num_added_tokens), batch_tokens)
     numbers = range(engine.rank, len(batches) + engine.rank, engine.world_size)
     own = [batches[min(number, len(batches) - 1)] for number in numbers]
     with (

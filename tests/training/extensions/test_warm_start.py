@@ -85,6 +85,41 @@ def test_cached_outputs_are_what_the_model_gives(config, tmp_path):
     assert len(list((tmp_path / "outputs").glob("*.arrow"))) == 1
 
 
+@pytest.mark.parametrize("changes", [{}, {"bituning.prefix_position": "after", "prompt.item_attention": "own"}])
+def test_an_interrupted_reading_goes_on_after_its_last_piece(changes, config, tmp_path, monkeypatch):
+    config = with_overrides(config, {"recommender.type": "popularity", "training.inference_batch_tokens": 512})
+    config = with_overrides(
+        config, {"cache_dir": str(tmp_path), "data.k_core": 80, "training.train_users": 20, **changes}
+    )
+    inputs = prepare_inputs(config)
+    engine = PlainEngine(whole_laser(config, inputs.artifacts, CPU), config.training, CPU)
+    passes: list[int] = []
+    engine.laser.llm.register_forward_pre_hook(lambda *_: passes.append(1))
+    whole = cached_outputs(engine, inputs, config)
+    num_passes = len(passes)
+    [path] = (tmp_path / "outputs").glob("*.arrow")
+    path.unlink()
+    monkeypatch.setattr("laser.training.extensions.outputs.PIECE_BATCHES", 3)
+    passes.clear()
+
+    def interrupt(*_: object) -> None:
+        if len(passes) == 8:  # in the third piece
+            raise KeyboardInterrupt
+
+    interruption = engine.laser.llm.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        cached_outputs(engine, inputs, config)
+    interruption.remove()
+    unfinished = path.with_suffix(".unfinished")
+    assert len(list(unfinished.rglob("*.safetensors"))) == 2
+    passes.clear()
+    again = cached_outputs(engine, inputs, config)
+    assert len(passes) == num_passes - 6
+    for name in ("prefixes_EH", "val_EH", "items_IH"):
+        assert torch.equal(getattr(again, name), getattr(whole, name))
+    assert not unfinished.exists() and path.is_file()
+
+
 def test_new_weights_in_the_same_folder_give_new_outputs(config, tiny_llm, tmp_path):
     llm = shutil.copytree(tiny_llm, tmp_path / "llm")
     config = with_overrides(config, {"cache_dir": str(tmp_path), "recommender.type": "popularity"})

@@ -7,14 +7,17 @@ Shape suffixes: E examples, I items, R readings, H LLM width, L virtual tokens.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from laser.cli.progress import progress
@@ -24,14 +27,21 @@ from laser.config.marks import HOW_IT_RUNS, PERMISSION
 from laser.config.schema import Experiment
 from laser.data.batches import inference_batches
 from laser.engine.base import Engine
-from laser.engine.histories import Histories
+from laser.engine.histories import Histories, shared_texts
 from laser.errors import UserError
 from laser.llm.packed.decoder import PackedDecoder
 from laser.llm.packed.readings import read_at
 from laser.models.laser import PREFIX_MAPS
 from laser.storage.cache import make_once
 from laser.training.inputs import Inputs
-from laser.training.loop import outputs
+from laser.training.loop import outputs_of_batches
+
+PIECE_BATCHES = 64
+"""Batches that each worker reads between two pieces of an unfinished reading: some 20 seconds for SmolLM2's first six
+blocks on one core, with the default batches."""
+
+Found = Iterator[tuple[NDArray[np.int64], Tensor]]
+"""Rows and their outputs."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +61,8 @@ class Outputs:
 def cached_outputs(engine: Engine, inputs: Inputs, config: Experiment) -> Outputs:
     """Return the outputs under the engine's present virtual tokens (collective).
 
-    They come from the cache, or all workers compute them. What has no such outputs has been refused: by
-    `laser.training.prepare`, and by `check_shared_prefix`.
+    They come from the cache, or all workers compute them, and go on after an interruption. What has no such outputs
+    has been refused: by `laser.training.prepare`, and by `check_shared_prefix`.
     """
     assert inputs.prefixes is not None
     prefix_LH, suffix_H = _virtual_tokens(engine)
@@ -74,13 +84,15 @@ def cached_outputs(engine: Engine, inputs: Inputs, config: Experiment) -> Output
     if there:
         outputs_RH = _load(path)
     else:
-        batch_tokens = config.training.inference_batch_tokens
+        batch_tokens, unfinished = config.training.inference_batch_tokens, path.with_suffix(".unfinished")
         if engine.laser.bituning.late:
-            outputs_RH = torch.cat([read_outputs(engine, part, batch_tokens) for part in parts])
+            read = [read_outputs(engine, part, batch_tokens, unfinished / str(n)) for n, part in enumerate(parts)]
+            outputs_RH = torch.cat(read)
         else:
-            outputs_RH = _read(engine, parts, prefix_LH, suffix_H, batch_tokens)
+            outputs_RH = _read(engine, parts, prefix_LH, suffix_H, batch_tokens, unfinished)
         if engine.rank == 0:
             make_once(path, lambda aside: _save(aside, outputs_RH))
+            shutil.rmtree(unfinished, ignore_errors=True)
     return Outputs(key, *outputs_RH.split([len(part) for part in parts]))
 
 
@@ -108,12 +120,23 @@ def _virtual_tokens(engine: Engine) -> tuple[Tensor, Tensor]:
     return prefix_LH, state["bituning.suffix"]
 
 
-def read_outputs(engine: Engine, part: Histories, batch_tokens: int) -> Tensor:
-    """Return what the LLM gives for each history of a part, float32 (E, H) on the CPU of every worker (collective)."""
-    outputs_EH = torch.zeros(len(part), engine.laser.llm_width)
-    for rows, output in outputs(engine, part, batch_tokens, "read"):
-        outputs_EH[rows] = output.representation_BH.cpu()
-    return torch.cat([engine.sum(some_EH.to(engine.device)).cpu() for some_EH in outputs_EH.split(16_384)])
+def read_outputs(engine: Engine, part: Histories, batch_tokens: int, unfinished: Path | None = None) -> Tensor:
+    """Return what the LLM gives for each history of a part, float32 (E, H) on the CPU of every worker (collective).
+
+    Args:
+        engine: its model reads.
+        part: the histories.
+        batch_tokens: `training.inference_batch_tokens`.
+        unfinished: a folder in which an interrupted reading is found again, named by all that it depends on.
+    """
+    batches = inference_batches(part.costs(engine.laser.num_added_tokens), batch_tokens)
+
+    def read(piece: range) -> Found:
+        label = _label(piece, len(batches))
+        for rows, output in outputs_of_batches(engine, part, batches[piece.start : piece.stop], label):
+            yield rows, output.representation_BH
+
+    return _in_pieces(engine, batches, len(part), read, unfinished)
 
 
 def _read(
@@ -122,64 +145,68 @@ def _read(
     prefix_LH: Tensor,
     suffix_H: Tensor,
     batch_tokens: int,
+    unfinished: Path,
 ) -> Tensor:
     """Compute the outputs of all parts, one after the other: float32 outputs_RH on the CPU of every worker."""
-    laser, device = engine.laser, engine.device
-    assert isinstance(laser.llm, PackedDecoder)
-    laser.eval()
+    llm, device = engine.laser.llm, engine.device
+    assert isinstance(llm, PackedDecoder)
+    engine.laser.eval()
     prefix_LH, suffix_H = prefix_LH.to(device), suffix_H.to(device)
     prefixes, val, items = parts
-    texts = [*_texts([prefixes, val], 0), *_texts([items], len(prefixes) + len(val))]
+    texts = [*shared_texts([prefixes, val], 0), *shared_texts([items], len(prefixes) + len(val))]
     batches = inference_batches(np.array([text.tokens for text in texts]), batch_tokens)
-    outputs_RH = torch.zeros(sum(len(part) for part in parts), laser.llm_width)
-    with progress(range(0, len(batches), engine.world_size), "read", "batch", enabled=engine.rank == 0) as starts:
-        for start in starts:
-            number = start + engine.rank
-            batch = [texts[index] for index in batches[min(number, len(batches) - 1)]]
-            token_ids = [torch.from_numpy(text.read().astype(np.int64)).to(device) for text in batch]
-            ends = [torch.from_numpy(text.ends).to(device) for text in batch]
-            read_RH = read_at(laser.llm, prefix_LH, token_ids, ends, suffix_H)
-            if number < len(batches):
-                outputs_RH[np.concatenate([text.rows for text in batch])] = read_RH.cpu()
-    return torch.cat([engine.sum(part_RH.to(device)).cpu() for part_RH in outputs_RH.split(16_384)])
+    rows_of_batches = [np.concatenate([texts[index].rows for index in batch]) for batch in batches]
+
+    def read(piece: range) -> Found:
+        starts = piece[:: engine.world_size]
+        with progress(starts, _label(piece, len(batches)), "batch", enabled=engine.rank == 0) as shown:
+            for start in shown:
+                number = start + engine.rank
+                batch = [texts[index] for index in batches[min(number, piece[-1])]]
+                token_ids = [torch.from_numpy(text.read().astype(np.int64)).to(device) for text in batch]
+                ends = [torch.from_numpy(text.ends).to(device) for text in batch]
+                read_RH = read_at(llm, prefix_LH, token_ids, ends, suffix_H)
+                if number in piece:
+                    yield rows_of_batches[number], read_RH
+
+    return _in_pieces(engine, rows_of_batches, sum(len(part) for part in parts), read, unfinished)
 
 
-@dataclass(frozen=True)
-class _Text:
-    """Holds the longest of several histories that begin at the same item, and where the others end in its text."""
-
-    histories: Histories
-    longest: int
-    rows: NDArray[np.int64]
-    """Rows of the histories in the outputs."""
-    ends: NDArray[np.int64]
-    """Number of text tokens of each history."""
-
-    @property
-    def tokens(self) -> int:
-        return int(self.ends.max())
-
-    def read(self) -> NDArray[np.int32]:
-        return self.histories.prompts.tokens(self.histories.examples.history(self.longest))
+def _label(piece: range, num_batches: int) -> str:
+    return "read" if len(piece) == num_batches else f"read, from batch {piece.start + 1:,} of {num_batches:,}"
 
 
-def _texts(parts: Sequence[Histories], first_row: int) -> Iterator[_Text]:
-    """Yield texts that together hold every history; histories that begin at the same item of a sequence share one.
+def _in_pieces(
+    engine: Engine,
+    batches: Sequence[NDArray[np.int64]],
+    num_rows: int,
+    read: Callable[[range], Found],
+    unfinished: Path | None,
+) -> Tensor:
+    """Collect outputs_RH from pieces of some batches, and keep each piece in a folder until all are there (collective).
 
     Args:
-        parts: histories of the same sequences, with the same prompts.
-        first_row: row in the outputs of the first history of the first part.
+        engine: gives the workers.
+        batches: the rows of each batch; each row is in one of them.
+        num_rows: R.
+        read: reads the batches of these numbers; yields rows and outputs of this worker's part of them.
+        unfinished: the folder; None keeps nothing.
     """
-    sizes = [len(part) for part in parts]
-    part_E = np.repeat(np.arange(len(parts)), sizes)
-    index_E = np.concatenate([np.arange(size) for size in sizes])
-    start_E = np.concatenate([part.examples.starts for part in parts])
-    length_E = np.concatenate([part.lengths for part in parts])
-    order = np.lexsort([length_E, start_E])
-    breaks = np.flatnonzero(np.diff(start_E[order])) + 1
-    for group in np.split(order, breaks):
-        longest = group[-1]
-        yield _Text(parts[part_E[longest]], int(index_E[longest]), first_row + group, length_E[group])
+    outputs_RH, size = torch.zeros(num_rows, engine.laser.llm_width), PIECE_BATCHES * engine.world_size
+    for start in range(0, len(batches), size):
+        piece = range(start, min(start + size, len(batches)))
+        rows = np.concatenate(batches[start : piece.stop])
+        file = None if unfinished is None else unfinished / f"{hashlib.sha256(rows.tobytes()).hexdigest()}.safetensors"
+        is_there = torch.tensor(float(engine.rank == 0 and file is not None and file.is_file()), device=engine.device)
+        if file is not None and engine.sum(is_there):
+            outputs_RH[rows] = load_file(file)["outputs"]
+            continue
+        for own_rows, found_BH in read(piece):
+            outputs_RH[own_rows] = found_BH.cpu()
+        outputs_RH[rows] = found_RH = engine.sum(outputs_RH[rows].to(engine.device)).cpu()
+        if file is not None and engine.rank == 0:
+            make_once(file, partial(save_file, {"outputs": found_RH}))
+    return outputs_RH
 
 
 def _save(path: Path, outputs_RH: Tensor) -> None:
