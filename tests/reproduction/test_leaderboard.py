@@ -176,8 +176,8 @@ def test_a_wrong_experiment_is_told_before_anything_is_made(board, tmp_path):
 
 def test_the_ways_to_tune_the_llm_differ_from_their_base_in_the_way_alone(board):
     folder = board.repo / "configs" / "experiment" / "ways"
-    base = load_config(Experiment, [f"config={folder.parent / 'tuning.yaml'}", *board.places], None)
-    table = read_table("table tuning")
+    of_table = load_config(Experiment, [f"config={folder.parent / 'tuning.yaml'}", *board.places], None)
+    base, table = with_overrides(of_table, {"llm.dtype": "fp32"}), read_table("table tuning")
     ways = {experiment.name: experiment for experiment in laser_experiments(board.job(f"laser=[{folder}]"))}
     assert ways.keys() == WAYS.keys()
     for name, row in WAYS.items():

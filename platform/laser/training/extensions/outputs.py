@@ -26,7 +26,7 @@ from laser.data.batches import inference_batches
 from laser.engine.base import Engine
 from laser.engine.histories import Histories
 from laser.errors import UserError
-from laser.llm.loading import choose_dtype, load_llm
+from laser.llm.loading import choose_dtype
 from laser.llm.packed.decoder import PackedDecoder
 from laser.llm.packed.readings import read_at
 from laser.models.laser import PREFIX_MAPS
@@ -53,25 +53,26 @@ def cached_outputs(engine: Engine, inputs: Inputs, config: Experiment) -> Output
     """Return the outputs under the engine's present virtual tokens (collective).
 
     They come from the cache, or all workers compute them. What has no such outputs has been refused: by
-    `laser.training.prepare`, and by `check_shared_prefix`. An LLM that is to be tuned begins as the frozen one, and
-    shares its outputs.
+    `laser.training.prepare`, and by `check_shared_prefix`. An LLM that is to be tuned begins as the frozen one. Its
+    outputs are the same in float32, and rounded otherwise in bf16, because `transformers` runs it.
     """
     assert inputs.prefixes is not None
     prefix_LH, suffix_H = _virtual_tokens(engine)
     parts = (inputs.prefixes, inputs.val, inputs.items)
     prompts, item_prompts = inputs.artifacts.prompts, inputs.artifacts.item_prompts
     virtual = hashlib.sha256(torch.cat([prefix_LH.flatten(), suffix_H]).numpy().tobytes()).hexdigest()
-    # A late prefix is read by the engine's own LLM, in its own arithmetic.
-    llm_settings = config.loaded_llm if engine.laser.bituning.late else config.llm
+    settings, tuned = config.loaded_llm, config.finetuning.trains_llm
+    rounded = tuned and choose_dtype(settings.dtype, engine.device) == torch.bfloat16
     key = stage_key(
         "outputs",
-        without(llm_settings, HOW_IT_RUNS, PERMISSION) | {"source": inputs.artifacts.llm_content},
+        without(settings, HOW_IT_RUNS, PERMISSION) | {"source": inputs.artifacts.llm_content},
         config.prompt,
         [(texts.instruction, texts.numbers, texts.items.name) for texts in (prompts, item_prompts)],
         inputs.dataset.fingerprint,
         virtual,
         config.bituning.prefix_position,
         [part.examples.digest() for part in parts],
+        *(["transformers"] if rounded else []),
     )
     path = Path(config.cache_dir).expanduser() / "outputs" / f"{key}.arrow"
     there = engine.sum(torch.tensor(float(engine.rank == 0 and path.is_file()), device=engine.device))
@@ -79,11 +80,10 @@ def cached_outputs(engine: Engine, inputs: Inputs, config: Experiment) -> Output
         outputs_RH = _load(path)
     else:
         batch_tokens = config.training.inference_batch_tokens
-        if engine.laser.bituning.late:
+        if engine.laser.bituning.late or tuned:
             outputs_RH = torch.cat([read_outputs(engine, part, batch_tokens) for part in parts])
         else:
-            llm = _frozen_llm(engine, inputs, config)
-            outputs_RH = _read(engine, llm, parts, prefix_LH, suffix_H, batch_tokens)
+            outputs_RH = _read(engine, parts, prefix_LH, suffix_H, batch_tokens)
         if engine.rank == 0:
             make_once(path, lambda aside: _save(aside, outputs_RH))
     return Outputs(key, *outputs_RH.split([len(part) for part in parts]))
@@ -121,19 +121,8 @@ def read_outputs(engine: Engine, part: Histories, batch_tokens: int) -> Tensor:
     return torch.cat([engine.sum(some_EH.to(engine.device)).cpu() for some_EH in outputs_EH.split(16_384)])
 
 
-def _frozen_llm(engine: Engine, inputs: Inputs, config: Experiment) -> PackedDecoder:
-    """Return the packed LLM before any tuning: the engine's own, or a whole copy where the engine's is to be tuned."""
-    llm = engine.laser.llm
-    if config.finetuning.trains_llm:
-        dtype = choose_dtype(config.llm.dtype, engine.device)
-        llm = load_llm(inputs.artifacts.llm_directory, dtype, config.llm, engine.device)
-    assert isinstance(llm, PackedDecoder)
-    return llm
-
-
 def _read(
     engine: Engine,
-    llm: PackedDecoder,
     parts: tuple[Histories, Histories, Histories],
     prefix_LH: Tensor,
     suffix_H: Tensor,
@@ -141,6 +130,7 @@ def _read(
 ) -> Tensor:
     """Compute the outputs of all parts, one after the other: float32 outputs_RH on the CPU of every worker."""
     laser, device = engine.laser, engine.device
+    assert isinstance(laser.llm, PackedDecoder)
     laser.eval()
     prefix_LH, suffix_H = prefix_LH.to(device), suffix_H.to(device)
     prefixes, val, items = parts
@@ -153,7 +143,7 @@ def _read(
             batch = [texts[index] for index in batches[min(number, len(batches) - 1)]]
             token_ids = [torch.from_numpy(text.read().astype(np.int64)).to(device) for text in batch]
             ends = [torch.from_numpy(text.ends).to(device) for text in batch]
-            read_RH = read_at(llm, prefix_LH, token_ids, ends, suffix_H)
+            read_RH = read_at(laser.llm, prefix_LH, token_ids, ends, suffix_H)
             if number < len(batches):
                 outputs_RH[np.concatenate([text.rows for text in batch])] = read_RH.cpu()
     return torch.cat([engine.sum(part_RH.to(device)).cpu() for part_RH in outputs_RH.split(16_384)])

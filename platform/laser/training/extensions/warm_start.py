@@ -36,7 +36,6 @@ from laser.models.precision import products_in
 from laser.storage.cache import make_once
 from laser.training.extensions.outputs import Outputs, cached_outputs
 from laser.training.inputs import Inputs
-from laser.training.loop import encode_items, evaluate
 from laser.training.model import copied_head
 
 logger = logging.getLogger(__name__)
@@ -80,10 +79,6 @@ def warm_start(engine: Engine, inputs: Inputs, config: Experiment) -> WarmStart:
     engine.load_trainable(engine.trainable_state() | {name: value.cpu() for name, value in shared.items()})
     fit.head.load_state_dict({name.removeprefix("head."): value for name, value in shared.items()})
     loss = float(engine.sum(torch.tensor(loss, device=engine.device)))
-    if config.finetuning.trains_llm:  # the stages run another LLM than the cached outputs are of, by `transformers`
-        items_ID = encode_items(engine, inputs.items, config.training)
-        ranks = evaluate(engine, inputs.val, items_ID, config.training, "validate warm start")
-        return WarmStart(untrained, ranks.metrics(), loss, items_ID)
     return WarmStart(untrained, fit.validate().metrics(), loss, fit.items())
 
 
