@@ -34,7 +34,7 @@ site_children = {
         "table-4/report", "table-7/report", "additions/report", "dealrec/report", "collectivekv/report",
         "collectivekv-movielens/report", "collectivekv-mini/report", "peso/report", "peso-mini/report",
         "peso-rates-mini/report", "text-cache/report", "table-4-late/report", "families-scientific/report",
-        "families-scientific-masked/report",
+        "families-scientific-masked/report", "ways-scientific-mini/report",
     ],
     "decisions/README": ["house", "models", "training", "data", "recommenders", "evaluation", "cluster"],
 }  # fmt: skip

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from laser import api
-from laser.config.compose import load_config
+from laser.config.compose import flatten, load_config, with_overrides
 from laser.config.jobs import ReferencesJob
+from laser.config.schema import Experiment
 from laser.errors import UserError
-from laser.reproduction.leaderboard import laser_experiments
+from laser.reproduction.leaderboard import experiment_files, laser_experiments
+from laser.reproduction.paper import read_table
 from laser.tracking.runs import open_tracking
 
 EXPERIMENT = """
@@ -24,6 +26,20 @@ mformer: {{num_experts: 2, num_virtual_tokens: 2, num_layers: 1, hidden_size: 16
 training:
   {{num_workers: 0, stage1_epochs: 1, stage2_epochs: 1, train_users: 20, validation_users: 20, test: false, seed: 3}}
 """
+
+
+WAYS = {
+    "frozen": "frozen", "suffix": "suffix", "prompt-tuning": "bituning", "linear": "linear", "laser": "laser",
+    "laser-late": "after", "lora": "lora", "full": "full",
+}  # fmt: skip
+"""Files of configs/experiment/ways, and the rows of table=tuning that are the same ways."""
+OF_A_WAY = {
+    "finetuning.type", "bituning.prefix", "bituning.prefix_position", "mformer.num_virtual_tokens",
+    "training.learning_rate", "training.token_learning_rate", "training.llm_learning_rate", "training.stage1_epochs",
+}  # fmt: skip
+"""What may differ between ways: what is trained, and at which rates; without a stage, nothing beside the head."""
+OF_A_LATER_RUN = ("training.start_from", "warm_start.epochs", "head.standardise")
+"""What the table sets because its rows start from the head of another run."""
 
 
 class Board:
@@ -75,6 +91,7 @@ def test_one_command_ranks_baselines_and_laser_on_real_data_and_a_second_makes_n
     }  # fmt: skip
     assert systems["small"]["search_seconds"] == systems["small"]["seconds"] == first["laser"]["small"]["seconds"] > 0
     assert systems["small"]["trainable_parameters"] > systems["item_knn"]["trainable_parameters"] == 0.0
+    assert systems["small"]["peak_mib"] > 1.0 and systems["item_knn"]["peak_mib"] is None
     assert "| small" in page.with_suffix(".md").read_text() and page.with_suffix(".json").is_file()
 
     tracking = open_tracking(board.job().tracking)
@@ -155,6 +172,43 @@ def test_a_wrong_experiment_is_told_before_anything_is_made(board, tmp_path):
         with pytest.raises(UserError, match=message):
             board.fill(f"laser=[{files}]")
     assert not (tmp_path / "cache").exists() and not (tmp_path / "mlflow.db").exists()
+
+
+def test_the_ways_to_tune_the_llm_differ_from_their_base_in_the_way_alone(board):
+    folder = board.repo / "configs" / "experiment" / "ways"
+    of_table = load_config(Experiment, [f"config={folder.parent / 'tuning.yaml'}", *board.places], None)
+    base, table = with_overrides(of_table, {"llm.dtype": "fp32"}), read_table("table tuning")
+    ways = {experiment.name: experiment for experiment in laser_experiments(board.job(f"laser=[{folder}]"))}
+    assert ways.keys() == WAYS.keys()
+    for name, row in WAYS.items():
+        changes = {key: value for key, value in table.rows[row].changes.items() if key not in OF_A_LATER_RUN}
+        assert changes.keys() <= OF_A_WAY, name
+        assert flatten(ways[name]) == flatten(with_overrides(base, {**changes, "name": name})), name
+    assert len({json.dumps(flatten(way) | {"name": ""}) for way in ways.values()}) == len(WAYS)
+
+
+def test_a_folder_stands_for_the_experiments_in_it(board, tmp_path):
+    folder = tmp_path / "mine"
+    (folder / "below").mkdir(parents=True)
+    (folder / "_base.yaml").write_text(board.file.read_text())
+    for name in ("b", "a", "below/c", ".hidden"):
+        (folder / f"{name}.yaml").write_text("extends: [_base.yaml]\n")
+    (folder / "notes.md").write_text("no experiment")
+    files = experiment_files([str(board.file), str(folder)])
+    assert files == [board.file, folder / "a.yaml", folder / "b.yaml"]
+    names = [experiment.name for experiment in laser_experiments(board.job(f"laser=[{folder},{board.file}]"))]
+    assert names == ["a", "b", "small"]
+
+
+@pytest.mark.parametrize("files", [(), ("_base.yaml", "notes.md")])
+def test_a_folder_without_experiments_is_told(board, tmp_path, files):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for file in files:
+        (folder / file).touch()
+    with pytest.raises(UserError, match=f"^laser: {folder}: no experiment lies in this folder; name files"):
+        board.fill(f"laser=[{folder}]")
+    assert not (tmp_path / "cache").exists()
 
 
 def interrupted_after_an_epoch(config, artifacts, run_dir, report):

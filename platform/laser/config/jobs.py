@@ -229,8 +229,8 @@ class ReferencesJob(Section):
     """Equal budget: points of each family's grid that are tried, drawn once for all calls; a smaller grid is tried as a
     whole. null tries every point, between 1 and 12."""
     laser: tuple[PathText, ...] = ()
-    """Files of experiments (config= of jobs/train.py) to train too, each once as it is, as a run of the file's name.
-    data, tracking, cache_dir and output_dir of this job go before the file's; use_gpu=true and the test do, too."""
+    """Experiments to train too, each once as it is, as a run of the file's name: files (config= of jobs/train.py), or
+    folders of *.yaml, but for _*.yaml. This job's data, tracking, folders, use_gpu=true and the test replace theirs."""
     max_epochs: PositiveInt = 200
     """Largest number of epochs of the trained families. They stop earlier when validation no longer improves."""
     seed: Seed = 0

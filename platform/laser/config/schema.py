@@ -431,10 +431,10 @@ class Experiment(Section):
             raise ValueError(
                 'llm.dtype: "bf16"; small updates of the LLM\'s weights would be rounded away: set it to fp32 or auto'
             )
-        if self.finetuning.trains_llm and self.warms_up_head:
+        if self.finetuning.trains_llm and self.warms_up_head and self.training.start_from is not None:
             raise ValueError(
-                f'finetuning.type: "{self.finetuning.type}"; the head is made ready on outputs of a packed LLM: set '
-                "warm_start.epochs to 0 and head.standardise to false, or finetuning.type to none"
+                f'finetuning.type: "{self.finetuning.type}"; the head is made ready on the untuned LLM, and '
+                "training.start_from may hold a tuned one: set warm_start.epochs to 0 and head.standardise to false"
             )
         if self.finetuning.whole_moments and self.training.zero_stage in (2, 3):
             raise ValueError(

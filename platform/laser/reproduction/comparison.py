@@ -30,9 +30,9 @@ NAMES = ("mlflow.runName", "name")
 """Tags that name a run: of MLflow, and of a folder of runs."""
 KEY = "settings_key"
 """Tag of the runs that train: equal for equal settings on equal data."""
-COSTS = ("points", "search_seconds", "seconds", "trainable_parameters")
+COSTS = ("points", "search_seconds", "seconds", "trainable_parameters", "peak_mib")
 """Figures of a run that say what it took: points of its search, seconds of all of them and of the one that was chosen,
-and trained weights."""
+trained weights, and the most resident memory in the last epoch of a stage."""
 REMEDY = "compare runs on the same split of the same data"
 
 

@@ -30,13 +30,13 @@ def laser_experiments(job: ReferencesJob) -> list[Experiment]:
     """Read the experiments of Laser that the job names, and give them the job's data, folders and store.
 
     Raises:
-        UserError: a file is missing or wrong, or two have the same name.
+        UserError: a file is missing or wrong, a folder holds none, or two have the same name.
     """
     own = job.model_dump(mode="json", include={"data", "cache_dir", "output_dir", "tracking"})
     own |= {"training.test": True, **({"training.use_gpu": True} if job.use_gpu else {})}
     experiments: dict[str, Experiment] = {}
-    for file in job.laser:
-        name = Path(file).stem
+    for file in experiment_files(job.laser):
+        name = file.stem
         if name in experiments:
             raise UserError(f"laser: {file}: another file is called {name} too, and runs are named so; rename one")
         try:
@@ -45,6 +45,28 @@ def laser_experiments(job: ReferencesJob) -> list[Experiment]:
             reason = str(error).removeprefix("config: ").removeprefix(f"{file}: ")
             raise UserError(f"laser: {file}: {reason}") from error
     return list(experiments.values())
+
+
+def experiment_files(named: Sequence[str]) -> list[Path]:
+    """Return the files that are named, and in place of a folder the experiments that lie in it, by their names.
+
+    A file `_<name>.yaml` is there for others to extend, and is no experiment.
+
+    Raises:
+        UserError: a folder holds no experiment.
+    """
+    files = []
+    for place in (Path(text).expanduser() for text in named):
+        found = [place]
+        if place.is_dir():
+            found = sorted(file for file in place.glob("*.yaml") if not file.name.startswith(("_", ".")))
+        if not found:
+            raise UserError(
+                f"laser: {place}: no experiment lies in this folder; name files, or a folder with <name>.yaml for each "
+                "(_<name>.yaml are there to be extended)"
+            )
+        files += found
+    return files
 
 
 def record_baseline(

@@ -88,7 +88,10 @@ def test_lora_is_a_thin_product_and_counts_as_one(tiny_llm):
     [
         ({"finetuning.type": "lora", "llm.implementation": "packed"}, 'llm.implementation: "packed"; it gives the LLM'),
         ({"finetuning.type": "full", "llm.dtype": "bf16"}, 'llm.dtype: "bf16"; small updates'),
-        ({"finetuning.type": "lora", "head.width": 4, "warm_start.epochs": 1}, "the head is made ready on outputs of"),
+        (
+            {"finetuning.type": "lora", "head.width": 4, "warm_start.epochs": 1, "training.start_from": "run"},
+            "the head is made ready on the untuned LLM, and",
+        ),
         ({"finetuning.type": "adapter"}, r"finetuning.type: \"adapter\"; wanted one of 'none', 'lora', 'peso', 'full'"),
         (
             {"finetuning.type": "peso", "training.zero_stage": 2},

@@ -120,6 +120,41 @@ def test_an_interrupted_reading_goes_on_after_its_last_piece(changes, config, tm
     assert not unfinished.exists() and path.is_file()
 
 
+@pytest.mark.parametrize("position", ["before", "after"])
+def test_a_tuned_llm_starts_from_the_head_of_the_frozen_one(config, tmp_path, position):
+    """In float32 its outputs are those of the frozen LLM, whichever of the two has read them."""
+    prefix = {"bituning.prefix": "free", "bituning.prefix_position": position, "head.collaborative": False}
+    config = with_overrides(config, {**prefix, "data.k_core": 80, "prompt.max_history_items": 2})
+    heads, starts = [], []
+    for method, cache in (("none", "a"), ("lora", "a"), ("peso", "b"), ("full", "c")):
+        tuned = with_overrides(config, {"finetuning.type": method, "cache_dir": str(tmp_path / cache)})
+        inputs = prepare_inputs(tuned)
+        engine = PlainEngine(whole_laser(tuned, inputs.artifacts, CPU), tuned.training, CPU)
+        starts.append(warm_start(engine, inputs, tuned))
+        heads.append({k: v for k, v in engine.trainable_state().items() if k.startswith("head.")})
+        assert len(list((tmp_path / cache / "heads").glob("*.safetensors"))) == 1
+    assert starts[0].val["ndcg@10"] > starts[0].untrained_val["ndcg@10"]
+    for head, start in zip(heads, starts, strict=True):
+        for name, weight in head.items():
+            # measured after two epochs, of weights up to 2: 3e-7
+            torch.testing.assert_close(weight, heads[0][name], rtol=0, atol=1e-5)
+        assert start.val == pytest.approx(starts[0].val, abs=1e-3)
+
+
+def test_in_bf16_a_tuned_llm_has_outputs_of_its_own(config, tmp_path):
+    """Another decoder rounds otherwise, and a head on the outputs of one ranks worse on those of the other."""
+    settings = {"cache_dir": str(tmp_path), "bituning.prefix": "none", "head.collaborative": False, "data.k_core": 80}
+    config = with_overrides(config, {**settings, "prompt.max_history_items": 1, "llm.dtype": "bf16"})
+    for number, method in enumerate(("none", "lora", "peso")):
+        tuned = with_overrides(config, {"finetuning.type": method})
+        inputs = prepare_inputs(tuned)
+        engine = PlainEngine(whole_laser(tuned, inputs.artifacts, CPU), tuned.training, CPU)
+        found = cached_outputs(engine, inputs, tuned)
+        assert len(list((tmp_path / "outputs").glob("*.arrow"))) == min(number + 1, 2)
+        for rows, output in outputs(engine, inputs.val, 2048, "test"):
+            assert torch.equal(found.val_EH[rows], output.representation_BH) or method == "none"
+
+
 def test_new_weights_in_the_same_folder_give_new_outputs(config, tiny_llm, tmp_path):
     llm = shutil.copytree(tiny_llm, tmp_path / "llm")
     config = with_overrides(config, {"cache_dir": str(tmp_path), "recommender.type": "popularity"})

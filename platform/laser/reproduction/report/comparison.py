@@ -27,8 +27,10 @@ def comparison_page(comparison: Comparison) -> list[Block]:
         Heading("Budget"),
         Paragraph(
             "Points: settings that were tried, of which validation chose one. Seconds are those of training and "
-            "validation; what was in the cache already, such as a recommender under Laser or within another one, or "
-            "texts that an LLM had read, does not count. A cell is empty where a run has not recorded the figure."
+            "validation; what was in the cache already, such as a recommender under Laser or within another one, its "
+            "head made ready, or texts that an LLM had read, does not count. Trained weights are all that steps "
+            "change, a head included; Adam keeps 8 bytes of each. Memory is the peak of the process in the last epoch "
+            "of Laser's stages, with libraries and data. A cell is empty where a run has not recorded the figure."
         ),
         _budget(comparison),
         Heading("Pairs"),
@@ -99,7 +101,8 @@ def _budget(comparison: Comparison) -> Grid:
         [system.name, *(f"{system.costs[name]:,.0f}" if name in system.costs else "" for name in COSTS)]
         for system in comparison.systems
     ]
-    return Grid(["system", "points", "seconds of all points", "seconds of the chosen one", "trained weights"], rows)
+    names = ["points", "seconds of all points", "seconds of the chosen one", "trained weights", "memory, MiB"]
+    return Grid(["system", *names], rows)
 
 
 def _pairs(comparison: Comparison) -> Grid:

@@ -29,6 +29,7 @@ from laser.data.batches import inference_batches
 from laser.engine.base import Engine
 from laser.engine.histories import Histories, shared_texts
 from laser.errors import UserError
+from laser.llm.loading import choose_dtype
 from laser.llm.packed.decoder import PackedDecoder
 from laser.llm.packed.readings import read_at
 from laser.models.laser import PREFIX_MAPS
@@ -62,22 +63,26 @@ def cached_outputs(engine: Engine, inputs: Inputs, config: Experiment) -> Output
     """Return the outputs under the engine's present virtual tokens (collective).
 
     They come from the cache, or all workers compute them, and go on after an interruption. What has no such outputs
-    has been refused: by `laser.training.prepare`, and by `check_shared_prefix`.
+    has been refused: by `laser.training.prepare`, and by `check_shared_prefix`. An LLM that is to be tuned begins as
+    the frozen one. Its outputs are the same in float32, and rounded otherwise in bf16, because `transformers` runs it.
     """
     assert inputs.prefixes is not None
     prefix_LH, suffix_H = _virtual_tokens(engine)
     parts = (inputs.prefixes, inputs.val, inputs.items)
     prompts, item_prompts = inputs.artifacts.prompts, inputs.artifacts.item_prompts
     virtual = hashlib.sha256(torch.cat([prefix_LH.flatten(), suffix_H]).numpy().tobytes()).hexdigest()
+    settings, tuned = config.loaded_llm, config.finetuning.trains_llm
+    rounded = tuned and choose_dtype(settings.dtype, engine.device) == torch.bfloat16
     key = stage_key(
         "outputs",
-        without(config.llm, HOW_IT_RUNS, PERMISSION) | {"source": inputs.artifacts.llm_content},
+        without(settings, HOW_IT_RUNS, PERMISSION) | {"source": inputs.artifacts.llm_content},
         config.prompt,
         [(texts.instruction, texts.numbers, texts.items.name) for texts in (prompts, item_prompts)],
         inputs.dataset.fingerprint,
         virtual,
         config.bituning.prefix_position,
         [part.examples.digest() for part in parts],
+        *(["transformers"] if rounded else []),
     )
     path = Path(config.cache_dir).expanduser() / "outputs" / f"{key}.arrow"
     there = engine.sum(torch.tensor(float(engine.rank == 0 and path.is_file()), device=engine.device))
@@ -85,7 +90,7 @@ def cached_outputs(engine: Engine, inputs: Inputs, config: Experiment) -> Output
         outputs_RH = _load(path)
     else:
         batch_tokens, unfinished = config.training.inference_batch_tokens, path.with_suffix(".unfinished")
-        if engine.laser.bituning.late:
+        if engine.laser.bituning.late or tuned:
             read = [read_outputs(engine, part, batch_tokens, unfinished / str(n)) for n, part in enumerate(parts)]
             outputs_RH = torch.cat(read)
         else:
