@@ -107,15 +107,15 @@ def test_figures_have_every_pair_every_group_and_every_finding(comparison):
 def test_what_a_system_took_is_shown_where_its_run_has_recorded_it(runs):
     store = open_records(runs.base.tracking, must_exist=True)
     searched = runs.make("sasrec", "searched", **{"recommender.max_epochs": 1, "recommender.hidden_size": 8})
-    store.find(searched).summarise({"points": 2.0, "search_seconds": 34.4, "seconds": 12.0})
+    store.find(searched).summarise({"points": 2.0, "search_seconds": 34.4, "seconds": 12.0, "peak_mib": 900.4})
     weights = store.find(searched).figures("")["trainable_parameters"]
     systems = runs.systems(searched, runs.ids["popularity"])
     comparison = compare_systems(systems, prepare_dataset(runs.base.data, runs.cache), runs.job())
     page = as_markdown(comparison_page(comparison)).partition("## Budget")[2].partition("## Pairs")[0]
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if "|" in line]
     rows = {name: rest for name, *rest in cells}
-    assert rows["searched"] == ["2", "34", "12", f"{weights:,.0f}"]
-    assert rows["popularity"] == ["", "", "0", "0"]  # no search is recorded with it
+    assert rows["searched"] == ["2", "34", "12", f"{weights:,.0f}", "900"]
+    assert rows["popularity"] == ["", "", "0", "0", ""]  # no search is recorded with it
     figures = {system["name"]: system for system in json.loads(json.dumps(comparison.figures()))["systems"]}
     assert (figures["searched"]["points"], figures["searched"]["search_seconds"]) == (2.0, 34.4)
     assert figures["popularity"]["points"] is None and figures["popularity"]["trainable_parameters"] == 0.0
