@@ -209,7 +209,8 @@ class HeadConfig(Section):
     collaborative: Annotated[bool, ARTIFACT] = False
     """Add the frozen recommender's own product of user and item, with a learned weight for each dimension."""
     joins: Annotated[Literal["before", "after"], read_if("head.collaborative")] = "before"
-    """The product gets its weights before all training, or after that of the cosine by itself; both on validation."""
+    """The product gets its weights before all training, or after that of the cosine by itself; both on validation.
+    After it, a recommender that counts joins by its exact scores."""
     history_bias: bool = False
     """Learn a number, 0 at first, and add it to the scores of the items of a user's own history."""
     text_scale: PositiveFloat = 1.0

@@ -8,6 +8,7 @@ Shape suffixes: B batch, I catalogue items, P pairs, Q pairs that are looked up.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -77,10 +78,15 @@ class PairScores:
         """Look up some pairs: values_Q, 0 for those that are not here."""
         values_Q = values_P.new_zeros(len(rows_Q))
         if len(values_P):
-            keys_P, keys_Q = self.rows_P * self.num_items + self.items_P, rows_Q * self.num_items + items_Q
+            keys_P, keys_Q = self._keys_P, rows_Q * self.num_items + items_Q
             places_Q = torch.searchsorted(keys_P, keys_Q).clamp(max=len(keys_P) - 1)
             values_Q = torch.where(keys_P[places_Q] == keys_Q, values_P[places_Q], values_Q)
         return values_Q
+
+    @cached_property
+    def _keys_P(self) -> Tensor:
+        """One number for each pair, ascending: looked up many times while lists are made."""
+        return self.rows_P * self.num_items + self.items_P
 
     def part(self, start: int, end: int) -> "PairScores":
         """Return the pairs of the rows from `start` up to `end`, which become the first ones."""

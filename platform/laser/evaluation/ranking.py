@@ -80,7 +80,8 @@ def ranks_without_histories(
         int64 ranks_B, from 1 to I.
     """
     assert len(histories) == len(scores_BI)
-    rows_P, items_P = history_pairs([np.unique(history) for history in histories], scores_BI.device)
+    pairs = PairScores.of(histories, scores_BI.shape[1], scores_BI.device)
+    rows_P, items_P = pairs.rows_P, pairs.items_P
     wanted_P = scores_BI[rows_P, targets_B[rows_P]]
     leaving_P = (scores_BI[rows_P, items_P] >= wanted_P) & (wanted_P > -torch.inf)
     masked_B = ranks_B.index_add(0, rows_P, -leaving_P.long())
@@ -294,11 +295,3 @@ def exact_scores(representation_UH: Tensor, items_TH: Tensor, users_P: Tensor, i
         for users, items in zip(users_P.split(num_pairs), items_P.split(num_pairs), strict=True)
     ]
     return torch.cat(scores)
-
-
-def history_pairs(histories: Sequence[np.ndarray], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Row and item of each entry of the histories: int64 rows_P and items_P."""
-    lengths = torch.tensor([len(history) for history in histories])
-    rows_P = torch.arange(len(histories)).repeat_interleave(lengths)
-    items_P = torch.from_numpy(np.concatenate([np.asarray(history, dtype=np.int64) for history in histories]))
-    return rows_P.to(device), items_P.to(device)
